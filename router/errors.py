@@ -1,0 +1,217 @@
+"""Every way a call can be refused or end, as values.
+
+A refusal says whose fault it is and what to do next; `wire.dialects` turns it into bytes of the route's dialect.
+Nothing here knows a dialect, a header or a clock.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """How a call ended; exactly one per call, and the metric label."""
+
+    OK = "ok"
+    CLIENT_ERROR = "client_error"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+    STALLED = "stalled"
+    TIMEOUT = "timeout"
+    UPSTREAM_ERROR = "upstream_error"
+    UPSTREAM_TRUNCATED = "upstream_truncated"
+    DRAINED = "drained"
+
+
+class Rejection(StrEnum):
+    """Why the router itself refused: the label of `rejections_total` and the value of `x-ollama-router-refused`."""
+
+    QUEUE_FULL = "queue_full"
+    QUEUE_TIMEOUT = "queue_timeout"
+    TEAM_QUEUE_FULL = "team_queue_full"
+    RATE_LIMITED = "rate_limited"
+    UNAUTHORIZED = "unauthorized"
+    NO_NODE = "no_node"
+    NOT_LOADED = "not_loaded"
+    MODEL_NOT_FOUND = "model_not_found"
+    DRAINING = "draining"
+    TOO_LARGE = "too_large"
+    BUFFERS_FULL = "buffers_full"
+    CONNECTIONS = "connections"
+    LOOP = "loop"
+    CLOUD = "cloud"
+    ORIGIN = "origin"
+    FORBIDDEN_VERB = "forbidden_verb"
+    NUM_CTX = "num_ctx"
+    INVALID = "invalid"
+
+
+class Refusal(Exception):
+    """A call the router answers itself: status, text, and what the client may do next.
+
+    `retry_after_s` is None where repeating the same call cannot help. `may_retry` False tells the official SDKs not to
+    repeat a call that may already have cost a generation (`x-should-retry: false`).
+    """
+
+    status = 500
+    outcome = Outcome.REJECTED
+    rejection: Rejection | None = None
+    code: str | None = None  # OpenAI's error.code
+    retry_after_s: float | None = None
+    may_retry = True
+
+    def __init__(self, text: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(text)
+        self.text = text
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
+
+
+class BadRequest(Refusal):
+    """The body cannot be what this route takes. `while_reading` marks what Ollama's middleware would have refused:
+
+    its compat routes then answer with a charset and without a trailing newline (recordings `refused/json-v1-chat` and
+    `refused/bad-name-v1-chat`).
+    """
+
+    status = 400
+    rejection = Rejection.INVALID
+    may_retry = False
+
+    def __init__(self, text: str, *, while_reading: bool = False) -> None:
+        super().__init__(text)
+        self.while_reading = while_reading
+
+
+class OptionTypeError(Refusal):
+    """Ollama answers a wrongly typed option with 500 (recording `refused/option-type`), a client's fault all the same."""
+
+    status = 500
+    rejection = Rejection.INVALID
+    may_retry = False
+
+
+class UnknownModel(Refusal):
+    status = 404
+    rejection = Rejection.MODEL_NOT_FOUND
+
+
+class ForbiddenVerb(Refusal):
+    status = 403
+    rejection = Rejection.FORBIDDEN_VERB
+
+
+class CloudRefused(Refusal):
+    status = 403
+    rejection = Rejection.CLOUD
+
+
+class TooLarge(Refusal):
+    status = 413
+    rejection = Rejection.TOO_LARGE
+    may_retry = False
+
+
+class NumCtxRefused(Refusal):
+    """A context larger than the loaded one would reload a model that others share."""
+
+    status = 400
+    rejection = Rejection.NUM_CTX
+    may_retry = False
+
+
+class LoopDetected(Refusal):
+    """The call already passed through this pool: a node URL leads back to a router."""
+
+    status = 508
+    rejection = Rejection.LOOP
+    may_retry = False
+
+
+class Unavailable(Refusal):
+    """503: not now. Always with a Retry-After."""
+
+    status = 503
+    retry_after_s = 1.0
+
+
+class QueueFull(Unavailable):
+    rejection = Rejection.QUEUE_FULL
+
+    def __init__(self, *, retry_after_s: float) -> None:
+        # Ollama's own words, two spaces included: recordings busy/.
+        super().__init__(
+            "server busy, please try again.  maximum pending requests exceeded", retry_after_s=retry_after_s
+        )
+
+
+class QueueTimeout(Unavailable):
+    rejection = Rejection.QUEUE_TIMEOUT
+
+
+class NoNode(Unavailable):
+    """The model is known, but no node that has it can serve now."""
+
+    rejection = Rejection.NO_NODE
+    code = "no_node"
+
+
+class NotLoaded(Unavailable):
+    """Placement only observes and no node has the model in memory."""
+
+    rejection = Rejection.NOT_LOADED
+    code = "not_loaded"
+
+
+class BuffersFull(Unavailable):
+    rejection = Rejection.BUFFERS_FULL
+
+
+class TooManyConnections(Unavailable):
+    rejection = Rejection.CONNECTIONS
+
+
+class Draining(Unavailable):
+    rejection = Rejection.DRAINING
+    code = "draining"
+
+
+class Drained(Refusal):
+    """Cut off by our own shutdown after the drain limit."""
+
+    status = 503
+    outcome = Outcome.DRAINED
+    rejection = Rejection.DRAINING
+    code = "draining"
+    retry_after_s = 1.0
+    may_retry = False
+
+
+class UpstreamFailed(Refusal):
+    """No node gave an answer worth passing on."""
+
+    status = 502
+    outcome = Outcome.UPSTREAM_ERROR
+    code = "upstream_error"
+    may_retry = False
+
+
+class LoadFailed(UpstreamFailed):
+    """Every node that has the model failed to load it; the text is the node's own."""
+
+    status = 500
+
+
+class UpstreamTimeout(Refusal):
+    """The first byte did not come by the call's deadline."""
+
+    status = 504
+    outcome = Outcome.TIMEOUT
+    code = "upstream_timeout"
+    may_retry = False
+
+
+class UpstreamTruncated(UpstreamFailed):
+    """A stream that ended, or fell silent, without its terminator."""
+
+    outcome = Outcome.UPSTREAM_TRUNCATED

@@ -1,0 +1,109 @@
+"""Nodes, what lies on their disks and what sits in their memory. Names of models here are keys (`wire.names`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Health(StrEnum):
+    """Label of `node_state`. UNREAD is a node that has not answered once since this process knows of it."""
+
+    UNREAD = "unread"
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"  # some probes fail; still served
+    DRAINING = "draining"
+    DOWN = "down"
+
+
+class CopyState(StrEnum):
+    ON_DISK = "on_disk"
+    LOADING = "loading"
+    READY = "ready"
+    UNLOADING = "unloading"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """A node as configuration or discovery names it. `name` is its stable identity everywhere."""
+
+    name: str
+    host: str
+    port: int
+    is_tls: bool = False
+    uid: str = ""  # a pod's uid: another uid under the same name is another incarnation
+    slots: int | None = None  # OLLAMA_NUM_PARALLEL, None where it is not declared
+    model_slots: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # by model key
+    backlog: int = 0  # calls that may wait at the node beyond its slots
+    vram_bytes: int | None = None
+    weight: float = 1.0
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.is_tls else 'http'}://{host}:{self.port}"
+
+    def slots_of(self, keys: tuple[str, ...]) -> int:
+        """Slots of a copy that serves these model keys; 1 where nothing is declared, Ollama's own default."""
+        declared = [self.model_slots[key] for key in keys if key in self.model_slots]
+        return max(declared, default=self.slots or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskModel:
+    """A model that the node lists in `/api/tags`.
+
+    `weights` is the blob of `/api/show`'s FROM line, or the digest until that is known: names with equal weights on a
+    node share one copy. `listing` is the node's own JSON object for `/api/tags`, passed on as it came.
+    """
+
+    key: str
+    name: str
+    digest: str
+    weights: str
+    size_bytes: int = 0
+    modified_at: str = ""
+    family: str = ""
+    is_cloud: bool = False
+    context_max: int = 0  # the model's training context in tokens, 0 where unknown
+    capabilities: frozenset[str] = frozenset()
+    listing: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Weights in a node's memory, as last seen. `expires_at_s` is Unix time on the node's own clock."""
+
+    weights: str
+    state: CopyState
+    keys: tuple[str, ...]  # every model key on this node that stands for these weights
+    slots: int
+    num_ctx: int = 0
+    size_bytes: int = 0
+    vram_bytes: int = 0
+    expires_at_s: float = float("inf")
+    listing: str = "{}"  # the node's own JSON object for /api/ps
+
+    @property
+    def is_spilled(self) -> bool:
+        """Partly in CPU memory. A copy without any VRAM sits on a node without a GPU, which is no spill."""
+        return 0 < self.vram_bytes < self.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """All that is believed about one node."""
+
+    spec: NodeSpec
+    incarnation: int = 0
+    health: Health = Health.UNREAD
+    version: str = ""
+    models: Mapping[str, DiskModel] = field(default_factory=lambda: MappingProxyType({}))  # by key
+    copies: Mapping[str, Copy] = field(default_factory=lambda: MappingProxyType({}))  # by weights
+    is_read: bool = False  # /api/tags was read at least once
+
+    @property
+    def name(self) -> str:
+        return self.spec.name

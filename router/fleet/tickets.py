@@ -1,0 +1,93 @@
+"""Who waits for what, and who holds what: the facts that pass through the store's contract (DESIGN, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from router.fleet.node import CopyState
+
+BEAT_S = 1.0  # replicas beat once a second
+SILENT_BEATS = 6  # a replica that missed this many is reaped: 6 s, so that its leases are free within 10
+UNACKED_S = 2.0  # a grant that nobody acknowledged is passed on
+LEFT_IDS_S = 60.0  # a take that arrives after its leave is refused for this long
+LOAD_S_MAX = 330.0  # loading and unloading end after Ollama's own load timeout (5 min) and a little
+PREFERRED_MAX = 8
+
+
+class Gate(StrEnum):
+    """Who may pass to a copy, or to every copy of a node. HALF_OPEN lets one lease through at a time."""
+
+    OPEN = "open"  # leases pass
+    HALF_OPEN = "half_open"
+    CLOSED = "closed"  # none pass: a breaker has tripped
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A call as the store sees it. Never changes but for `attempt`, `preferred` and `excluded` of a next attempt."""
+
+    id: str
+    targets: tuple[str, ...]  # model keys it may use now
+    attempt: int = 1
+    preferred: tuple[str, ...] = ()  # node names, best first, a wish only
+    excluded: frozenset[str] = frozenset()  # nodes it must not go to again
+    num_ctx: int = 0  # asked for by the client; 0 when it did not ask
+    keep_alive_s: float | None = None
+    team: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A ticket's hold on a slot. Counts from the moment the store makes it; given back exactly once, by id."""
+
+    id: str
+    ticket: str
+    attempt: int
+    model: str  # the target key it was granted for
+    node: str
+    weights: str
+    num_ctx: int  # context the copy is loaded with, 0 where unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Stands in line. `position` counts from 1; `estimate_s` is None until the line has moved once."""
+
+    model: str
+    position: int
+    depth: int
+    estimate_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LineView:
+    """One line as the placer and the metrics see it."""
+
+    model: str
+    depth: int
+    oldest_wait_s: float
+    num_ctx: int  # the largest asked for in the line
+    keep_alive_s: float | None  # the longest asked for in the line
+    max_waiting: int
+    drain_per_s: float
+    excluded: frozenset[str] = frozenset()  # nodes that every waiting ticket excludes
+
+
+@dataclass(frozen=True, slots=True)
+class CopyReport:
+    """What a probe or a load saw of one copy. `seen_at_s` is store time; older ones are ignored.
+
+    `is_probe` reports never overwrite loading or unloading. `slots` includes the node's backlog.
+    """
+
+    node: str
+    incarnation: int
+    weights: str
+    keys: tuple[str, ...]
+    state: CopyState
+    slots: int
+    num_ctx: int
+    seen_at_s: float
+    is_probe: bool = True

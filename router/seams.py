@@ -1,0 +1,166 @@
+"""Everything outside the decisions, behind Protocols: one page. Only `wiring` knows who fills them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from router.errors import Outcome, Refusal, Rejection
+from router.fleet.node import NodeSpec
+from router.fleet.tickets import CopyReport, Gate, Lease, LineView, Place, Ticket
+
+
+class Clock(Protocol):
+    """Monotonic seconds for durations, Unix seconds for what people and nodes read."""
+
+    def now_s(self) -> float: ...
+
+    def wall_s(self) -> float: ...
+
+
+class Store(Protocol):
+    """The single authority on slots and lines (DESIGN section 4). One instance belongs to one replica.
+
+    Grants for waiting tickets arrive by the `on_grant` given to `open`: it returns True when a waiter took the lease,
+    False gives it back at once. Refusals of waiting tickets (a line that was evicted or failed) arrive by `on_refusal`.
+    Every method but `open` and `close` is one atomic step.
+    """
+
+    async def open(self, on_grant: Callable[[Lease], bool], on_refusal: Callable[[str, Refusal], None]) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def take(self, ticket: Ticket) -> Lease | Place:
+        """Raises QueueFull. Repeated with the same id and attempt it answers the same."""
+        ...
+
+    async def widen(self, ticket_id: str, targets: tuple[str, ...]) -> Lease | Place: ...
+
+    async def leave(self, ticket_id: str) -> None:
+        """Final and idempotent: out of all lines, or its lease is given back."""
+        ...
+
+    async def give_back(self, lease: Lease, outcome: Outcome, tokens: int) -> None: ...
+
+    async def refuse(self, model: str, refusal: Refusal) -> int:
+        """Refuses everybody in the line of a model that cannot be had (its loads failed). Answers how many."""
+        ...
+
+    async def set_copy(self, report: CopyReport) -> None: ...
+
+    async def drop_node(self, node: str, incarnation: int) -> None:
+        """The node went down or left: its copies serve nobody. Running leases stay until they are given back."""
+        ...
+
+    async def incarnate(self, node: str, uid: str) -> int:
+        """A number that is one more for each start of the node; the same while it is the same start."""
+        ...
+
+    async def begin(self, node: str, weights: str, *, loading: bool, epoch: int) -> bool:
+        """The placer starts a load (or an unload); False for an older leader or while one runs already."""
+        ...
+
+    async def gate(self, node: str, weights: str | None, gate: Gate, until_s: float) -> None:
+        """For one copy, or for the whole node with None. `until_s` is store time."""
+        ...
+
+    async def beat(self) -> None:
+        """Once a second: proves that this replica lives, reaps the silent ones, passes on unclaimed grants."""
+        ...
+
+    async def lines(self) -> Sequence[LineView]: ...
+
+    def now_s(self) -> float:
+        """Store time, as far as this replica knows it."""
+        ...
+
+    @property
+    def occupancy(self) -> Mapping[tuple[str, str], int]:
+        """Leases by (node, weights), advisory: to choose by, never to decide on."""
+        ...
+
+
+class Discovery(Protocol):
+    """Where nodes come from. Each item is the whole set, never a difference."""
+
+    source: str
+
+    def watch(self) -> AsyncIterator[tuple[NodeSpec, ...]]: ...
+
+
+class NodeApi(Protocol):
+    """Control calls to one node: probes, facts and loads. Bytes are the body of a 200; else `NodeFailed`."""
+
+    async def version(self, node: NodeSpec) -> bytes: ...
+
+    async def ps(self, node: NodeSpec) -> tuple[bytes, float | None]:
+        """The body, and the node's wall clock as its Date header tells it (Unix seconds)."""
+        ...
+
+    async def tags(self, node: NodeSpec) -> bytes: ...
+
+    async def show(self, node: NodeSpec, model: str) -> bytes: ...
+
+    async def load(self, node: NodeSpec, model: str, num_ctx: int, keep_alive_s: float | None) -> float:
+        """Seconds it took. The load lives as long as this coroutine: it must not be cancelled because a client left."""
+        ...
+
+
+class NodeFailed(Exception):
+    """A control call that brought no 200. `status` is 0 where there was no HTTP answer; `text` is the node's own."""
+
+    def __init__(self, status: int, text: str, *, is_refused: bool = False) -> None:
+        super().__init__(f"{status} {text}")
+        self.status = status
+        self.text = text
+        self.is_refused = is_refused  # the connection itself was refused
+
+
+@dataclass(slots=True)
+class Record:
+    """All that is worth knowing about a finished call. Filled by the pipeline, read by the observer."""
+
+    request_id: str
+    route: str
+    arrived_at_s: float  # monotonic
+    arrived_wall_s: float
+    model_asked: str = ""  # as the client wrote it; log only, never a label
+    model: str = ""  # the resolved key
+    team: str = "default"
+    node: str = ""
+    attempts: int = 0
+    status: int = 0  # as sent, 499 for a client that left before its status line
+    outcome: Outcome = Outcome.OK
+    rejection: Rejection | None = None
+    reason: str = ""  # why this node: the label of routing_decisions_total
+    is_stream: bool = False
+    is_cold: bool = False  # waited for a load
+    body_bytes: int = 0
+    queued_s: float = 0.0
+    queue_result: str = "dispatched"
+    overhead_s: float = 0.0
+    first_byte_s: float | None = None  # since arrival
+    first_token_s: float | None = None  # since arrival
+    duration_s: float = 0.0
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    content_events: int = 0
+    load_s: float | None = None
+    phase_left: str = ""  # waiting, prefill, streaming, stalled: where the client left
+    retries: list[tuple[str, str]] = field(default_factory=list)  # (node, reason) of attempts that were not the last
+    error: str = ""  # text of the refusal, or of the node's error; no prompt ever stands in it
+
+
+class Observer(Protocol):
+    """Metrics, log line and span of one call, in one place."""
+
+    def call_started(self, route: str) -> None: ...
+
+    def forwarding(self, route: str, model: str, delta: int) -> None:
+        """+1 when a call is at a node, -1 when it no longer is: `requests_in_flight`."""
+        ...
+
+    def attempt_ended(self, node: str, model: str, outcome: str, duration_s: float) -> None: ...
+
+    def observe(self, record: Record) -> None: ...
