@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from router.errors import Outcome, Refusal, Rejection
 from router.fleet.node import NodeSpec
+from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import CopyReport, Gate, Lease, LineView, Place, Ticket
+from router.policy.retry import Failure
+from router.wire.endpoints import Endpoint
 
 
 class Clock(Protocol):
@@ -107,6 +110,78 @@ class NodeApi(Protocol):
         ...
 
 
+class FleetView(Protocol):
+    """What the request path knows of nodes, and what it tells about them: traffic counts as a probe."""
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+
+    async def attempt_ended(self, lease: Lease, failure: Failure | None, outcome: Outcome) -> None:
+        """What traffic showed of a copy and its node; never called for a client that left."""
+        ...
+
+    def wake_placer(self) -> None:
+        """A ticket went to stand in line: it may need a load."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request as it arrived. The body is read when asked for: a refusal may come before it."""
+
+    endpoint: Endpoint
+    request_id: str  # the client's own where it sent one: may repeat
+    ticket_id: str  # ours: never repeats
+    headers: Sequence[tuple[bytes, bytes]]  # raw, in order
+    content_type: str
+    content_encoding: str
+    affinity: str  # x-ollama-router-affinity, empty when not given
+    arrived_s: float  # loop time
+    arrived_wall_s: float
+    read_body: Callable[[], Awaitable[bytes]]  # raises TooLarge, BuffersFull, BadRequest
+    release_body: Callable[[], None]  # the bytes are no longer held
+
+
+class Flow(Protocol):
+    """Who fills a reply, told about the client's pace."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def stalled(self) -> None:
+        """The client took next to nothing for `client_stall_s`."""
+        ...
+
+
+class Reply(Protocol):
+    """The client's side of one call. Nothing here waits: bytes go to the transport at once.
+
+    `start` once, then `write`, then `end` or `cut`. The body is sent with the given length, else chunked, else (for an
+    HTTP/1.0 client) until the connection closes.
+    """
+
+    @property
+    def has_started(self) -> bool: ...
+
+    @property
+    def status(self) -> int:
+        """As sent; 0 before `start`."""
+        ...
+
+    def start(self, status: int, headers: Sequence[tuple[bytes, bytes]], length: int | None) -> None: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def end(self) -> None: ...
+
+    def cut(self) -> None:
+        """Closes without a terminator, so that the client sees a broken answer."""
+        ...
+
+    def flow_to(self, flow: Flow | None) -> None: ...
+
+
 class NodeFailed(Exception):
     """A control call that brought no 200. `status` is 0 where there was no HTTP answer; `text` is the node's own."""
 
@@ -123,7 +198,7 @@ class Record:
 
     request_id: str
     route: str
-    arrived_at_s: float  # monotonic
+    arrived_s: float  # monotonic
     arrived_wall_s: float
     model_asked: str = ""  # as the client wrote it; log only, never a label
     model: str = ""  # the resolved key
@@ -137,7 +212,8 @@ class Record:
     is_stream: bool = False
     is_cold: bool = False  # waited for a load
     body_bytes: int = 0
-    queued_s: float = 0.0
+    read_s: float = 0.0  # from arrival to the whole body
+    queued_s: float = 0.0  # in all lines together
     queue_result: str = "dispatched"
     overhead_s: float = 0.0
     first_byte_s: float | None = None  # since arrival

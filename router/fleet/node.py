@@ -41,9 +41,14 @@ class NodeSpec:
     weight: float = 1.0
 
     @property
-    def url(self) -> str:
+    def authority(self) -> str:
+        """Host and port as a URL and a Host header write them."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.is_tls else 'http'}://{host}:{self.port}"
+        return f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.is_tls else 'http'}://{self.authority}"
 
     def slots_of(self, keys: tuple[str, ...]) -> int:
         """Slots of a copy that serves these model keys; 1 where nothing is declared, Ollama's own default."""
@@ -85,6 +90,7 @@ class Copy:
     vram_bytes: int = 0
     expires_at_s: float = float("inf")
     listing: str = "{}"  # the node's own JSON object for /api/ps
+    digest: str = ""  # of the manifest that was loaded, as /api/ps tells it
 
     @property
     def is_spilled(self) -> bool:

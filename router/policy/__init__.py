@@ -1,0 +1,1 @@
+"""Decisions: pure functions of facts, time and chance. Nothing here awaits, logs or reads a clock."""

@@ -54,6 +54,10 @@ class Endpoint:
     pull_hint: bool = False
     prompt_keys: tuple[str, ...] = ()  # a native call without any of these only loads the model
 
+    @property
+    def is_compat(self) -> bool:
+        return self.dialect is not Dialect.OLLAMA
+
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(

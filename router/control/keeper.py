@@ -1,0 +1,236 @@
+"""The fleet's picture in this process: one frozen snapshot, swapped by whoever learns something, told on to the store.
+
+Probes, loads and traffic all speak here; what their words mean is decided in `fleet` and `policy`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+from router.errors import Outcome
+from router.fleet import breaker as breakers
+from router.fleet import health
+from router.fleet.breaker import Breaker, Circuit
+from router.fleet.health import Event, Vitals
+from router.fleet.node import Copy, CopyState, Health, Node, NodeSpec
+from router.fleet.reports import PsEntry, Shown, TagEntry
+from router.fleet.snapshot import Snapshot, apply_ps, apply_tags, apply_version
+from router.fleet.tickets import CopyReport, Gate, Lease
+from router.policy.retry import Blame, Failure, blame_of
+from router.seams import Clock, Store
+
+log = logging.getLogger(__name__)
+
+# Digests come from nodes: a catalog of this many different models is larger than any pool's.
+SHOWN_MAX = 20_000
+
+
+class FleetKeeper:
+    """Owns the snapshot, the vitals and the breakers. Every method leaves the store knowing what the snapshot says."""
+
+    def __init__(
+        self, store: Store, clock: Clock, *, interval_s: float, on_circuit: Callable[[str, Circuit], None]
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._interval_s = interval_s
+        self._on_circuit = on_circuit
+        self._vitals: dict[str, Vitals] = {}
+        self._breakers: dict[tuple[str, str | None], Breaker] = {}
+        self._resident_since_s: dict[str, float] = {}  # store time of the youngest fact on a node's memory
+        self.shown: dict[str, Shown] = {}  # by manifest digest
+        self.snapshot = Snapshot()
+        self.placer_wanted = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<FleetKeeper {self.snapshot!r}>"
+
+    def wake_placer(self) -> None:
+        self.placer_wanted.set()
+
+    def fails_of(self, name: str) -> int:
+        return self._vitals[name].fails if name in self._vitals else 0
+
+    def circuits(self) -> dict[tuple[str, str | None], Circuit]:
+        """Those not closed, by (node, weights); None for the node's own."""
+        return {key: state.circuit for key, state in self._breakers.items() if state.circuit is not Circuit.CLOSED}
+
+    # discovery
+
+    async def add(self, spec: NodeSpec) -> None:
+        vitals = self._vitals.setdefault(spec.name, Vitals())
+        incarnation = await self._store.incarnate(spec.name, _start_of(spec, vitals))
+        known = self.snapshot.nodes.get(spec.name, Node(spec))
+        self._swap(replace(known, spec=spec, incarnation=incarnation))
+
+    async def remove(self, name: str) -> None:
+        node = self.snapshot.nodes.get(name)
+        if node is None:
+            return
+        self.snapshot = self.snapshot.without_node(name)
+        self._vitals.pop(name, None)
+        self._resident_since_s.pop(name, None)
+        for key in [key for key in self._breakers if key[0] == name]:
+            del self._breakers[key]
+        await self._store.drop_node(name, node.incarnation)
+        self.wake_placer()
+
+    # probes
+
+    async def answered(self, name: str, version: str) -> None:
+        if name in self.snapshot.nodes:
+            self._swap(apply_version(self.snapshot.nodes[name], version))
+            await self._step(name, Event.PROBE_OK)
+
+    async def missed(self, name: str) -> None:
+        await self._step(name, Event.PROBE_FAILED)
+
+    async def saw_tags(self, name: str, entries: Sequence[TagEntry]) -> None:
+        node = self.snapshot.nodes.get(name)
+        if node is not None:
+            self._swap(apply_tags(node, entries, self.shown))
+            await self._tell_copies(node, self._store.now_s())
+
+    async def saw_ps(self, name: str, entries: Sequence[PsEntry], node_now_s: float, asked_at_s: float) -> None:
+        """`asked_at_s` is store time: what a load reported after the question was asked is younger than the answer."""
+        node = self.snapshot.nodes.get(name)
+        if node is None or asked_at_s < self._resident_since_s.get(name, 0.0):
+            return
+        leased = {weights for (holder, weights), leases in self._store.occupancy.items() if holder == name and leases}
+        self._swap(
+            apply_ps(node, entries, self.shown, node_now_s=node_now_s, interval_s=self._interval_s, leased=leased)
+        )
+        await self._tell_copies(node, asked_at_s)
+
+    def saw_show(self, digest: str, shown: Shown) -> None:
+        if len(self.shown) < SHOWN_MAX:
+            self.shown[digest] = shown
+
+    # loads
+
+    async def loaded(self, name: str, weights: str, num_ctx: int) -> None:
+        """A load of ours has ended well; the next probe tells the rest."""
+        node = self.snapshot.nodes.get(name)
+        if node is None:
+            return
+        now_s = self._store.now_s()
+        self._resident_since_s[name] = now_s
+        keys = tuple(sorted(key for key, model in node.models.items() if model.weights == weights))
+        known = node.copies.get(weights)
+        copy = known if known is not None else Copy(weights, CopyState.READY, keys, node.spec.slots_of(keys))
+        copy = replace(copy, state=CopyState.READY, num_ctx=num_ctx or copy.num_ctx, expires_at_s=float("inf"))
+        self._swap(replace(node, copies=MappingProxyType({**node.copies, weights: copy})))
+        await self._store.set_copy(_report(node, copy, now_s, is_probe=False))
+
+    async def not_loaded(self, name: str, weights: str) -> None:
+        """A load of ours has failed, or a copy turned out to be gone."""
+        node = self.snapshot.nodes.get(name)
+        if node is None:
+            return
+        now_s = self._store.now_s()
+        self._resident_since_s[name] = now_s
+        keys = tuple(sorted(key for key, model in node.models.items() if model.weights == weights))
+        copies = {other: copy for other, copy in node.copies.items() if other != weights}
+        self._swap(replace(node, copies=MappingProxyType(copies)))
+        gone = Copy(weights, CopyState.ON_DISK, keys, slots=0)
+        await self._store.set_copy(_report(node, gone, now_s, is_probe=False))
+        self.wake_placer()
+
+    # traffic
+
+    async def attempt_ended(self, lease: Lease, failure: Failure | None, outcome: Outcome) -> None:
+        if failure is Failure.CONNECT_REFUSED:
+            await self._step(lease.node, Event.CONNECT_REFUSED)
+            return
+        if failure is Failure.MODEL_GONE:
+            await self._forget_model(lease)
+            return
+        blame = blame_of(failure, blames_copy=outcome is Outcome.UPSTREAM_TRUNCATED)
+        if blame is Blame.NODE:
+            await self._judge((lease.node, None), has_failed=True)
+        elif blame is Blame.COPY:
+            await self._judge((lease.node, lease.weights), has_failed=True)
+        elif failure is None and outcome in (Outcome.OK, Outcome.CLIENT_ERROR):
+            await self._judge((lease.node, lease.weights), has_failed=False)
+            await self._judge((lease.node, None), has_failed=False)
+
+    async def _forget_model(self, lease: Lease) -> None:
+        node = self.snapshot.nodes.get(lease.node)
+        if node is not None:
+            models = {key: model for key, model in node.models.items() if key != lease.model}
+            self._swap(replace(node, models=MappingProxyType(models)))
+        await self.not_loaded(lease.node, lease.weights)
+
+    async def _judge(self, key: tuple[str, str | None], *, has_failed: bool) -> None:
+        old = self._breakers.get(key)
+        if old is None and not has_failed:
+            return  # a copy that never failed needs no breaker
+        now_s = self._clock.now_s()
+        event = breakers.Event.FAILED if has_failed else breakers.Event.SUCCEEDED
+        new = breakers.step(old or Breaker(), event, now_s)
+        self._breakers[key] = new
+        if old is not None and new.circuit is old.circuit:
+            return
+        self._on_circuit(key[0], new.circuit)
+        if new.circuit is Circuit.OPEN:
+            log.warning("circuit of %s on %s is open for %.0f s", key[1] or "all", key[0], new.until_s - now_s)
+            until_s = self._store.now_s() + new.until_s - now_s
+            await self._store.gate(key[0], key[1], Gate.CLOSED, until_s)
+        elif old is not None and new.circuit is Circuit.CLOSED:
+            await self._store.gate(key[0], key[1], Gate.OPEN, 0.0)
+
+    # the picture
+
+    async def _step(self, name: str, event: Event) -> None:
+        old = self._vitals.get(name)
+        node = self.snapshot.nodes.get(name)
+        if old is None or node is None:
+            return
+        new = health.step(old, event)
+        self._vitals[name] = new
+        if new.health is old.health:
+            return
+        log.info("node %s is %s, was %s", name, new.health, old.health)
+        if new.returns != old.returns:
+            incarnation = await self._store.incarnate(name, _start_of(node.spec, new))
+            node = replace(self.snapshot.nodes[name], incarnation=incarnation, copies=MappingProxyType({}))
+        if new.health is Health.DOWN:
+            node = replace(node, copies=MappingProxyType({}))
+            await self._store.drop_node(name, node.incarnation)
+        self._swap(replace(node, health=new.health))
+        self.wake_placer()
+
+    async def _tell_copies(self, before: Node, seen_at_s: float) -> None:
+        node = self.snapshot.nodes[before.name]
+        for weights, copy in before.copies.items():
+            if weights not in node.copies:
+                gone = replace(copy, state=CopyState.ON_DISK)
+                await self._store.set_copy(_report(node, gone, seen_at_s, is_probe=True))
+        for copy in node.copies.values():
+            await self._store.set_copy(_report(node, copy, seen_at_s, is_probe=True))
+
+    def _swap(self, node: Node) -> None:
+        self.snapshot = self.snapshot.with_node(node)
+
+
+def _report(node: Node, copy: Copy, seen_at_s: float, *, is_probe: bool) -> CopyReport:
+    return CopyReport(
+        node=node.name,
+        incarnation=node.incarnation,
+        weights=copy.weights,
+        keys=copy.keys,
+        state=copy.state,
+        slots=copy.slots + node.spec.backlog,
+        num_ctx=copy.num_ctx,
+        seen_at_s=seen_at_s,
+        is_probe=is_probe,
+    )
+
+
+def _start_of(spec: NodeSpec, vitals: Vitals) -> str:
+    """Names one start of the node: another pod, or back after it was down."""
+    return f"{spec.uid}/{vitals.returns}"

@@ -1,0 +1,145 @@
+"""Carries out what `policy.placement` decides: loads that belong to the router, so that no client's leaving ends one.
+
+Woken when somebody begins to wait, when a node changes, and once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from router.control.keeper import FleetKeeper
+from router.errors import LoadFailed, NoNode, NotLoaded, Refusal, Rejection
+from router.fleet.tickets import LineView
+from router.policy.placement import Load, Mode, Refuse, load_backoff_s, place
+from router.seams import Clock, NodeApi, NodeFailed, Store
+
+log = logging.getLogger(__name__)
+
+PASS_EVERY_S = 1.0  # nothing is lost when a wake-up is: the next pass sees the same line
+EPOCH = 1  # one process leads itself; many ask the store
+RETRY_AFTER_S = 5.0
+FAILURES_MAX = 1000  # copies with a failed load remembered; a pool has fewer (node, model) pairs that fail at once
+
+
+class Placer:
+    """Owns the loads that run, by node, and the memory of those that failed."""
+
+    def __init__(
+        self,
+        *,
+        api: NodeApi,
+        keeper: FleetKeeper,
+        store: Store,
+        clock: Clock,
+        mode: Mode,
+        observe: Callable[[str, str, str, str, float], None],
+    ) -> None:
+        """`observe` hears of every load that ended: node, model key, reason, result, seconds."""
+        self._api = api
+        self._keeper = keeper
+        self._store = store
+        self._clock = clock
+        self._mode = mode
+        self._observe = observe
+        self._loads: dict[str, tuple[Load, asyncio.Task[None]]] = {}
+        self._failures: dict[tuple[str, str], tuple[int, float, str]] = {}  # how many, not before, the node's words
+        self.is_leaving = False
+
+    def __repr__(self) -> str:
+        return f"<Placer {len(self._loads)} loading | {len(self._failures)} in backoff>"
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._pass()
+            except Exception:
+                # A supervisor: one bad pass must not leave every later line without a load.
+                log.exception("placement pass failed")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PASS_EVERY_S):
+                    await self._keeper.placer_wanted.wait()
+            self._keeper.placer_wanted.clear()
+
+    async def finish(self) -> None:
+        """Begins nothing more and waits for the loads that run: a load dies with the connection that asked for it."""
+        self.is_leaving = True
+        await asyncio.gather(*(task for _, task in self._loads.values()), return_exceptions=True)
+
+    async def _pass(self) -> None:
+        lines = [line for line in await self._store.lines() if line.depth]
+        if not lines or self.is_leaving:
+            return
+        actions = place(
+            lines,
+            self._keeper.snapshot,
+            loading={node: load.weights for node, (load, _) in self._loads.items()},
+            backoff={copy: until_s for copy, (_, until_s, _) in self._failures.items()},
+            now_s=self._clock.now_s(),
+            mode=self._mode,
+            occupancy=self._store.occupancy,
+        )
+        for action in actions:
+            if isinstance(action, Refuse):
+                await self._store.refuse(action.key, _refusal(action))
+            elif await self._store.begin(action.node, action.weights, loading=True, epoch=EPOCH):
+                task = asyncio.create_task(self._load(action), name=f"load {action.key} on {action.node}")
+                self._loads[action.node] = (action, task)
+        await self._refuse_hopeless(lines)
+
+    async def _load(self, load: Load) -> None:
+        spec = self._keeper.snapshot.nodes[load.node].spec
+        reason = "renew" if load.is_renewal else "line"
+        copy = (load.node, load.weights)
+        began_s = self._clock.now_s()
+        log.info("loading %s on %s (%s)", load.key, load.node, reason)
+        try:
+            took_s = await self._api.load(spec, load.model, load.num_ctx, load.keep_alive_s)
+        except NodeFailed as failed:
+            self._loads.pop(load.node, None)
+            self._note_failure(copy, failed)
+            self._observe(load.node, load.key, reason, _result(failed), self._clock.now_s() - began_s)
+            log.warning("loading %s on %s failed: %s", load.key, load.node, failed.text)
+            await self._keeper.not_loaded(load.node, load.weights)
+        except asyncio.CancelledError:
+            self._loads.pop(load.node, None)
+            raise
+        else:
+            self._loads.pop(load.node, None)
+            self._failures.pop(copy, None)
+            self._observe(load.node, load.key, reason, "ok", took_s)
+            await self._keeper.loaded(load.node, load.weights, load.num_ctx)
+        self._keeper.wake_placer()
+
+    def _note_failure(self, copy: tuple[str, str], failed: NodeFailed) -> None:
+        times = self._failures.get(copy, (0, 0.0, ""))[0] + 1
+        if copy not in self._failures and len(self._failures) >= FAILURES_MAX:
+            self._failures.pop(next(iter(self._failures)))
+        self._failures[copy] = (times, self._clock.now_s() + load_backoff_s(times), failed.text)
+
+    async def _refuse_hopeless(self, lines: Sequence[LineView]) -> None:
+        """A line whose every node has just failed to load the model would wait for nothing: it gets the node's words."""
+        now_s = self._clock.now_s()
+        for line in lines:
+            rows = [row for row in self._keeper.snapshot.holding(line.model).by_node.values() if row.is_up]
+            rows = [row for row in rows if row.node not in line.excluded]
+            failures = [self._failures.get(row.copy) for row in rows]
+            if not rows or any(row.is_ready for row in rows):
+                continue
+            texts = [failure[2] for failure in failures if failure is not None and failure[1] > now_s]
+            if len(texts) == len(rows):
+                await self._store.refuse(line.model, LoadFailed(texts[0]))
+
+
+def _refusal(action: Refuse) -> Refusal:
+    if action.kind is Rejection.NOT_LOADED:
+        return NotLoaded(
+            f"no node has '{action.key}' loaded, and this router loads nothing", retry_after_s=RETRY_AFTER_S
+        )
+    return NoNode(f"no node that has '{action.key}' can serve it now", retry_after_s=RETRY_AFTER_S)
+
+
+def _result(failed: NodeFailed) -> str:
+    return "oom" if "out-of-memory" in failed.text or "out of memory" in failed.text else "failed"

@@ -1,0 +1,154 @@
+"""Asks nodes what they are, in their own time: one task a node, so that a dead or slow one delays only itself.
+
+`/api/version` is liveness; `/api/ps` may stall for seconds on a busy but healthy node (OLLAMA section 5), so its
+failure is told and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from router.control.keeper import FleetKeeper
+from router.fleet.health import next_probe_in_s
+from router.fleet.node import Health, NodeSpec
+from router.fleet.reports import MalformedReport, parse_ps, parse_show, parse_tags, parse_version
+from router.seams import Clock, Discovery, NodeApi, NodeFailed, Store
+from router.upstream.pool import ConnectionPool
+from router.upstream.resolver import Resolver
+from router.wire.names import parse_name
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeLimits:
+    interval_s: float
+    timeout_s: float
+    concurrency: int
+
+
+class Prober:
+    """Follows discovery and runs one task for each node."""
+
+    def __init__(
+        self,
+        *,
+        api: NodeApi,
+        keeper: FleetKeeper,
+        store: Store,
+        clock: Clock,
+        rng: Random,
+        limits: ProbeLimits,
+        resolver: Resolver,
+        connections: ConnectionPool,
+        observe: Callable[[str, float, str], None],
+    ) -> None:
+        """`observe` hears of every probe: node, seconds, and why it failed ('' when it did not)."""
+        self._api = api
+        self._keeper = keeper
+        self._store = store
+        self._clock = clock
+        self._rng = rng
+        self._limits = limits
+        self._resolver = resolver
+        self._connections = connections
+        self._observe = observe
+        self._turns = asyncio.Semaphore(limits.concurrency)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._specs: dict[str, NodeSpec] = {}
+        self.has_discovered = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Prober {len(self._tasks)} nodes>"
+
+    async def follow(self, discovery: Discovery) -> None:
+        async for specs in discovery.watch():
+            await self._set_nodes(specs)
+            self.has_discovered.set()
+
+    async def close(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._tasks.clear()
+
+    async def _set_nodes(self, specs: tuple[NodeSpec, ...]) -> None:
+        wanted = {spec.name: spec for spec in specs}
+        for name in [name for name in self._tasks if self._specs[name] != wanted.get(name)]:
+            self._tasks.pop(name).cancel()
+            self._connections.drop_node(name)
+            if name not in wanted:
+                await self._keeper.remove(name)
+        for name, spec in wanted.items():
+            if name not in self._tasks:
+                self._specs[name] = spec
+                await self._keeper.add(spec)
+                self._tasks[name] = asyncio.create_task(self._watch(spec), name=f"probe {name}")
+
+    async def _watch(self, spec: NodeSpec) -> None:
+        while True:
+            try:
+                async with self._turns:
+                    await self._resolver.refresh(spec, self._limits.timeout_s)
+                    is_alive = await self._is_alive(spec)
+                if is_alive:
+                    await self._read(spec)
+            except Exception:
+                # A supervisor: whatever a node's answers do to us, this node is probed again.
+                log.exception("probe of %s failed", spec.name)
+            node = self._keeper.snapshot.nodes.get(spec.name)
+            state = node.health if node is not None else Health.UNREAD
+            fails = self._keeper.fails_of(spec.name)
+            await asyncio.sleep(next_probe_in_s(state, fails, self._limits.interval_s, self._rng))
+
+    async def _is_alive(self, spec: NodeSpec) -> bool:
+        began_s = self._clock.now_s()
+        try:
+            version = parse_version(await self._api.version(spec))
+        except (NodeFailed, MalformedReport) as failed:
+            self._observe(spec.name, self._clock.now_s() - began_s, _reason(failed))
+            await self._keeper.missed(spec.name)
+            return False
+        self._observe(spec.name, self._clock.now_s() - began_s, "")
+        await self._keeper.answered(spec.name, version)
+        return True
+
+    async def _read(self, spec: NodeSpec) -> None:
+        """Disk before memory: which weights a resident name stands for is known from the disk."""
+        for read in (self._read_tags, self._read_ps):
+            began_s = self._clock.now_s()
+            try:
+                await read(spec)
+            except (NodeFailed, MalformedReport) as failed:
+                self._observe(spec.name, self._clock.now_s() - began_s, f"{read.__name__[6:]}_{_reason(failed)}")
+        self._keeper.wake_placer()
+
+    async def _read_tags(self, spec: NodeSpec) -> None:
+        entries = parse_tags(await self._api.tags(spec), _key_of)
+        for entry in entries:
+            if entry.digest and entry.digest not in self._keeper.shown and not entry.is_cloud:
+                self._keeper.saw_show(entry.digest, parse_show(await self._api.show(spec, entry.name)))
+        await self._keeper.saw_tags(spec.name, entries)
+
+    async def _read_ps(self, spec: NodeSpec) -> None:
+        asked_at_s = self._store.now_s()
+        body, node_now_s = await self._api.ps(spec)
+        entries = parse_ps(body, _key_of)
+        await self._keeper.saw_ps(spec.name, entries, node_now_s or self._clock.wall_s(), asked_at_s)
+
+
+def _key_of(name: str) -> str:
+    return parse_name(name).key
+
+
+def _reason(failed: NodeFailed | MalformedReport) -> str:
+    """A closed set: the label of `node_probe_failures_total`."""
+    if isinstance(failed, MalformedReport):
+        return "malformed"
+    if failed.is_refused:
+        return "refused"
+    return f"http_{failed.status // 100}xx" if failed.status else "no_answer"

@@ -1,0 +1,360 @@
+"""The life of a call, top to bottom: `serve` is the request path. It decides nothing and formats nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from random import Random
+
+from router.admission import Admission
+from router.errors import (
+    CloudRefused,
+    LoopDetected,
+    NoNode,
+    NumCtxRefused,
+    Outcome,
+    QueueFull,
+    QueueTimeout,
+    Refusal,
+    Rejection,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
+from router.fleet.snapshot import Rows
+from router.fleet.tickets import Lease, Ticket
+from router.policy import retry
+from router.policy.alias import Aliases, RoutePlan
+from router.policy.guard import Refused, guard_num_ctx
+from router.policy.retry import Failure
+from router.policy.schedule import Decision, Want, schedule
+from router.seams import Call, Clock, FleetView, Observer, Record, Reply, Store
+from router.upstream.errand import Errand, Reading, Terms, errand_for
+from router.upstream.forward import Attempt, Passage, forward
+from router.upstream.notes import note_attempt, note_lease, note_leaving
+from router.upstream.pool import ConnectionPool
+from router.wire import dialects, headers
+from router.wire.intent import SLICE_BYTES, Intent, read_intent, unknown_model
+
+CLIENT_CLOSED_REQUEST = 499  # in logs and metrics only: nobody is there to read it
+NO_NODE_RETRY_S = 5.0  # two probes and a little: a node that comes back is seen by then
+ROWS_ASKED = 8  # nodes asked for a fact that is the same on all of them
+TIMEOUT_RETRY_S = (2.0, 10.0)  # spread, so that those who waited together do not return together
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds after arrival; `max_wait_s` after the call stood in line."""
+
+    first_byte_s: float
+    plain_s: float
+    idle_s: float
+    max_wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLimits:
+    attempts: int
+    budget: float  # share of running calls that may be retries
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What a call has behind it."""
+
+    made: int = 0
+    has_met_dead_runner: bool = False
+    is_counted: bool = False  # the attempt at hand is a retry that counts against the budget
+
+
+class LiveCall:
+    """A call between arrival and its end, so that a shutdown can reach it wherever it is."""
+
+    __slots__ = ("_refusal", "_task", "attempt", "passage")
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._refusal: Refusal | None = None
+        self.passage: Passage | None = None
+        self.attempt: Attempt | None = None  # the last one begun
+
+    def attach(self, passage: Passage | None) -> None:
+        self.passage = passage
+        if passage is not None:
+            self.attempt = passage.attempt
+
+    def abort(self, refusal: Refusal) -> None:
+        """Ends it from our side: in its stream when one runs, else as an answer of its own."""
+        if self.passage is not None:
+            self.passage.abort(refusal)
+        elif self._task is not None and self._refusal is None:
+            self._refusal = refusal
+            self._task.cancel()
+
+    def why_cancelled(self) -> Refusal | None:
+        """None when the client left; otherwise the cancellation was ours and is taken back."""
+        if self._refusal is not None and self._task is not None:
+            self._task.uncancel()
+        return self._refusal
+
+
+class Pipeline:
+    """Serves calls. Everything it needs is handed in; it owns only the set of live calls."""
+
+    def __init__(
+        self,
+        *,
+        pool_name: str,
+        fleet: FleetView,
+        store: Store,
+        admission: Admission,
+        connections: ConnectionPool,
+        aliases: Aliases,
+        observer: Observer,
+        clock: Clock,
+        rng: Random,
+        deadlines: Deadlines,
+        retries: RetryLimits,
+    ) -> None:
+        self._pool_name = pool_name
+        self._via = headers.via_value(pool_name)
+        self._fleet = fleet
+        self._store = store
+        self._admission = admission
+        self._connections = connections
+        self._aliases = aliases
+        self._observer = observer
+        self._clock = clock
+        self._rng = rng
+        self._deadlines = deadlines
+        self._retries = retries
+        self._running = 0
+        self._retrying = 0
+        self.live: set[LiveCall] = set()
+        self.is_idle = asyncio.Event()
+        self.is_idle.set()
+
+    def __repr__(self) -> str:
+        return f"<Pipeline {len(self.live)} live | {self._admission.waiting} waiting>"
+
+    async def serve(self, call: Call, reply: Reply) -> None:
+        """The whole of a call. Raises only CancelledError, when the client has gone."""
+        record = Record(call.request_id, call.endpoint.route, call.arrived_s, call.arrived_wall_s)
+        live = LiveCall()
+        self._enter(live)
+        try:
+            reading = await self._read(call, record)
+            plan = self._plan(call, reading.intent, record)
+            ticket = self._ticket(call, reading.intent, plan)
+            course = Course()
+            while True:
+                decision = self._decide(ticket, call, reading.intent)
+                ticket = replace(ticket, attempt=course.made + 1, preferred=decision.preferred)
+                waits_from_s = self._clock.now_s()
+                hold = self._admission.lease(ticket, *self._patience(call, record))
+                async with hold as lease:
+                    note_lease(record, lease, decision, self._clock.now_s() - waits_from_s)
+                    errand = self._errand(call, reading, plan, lease, record)
+                    with self._at_node(record, course):
+                        attempt = await forward(self._connections, errand, reply, live.attach)
+                    hold.outcome, hold.tokens = self._settle(record, attempt)
+                    # Before the slot goes to the next in line: it must not be handed a copy that has just died.
+                    await self._fleet.attempt_ended(lease, attempt.failure, attempt.outcome)
+                if attempt.failure is None:
+                    break
+                course, ticket = self._again(course, ticket, attempt, record)
+        except Refusal as refusal:
+            self._refuse(call, reply, record, refusal)
+        except asyncio.CancelledError:
+            ours = live.why_cancelled()
+            if ours is None:
+                note_leaving(record, live.attempt, reply)
+                raise
+            self._refuse(call, reply, record, ours)
+        finally:
+            self._exit(live)
+            call.release_body()
+            self._finish(record, reply)
+
+    def _enter(self, live: LiveCall) -> None:
+        self.live.add(live)
+        self.is_idle.clear()
+
+    def _exit(self, live: LiveCall) -> None:
+        self.live.discard(live)
+        if not self.live:
+            self.is_idle.set()
+
+    async def _read(self, call: Call, record: Record) -> Reading:
+        if headers.passed_pool(call.headers, self._pool_name):
+            raise LoopDetected(f"this call has passed the pool '{self._pool_name}' before: a node's URL is a router's")
+        raw = await call.read_body()
+        record.body_bytes = len(raw)
+        record.read_s = self._clock.now_s() - record.arrived_s
+        if len(raw) > SLICE_BYTES:
+            intent = await asyncio.to_thread(_intent_of, call, raw)
+        else:
+            intent = _intent_of(call, raw)
+        record.model_asked = intent.model
+        record.is_stream = intent.streams
+        return Reading(intent, raw)
+
+    def _plan(self, call: Call, intent: Intent, record: Record) -> RoutePlan:
+        plan = self._aliases.plan(intent.name.key)
+        record.model = plan.targets[0]
+        snapshot = self._fleet.snapshot
+        if not any(snapshot.is_known(key) for key in plan.targets):
+            if snapshot.all_read:
+                raise unknown_model(call.endpoint, intent.model)
+            raise NoNode(f"not every node has been read yet: one of them may have '{intent.model}'")
+        if intent.name.is_cloud or any(_is_cloud(snapshot.holding(key)) for key in plan.targets):
+            raise CloudRefused("cloud models are switched off here: they spend the account of the node's owner")
+        if not any(snapshot.has_node_up(key) for key in plan.targets):
+            raise NoNode(f"no node that has '{intent.model}' is up", retry_after_s=NO_NODE_RETRY_S)
+        return plan
+
+    def _ticket(self, call: Call, intent: Intent, plan: RoutePlan) -> Ticket:
+        """A context above what the model was trained with is what Ollama makes of it: the training context."""
+        num_ctx = intent.num_ctx or 0
+        if num_ctx:
+            context_max = _context_max(self._fleet.snapshot.holding(plan.targets[0]))
+            num_ctx = min(num_ctx, context_max) if context_max else num_ctx
+        return Ticket(call.ticket_id, plan.targets, num_ctx=num_ctx, keep_alive_s=intent.keep_alive_s)
+
+    def _decide(self, ticket: Ticket, call: Call, intent: Intent) -> Decision:
+        affinity = call.affinity or intent.affinity.hex()
+        snapshot = self._fleet.snapshot
+        decision = schedule(
+            Want(ticket.targets, affinity, ticket.num_ctx, ticket.excluded), snapshot, self._store.occupancy, self._rng
+        )
+        if ticket.num_ctx and not decision.preferred:
+            rows = snapshot.holding(ticket.targets[0])
+            loaded = max((row.num_ctx for row in (*rows.ready.rows, *rows.last_resort.rows)), default=0)
+            judged = guard_num_ctx(intent.num_ctx, loaded, _context_max(rows))
+            if isinstance(judged, Refused):
+                raise NumCtxRefused(judged.text)
+        return decision
+
+    def _patience(self, call: Call, record: Record) -> tuple[float, Refusal]:
+        """How long this call may still stand in line, and what it is told then."""
+        due_s = call.arrived_s + self._deadlines.first_byte_s - self._clock.now_s()
+        line_s = self._deadlines.max_wait_s - record.queued_s
+        if line_s < due_s:
+            text = f"no slot for '{record.model_asked}' within {self._deadlines.max_wait_s:g} s, please try again"
+            return max(0.0, line_s), QueueTimeout(text, retry_after_s=self._rng.uniform(*TIMEOUT_RETRY_S))
+        return max(0.0, due_s), UpstreamTimeout(f"no answer within {self._deadlines.first_byte_s:g} s")
+
+    def _errand(self, call: Call, reading: Reading, plan: RoutePlan, lease: Lease, record: Record) -> Errand:
+        limits = self._deadlines
+        # The first byte of a plain answer is the end of its generation: only the wait for a slot is bounded by ours.
+        plain_due_s = self._clock.now_s() + limits.plain_s
+        due_s = call.arrived_s + limits.first_byte_s if reading.intent.streams else plain_due_s
+        return errand_for(
+            call,
+            reading,
+            lease,
+            self._fleet.snapshot.nodes[lease.node].spec,
+            is_alias=plan.is_alias,
+            via=self._via,
+            decision=_decision_headers(call.request_id, record),
+            terms=Terms(due_s, limits.idle_s),
+        )
+
+    @contextmanager
+    def _at_node(self, record: Record, course: Course) -> Iterator[None]:
+        self._running += 1
+        self._retrying += course.is_counted
+        self._observer.forwarding(record.route, record.model, 1)
+        try:
+            yield
+        finally:
+            self._running -= 1
+            self._retrying -= course.is_counted
+            self._observer.forwarding(record.route, record.model, -1)
+
+    def _settle(self, record: Record, attempt: Attempt) -> tuple[Outcome, int]:
+        """What the attempt told goes into the record; its outcome and tokens go back with the lease."""
+        note_attempt(record, attempt)
+        label = attempt.failure.value if attempt.failure is not None else attempt.outcome.value
+        self._observer.attempt_ended(attempt.node, record.model, label, attempt.ended_s - attempt.started_s)
+        return attempt.outcome, (record.input_tokens or 0) + (record.output_tokens or record.content_events)
+
+    def _again(self, course: Course, ticket: Ticket, attempt: Attempt, record: Record) -> tuple[Course, Ticket]:
+        """The next try, or the refusal that ends the call."""
+        failure = attempt.failure
+        assert failure is not None
+        excluded = ticket.excluded | {attempt.node}
+        tries = retry.Tries(
+            made=course.made + 1,
+            has_met_dead_runner=course.has_met_dead_runner,
+            has_other_node=any(
+                row.is_up and row.node not in excluded
+                for key in ticket.targets
+                for row in self._fleet.snapshot.holding(key).by_node.values()
+            ),
+            attempts=self._retries.attempts,
+        )
+        budget = retry.Budget(self._running, self._retrying, self._retries.budget)
+        verdict = retry.verdict(failure, tries, budget)
+        if not isinstance(verdict, retry.Retry):
+            raise _final(failure, attempt)
+        record.retries.append((attempt.node, failure.value))
+        course = Course(
+            made=course.made + 1,
+            has_met_dead_runner=course.has_met_dead_runner or failure is Failure.RUNNER_DIED,
+            is_counted=verdict.is_counted,
+        )
+        return course, replace(ticket, excluded=excluded) if verdict.excludes_node else ticket
+
+    def _refuse(self, call: Call, reply: Reply, record: Record, refusal: Refusal) -> None:
+        record.outcome = refusal.outcome
+        record.rejection = refusal.rejection
+        record.error = refusal.text
+        if reply.has_started:
+            return  # whoever ended the stream has told it there
+        answer = dialects.error_answer(call.endpoint.dialect, refusal, call.request_id)
+        pairs = [*answer.headers, *_decision_headers(call.request_id, record, refused=refusal.rejection)]
+        reply.start(answer.status, pairs, len(answer.body))
+        reply.write(answer.body)
+        reply.end()
+
+    def _finish(self, record: Record, reply: Reply) -> None:
+        record.duration_s = self._clock.now_s() - record.arrived_s
+        record.status = reply.status or CLIENT_CLOSED_REQUEST
+        self._observer.observe(record)
+
+
+def _intent_of(call: Call, raw: bytes) -> Intent:
+    return read_intent(call.endpoint, raw, content_type=call.content_type, content_encoding=call.content_encoding)
+
+
+def _is_cloud(rows: Rows) -> bool:
+    return any(row.is_cloud for row in islice(rows.by_node.values(), 1))
+
+
+def _context_max(rows: Rows) -> int:
+    """The training context, where any node tells it: it belongs to the weights, which are the same everywhere."""
+    return max((row.context_max for row in islice(rows.by_node.values(), ROWS_ASKED)), default=0)
+
+
+def _decision_headers(request_id: str, record: Record, refused: Rejection | None = None) -> list[tuple[bytes, bytes]]:
+    known = headers.decision(
+        node=record.node or None,
+        model=record.model or None,
+        attempts=record.attempts or None,
+        queue_ms=round(record.queued_s * 1000),
+        reason=record.reason or None,
+        refused=refused,
+    )
+    return [(b"x-request-id", request_id.encode()), *known]
+
+
+def _final(failure: Failure, attempt: Attempt) -> Refusal:
+    """What the client is told when nobody is left to ask."""
+    if failure is Failure.FIRST_BYTE_TIMEOUT:
+        return UpstreamTimeout(f"no answer in time (node {attempt.node})")
+    if failure is Failure.BUSY:
+        return QueueFull(retry_after_s=NO_NODE_RETRY_S)
+    return UpstreamFailed(f"no node could answer ({failure}): {attempt.text}")

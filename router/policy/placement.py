@@ -1,0 +1,147 @@
+"""Which copies should be loaded for the lines that wait: one pass, pure. The shell executes it and passes again.
+
+A load belongs to the router, one at a time per set of weights and per node; tickets wait in line for it. A second copy
+for a long line, evictions and declared copies are not decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from types import MappingProxyType
+
+from router.errors import Rejection
+from router.fleet.node import CopyState, Node
+from router.fleet.snapshot import Row, Snapshot, point_of
+from router.fleet.tickets import LineView
+
+VRAM_MARGIN = 1.25  # of the file's size: Ollama wants 20 % of free memory left (server/sched.go), plus context
+BACKOFF_S_MIN = 5.0  # a node that just failed to load is not asked at once again
+BACKOFF_S_MAX = 300.0  # what was repaired is found out within Ollama's own load timeout
+
+Copies = Mapping[tuple[str, str], int]  # by (node, weights)
+
+
+class Mode(StrEnum):
+    """`placement.mode`: what the operator lets the router do to nodes."""
+
+    OBSERVE = "observe"
+    ON_DEMAND = "on_demand"
+    MANAGED = "managed"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`num_ctx` is 0 and `keep_alive_s` None where nobody asked. `is_renewal`: in memory still, but about to expire."""
+
+    node: str
+    model: str  # as the node stores it
+    key: str
+    weights: str
+    num_ctx: int = 0
+    keep_alive_s: float | None = None
+    is_renewal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Everybody in this line: `kind` is NO_NODE or NOT_LOADED."""
+
+    key: str
+    kind: Rejection
+
+
+Action = Load | Refuse
+
+
+def place(
+    lines: Sequence[LineView],
+    snapshot: Snapshot,
+    *,
+    loading: Mapping[str, str],
+    backoff: Mapping[tuple[str, str], float],
+    now_s: float,
+    mode: Mode,
+    occupancy: Copies = MappingProxyType({}),
+) -> tuple[Action, ...]:
+    """`loading`: node -> weights of loads that run. `backoff`: (node, weights) -> not before, on the clock of now_s.
+
+    The line that waits longest chooses first.
+    """
+    refusals: list[Action] = []
+    loads: dict[str, Load] = {}  # by node
+    for line in sorted(lines, key=lambda line: (-line.oldest_wait_s, line.model)):
+        if not line.depth:
+            continue
+        rows = [row for row in snapshot.holding(line.model).by_node.values() if _may_serve(row, line)]
+        refusal = _refusal(rows, mode)
+        if refusal is not None:
+            refusals.append(Refuse(line.model, refusal))
+            continue
+        shared = next((loads[row.node] for row in rows if _is_load_of(loads.get(row.node), row)), None)
+        if shared is not None:
+            loads[shared.node] = _asking(shared, line)
+        elif not any(row.is_ready or _is_loading(row, loading) for row in rows):
+            possible = [row for row in rows if row.node not in loads and _is_possible(row, loading, backoff, now_s)]
+            row = min(possible, key=lambda row: _rank(row, snapshot.nodes[row.node], occupancy), default=None)
+            # None waits: for a node that loads something else, or for the end of a backoff.
+            if row is not None:
+                loads[row.node] = _asking(_load(line.model, row), line)
+    return (*loads.values(), *refusals)
+
+
+def load_backoff_s(failures: int) -> float:
+    """After so many failed loads of a copy in a row, from 1."""
+    return float(min(BACKOFF_S_MIN * 2 ** min(failures - 1, 16), BACKOFF_S_MAX))
+
+
+def _may_serve(row: Row, line: LineView) -> bool:
+    return row.is_up and not row.is_draining and not row.is_cloud and row.node not in line.excluded
+
+
+def _refusal(rows: Sequence[Row], mode: Mode) -> Rejection | None:
+    if not rows:
+        return Rejection.NO_NODE
+    never_loads = mode is Mode.OBSERVE
+    return Rejection.NOT_LOADED if never_loads and not any(row.is_ready for row in rows) else None
+
+
+def _is_load_of(load: Load | None, row: Row) -> bool:
+    return load is not None and load.weights == row.weights
+
+
+def _is_loading(row: Row, loading: Mapping[str, str]) -> bool:
+    return row.state is CopyState.LOADING or loading.get(row.node) == row.weights
+
+
+def _is_possible(row: Row, loading: Mapping[str, str], backoff: Mapping[tuple[str, str], float], now_s: float) -> bool:
+    is_idle = row.state is CopyState.ON_DISK and row.node not in loading
+    return bool(row.name) and is_idle and backoff.get(row.copy, now_s) <= now_s
+
+
+def _rank(row: Row, node: Node, occupancy: Copies) -> tuple[bool, int, int, int, float, int]:
+    """Lower is better. A copy about to expire is renewed where it is; the last number agrees in all replicas."""
+    leases = sum(occupancy.get((node.name, weights), 0) for weights in node.copies)
+    tie = point_of(f"{row.weights}\n{row.node}")
+    return (not row.is_resident, _fit(row, node), len(node.copies), leases, -row.weight, tie)
+
+
+def _fit(row: Row, node: Node) -> int:
+    """0 where it fits beside what is loaded, 1 where nothing is declared, 2 where something must go or spill."""
+    if node.spec.vram_bytes is None:
+        return 1
+    free_bytes = node.spec.vram_bytes - sum(copy.vram_bytes for copy in node.copies.values())
+    return 0 if row.size_bytes * VRAM_MARGIN <= free_bytes else 2
+
+
+def _load(key: str, row: Row) -> Load:
+    # A renewal names the loaded context: without it, a copy that was loaded with another than the default reloads.
+    num_ctx = row.num_ctx if row.is_resident else 0
+    return Load(row.node, row.name, key, row.weights, num_ctx, is_renewal=row.is_resident)
+
+
+def _asking(load: Load, line: LineView) -> Load:
+    """With the largest context and the longest keep_alive of the lines that it serves."""
+    asked = [seconds for seconds in (load.keep_alive_s, line.keep_alive_s) if seconds is not None]
+    return replace(load, num_ctx=max(load.num_ctx, line.num_ctx), keep_alive_s=max(asked, default=None))

@@ -1,0 +1,138 @@
+"""Clients' connections, on aiohttp's parser, with its traps closed.
+
+While a call is served nothing more is parsed and the socket stays readable, so that a client that leaves is seen at
+once: aiohttp stops reading when 32 requests are pipelined or an unread body fills its buffer, and then never sees EOF.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from router.server.reply import ClientReply
+
+# What a client may send ahead while its call is served: a pipelined request. More than that is not a client of ours.
+PIPELINED_BYTES_MAX = 64 * 1024
+# Linux: a client that vanished without a FIN is noticed after half a minute of unacknowledged data.
+USER_TIMEOUT_MS = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimits:
+    header_bytes: int
+    keep_alive_s: float
+    connections: int
+    stall_s: float
+    stream_buffer_bytes: int
+
+
+class ClientConnection(RequestHandler):
+    """One client's connection; serves one call at a time."""
+
+    def __init__(self, manager: ClientServer, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._limits = manager.limits
+        self._server = manager
+        self._is_serving = False
+        self._ahead: list[bytes] = []
+        self._ahead_bytes = 0
+        self.reply: ClientReply | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        client = cast(asyncio.Transport, transport)
+        if len(self._server.connections) >= self._limits.connections:
+            self._server.on_surplus()
+            client.write(SURPLUS_ANSWER)
+            client.close()
+            return
+        super().connection_made(client)
+        client.set_write_buffer_limits(high=self._limits.stream_buffer_bytes)
+        sock = client.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        reply, self.reply = self.reply, None
+        if reply is not None:
+            reply.lost()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._is_serving or not data:
+            super().data_received(data)
+            return
+        self._ahead.append(data)
+        self._ahead_bytes += len(data)
+        if self._ahead_bytes > PIPELINED_BYTES_MAX:
+            self.force_close()
+
+    def hold(self, reply: ClientReply) -> None:
+        """The body in hand is read: from here to `release` only EOF matters."""
+        self._is_serving = True
+        self.reply = reply
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def release(self) -> None:
+        self._is_serving = False
+        self.reply = None
+        ahead, self._ahead, self._ahead_bytes = self._ahead, [], 0
+        if ahead and self.transport is not None:
+            super().data_received(b"".join(ahead))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.reply is not None:
+            self.reply.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.reply is not None:
+            self.reply.resume()
+
+
+class ClientServer(web.Server):
+    """Makes our connections, and switches handler cancellation on: without it a client that leaves is never seen."""
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        *,
+        limits: ClientLimits,
+        on_surplus: Callable[[], None],
+    ) -> None:
+        super().__init__(handler, handler_cancellation=True)
+        self.limits = limits
+        self.on_surplus = on_surplus
+
+    def __call__(self) -> ClientConnection:
+        return ClientConnection(
+            self,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=self.limits.keep_alive_s,
+            max_line_size=self.limits.header_bytes,
+            max_field_size=self.limits.header_bytes,
+            access_log=None,
+            auto_decompress=False,
+        )
+
+
+SURPLUS_BODY = b'{"error":"too many connections to this router, please try again"}'
+SURPLUS_ANSWER = b"\r\n".join(
+    (
+        b"HTTP/1.1 503 Service Unavailable",
+        b"Content-Type: application/json; charset=utf-8",
+        b"Content-Length: %d" % len(SURPLUS_BODY),
+        b"Retry-After: 1",
+        b"Connection: close",
+        b"x-ollama-router-refused: connections",
+        b"",
+        SURPLUS_BODY,
+    )
+)

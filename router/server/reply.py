@@ -1,0 +1,222 @@
+"""The client's side of a call: heads and frames straight to its transport, its pace told to who fills it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from router.seams import Flow
+from router.server.buffers import Buffers
+from router.wire import framing
+
+# A client that took less than this within `client_stall_s` has stopped reading; a slow one takes more.
+STALL_BYTES = 1024
+# While the bytes of all calls together are over their limit, a stream looks this often whether it may go on.
+THROTTLE_S = 0.05
+
+
+class ClientReply:
+    """One answer on one connection. Writes never wait; `Flow` hears when the client falls behind."""
+
+    __slots__ = (
+        "_accepted_at_pause",
+        "_buffered",
+        "_buffers",
+        "_flow",
+        "_is_chunked",
+        "_is_http10",
+        "_keeps_alive",
+        "_left",
+        "_loop",
+        "_stall_s",
+        "_stall_timer",
+        "_throttle_timer",
+        "_transport",
+        "_written",
+        "has_ended",
+        "status",
+    )
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        *,
+        is_http10: bool,
+        stall_s: float,
+        buffers: Buffers,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = transport
+        self._is_http10 = is_http10
+        self._keeps_alive = False
+        self._stall_s = stall_s
+        self._buffers = buffers
+        self._flow: Flow | None = None
+        self._is_chunked = False
+        self._left: int | None = None  # bytes of the promised length still owed
+        self._written = 0
+        self._buffered = 0
+        self._accepted_at_pause = 0
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._throttle_timer: asyncio.TimerHandle | None = None
+        self.status = 0
+        self.has_ended = False
+
+    @property
+    def has_started(self) -> bool:
+        return self.status != 0
+
+    @property
+    def keeps_alive(self) -> bool:
+        """The connection may take another request: the answer is whole and its end was told."""
+        return self._keeps_alive and self.has_ended
+
+    def keep_alive(self, wanted: bool) -> None:
+        """The request is whole: the connection may be used again, if its client wants that."""
+        self._keeps_alive = wanted
+
+    def start(self, status: int, headers: Sequence[tuple[bytes, bytes]], length: int | None) -> None:
+        assert not self.has_started, "an answer has one head"
+        self.status = status
+        self._left = length
+        self._is_chunked = length is None and not self._is_http10
+        if length is None and self._is_http10:
+            self._keeps_alive = False  # only the close tells its end
+        lines = list(headers)
+        if length is not None:
+            lines.append((b"Content-Length", b"%d" % length))
+        elif self._is_chunked:
+            lines.append((b"Transfer-Encoding", b"chunked"))
+        if not self._keeps_alive:
+            lines.append((b"Connection", b"close"))
+        elif self._is_http10:
+            lines.append((b"Connection", b"keep-alive"))
+        self._send(framing.response_head(status, lines))
+
+    def write(self, data: bytes) -> None:
+        if self._left is not None:
+            self._left -= len(data)
+        self._send(framing.chunk(data) if self._is_chunked else data)
+
+    def end(self) -> None:
+        if self.has_ended:
+            return
+        if self._left:
+            self.cut()  # less came than was promised: only a broken connection says so
+            return
+        self.has_ended = True
+        if self._is_chunked:
+            self._send(framing.LAST_CHUNK)
+        self._settle()
+
+    def cut(self) -> None:
+        self._keeps_alive = False
+        if self._transport is not None:
+            # What is already written still goes out, then the connection closes without the last chunk.
+            self._transport.close()
+        self._settle()
+
+    def flow_to(self, flow: Flow | None) -> None:
+        self._flow = flow
+        if flow is None:
+            self._forget_stall()
+
+    # the connection's calls
+
+    def pause(self) -> None:
+        self._forget_stall()
+        self._accepted_at_pause = self._accepted()
+        if self._flow is not None:
+            self._flow.pause()
+            self._stall_timer = self._loop.call_later(self._stall_s, self._check_stall)
+
+    def resume(self) -> None:
+        self._forget_stall()
+        if self._flow is not None:
+            self._flow.resume()
+
+    def _throttle(self) -> None:
+        """All calls together hold too much: this one, which has bytes waiting, takes no more for a moment."""
+        if self._flow is None or self._throttle_timer is not None or self._stall_timer is not None:
+            return
+        self._flow.pause()
+        self._throttle_timer = self._loop.call_later(THROTTLE_S, self._unthrottle)
+
+    def _unthrottle(self) -> None:
+        self._throttle_timer = None
+        self._account()
+        if self._flow is None:
+            return
+        if self._buffers.is_full and self._buffered:
+            self._throttle_timer = self._loop.call_later(THROTTLE_S, self._unthrottle)
+        else:
+            self._flow.resume()
+
+    def lost(self) -> None:
+        self._transport = None
+        self._keeps_alive = False
+        self._settle()
+
+    def close(self) -> None:
+        """The call is over, however it went: what was counted as buffered no longer is."""
+        self.flow_to(None)
+        self._settle()
+
+    def _accepted(self) -> int:
+        return self._written - (self._transport.get_write_buffer_size() if self._transport is not None else 0)
+
+    def _check_stall(self) -> None:
+        accepted = self._accepted()
+        if accepted - self._accepted_at_pause >= STALL_BYTES:
+            self._accepted_at_pause = accepted
+            self._stall_timer = self._loop.call_later(self._stall_s, self._check_stall)
+            return
+        self._stall_timer = None
+        flow = self._flow
+        if self._transport is not None:
+            self._transport.abort()  # closing would wait for ever for the bytes it does not take
+        if flow is not None:
+            flow.stalled()
+
+    def _forget_stall(self) -> None:
+        for timer in (self._stall_timer, self._throttle_timer):
+            if timer is not None:
+                timer.cancel()
+        self._stall_timer = self._throttle_timer = None
+
+    def _send(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        transport.write(data)
+        self._written += len(data)
+        self._account()
+        if self._buffers.is_full:
+            self._throttle()
+
+    def _account(self) -> None:
+        buffered = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        if buffered != self._buffered:
+            self._buffers.change(buffered - self._buffered)
+            self._buffered = buffered
+
+    def _settle(self) -> None:
+        if self._buffered:
+            self._buffers.change(-self._buffered)
+            self._buffered = 0
+
+
+class Answered(web.StreamResponse):
+    """Tells aiohttp that the answer is on the wire already, and whether the connection may live on."""
+
+    def __init__(self, reply: ClientReply) -> None:
+        super().__init__()
+        self._keep_alive = reply.keeps_alive
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Nothing to prepare: the head was written by the reply."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing to write: the end was written by the reply."""

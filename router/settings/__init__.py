@@ -1,0 +1,19 @@
+"""What an operator may say, where it is read from, and how a mistake in it is told. Read by `cli` and `wiring` only."""
+
+from router.settings.load import ConfigError, Loaded, load_settings
+from router.settings.model import LogFormat, LogLevel, NumCtxGuard, Settings, node_specs
+from router.settings.nodes import NodeSettings
+from router.settings.values import host_port
+
+__all__ = [
+    "ConfigError",
+    "Loaded",
+    "LogFormat",
+    "LogLevel",
+    "NodeSettings",
+    "NumCtxGuard",
+    "Settings",
+    "host_port",
+    "load_settings",
+    "node_specs",
+]

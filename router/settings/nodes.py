@@ -1,0 +1,86 @@
+"""What an operator may say about one node, and the fact it becomes."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from router.fleet.node import NodeSpec
+from router.settings.values import ModelKey, NodeUrl, host_port
+
+GIB = 1024**3
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NodeModelSettings(Group):
+    slots: int = Field(ge=1, description="Calls of this model that the node serves at once, where it differs.")
+
+
+class NodeSettings(Group):
+    """A node; its URL alone says the same as {url: URL}."""
+
+    url: NodeUrl = Field(
+        description="Where the node listens: http:// or https://, or HOST[:PORT] for http on Ollama's port 11434."
+    )
+    name: str = Field(
+        default="",
+        max_length=253,
+        pattern=r"^[!-~]*$",
+        description="Its name in metrics, logs and headers. Without one: host:port of its URL.",
+    )
+    slots: int | None = Field(
+        default=None,
+        ge=1,
+        description="OLLAMA_NUM_PARALLEL of the node: calls that a model serves at once. Too many wait inside the node, "
+        "unseen; too few leave it idle. Without it 1, Ollama's own default.",
+    )
+    models: dict[ModelKey, NodeModelSettings] = Field(
+        default_factory=dict, description="Models whose slots differ from the node's, by name."
+    )
+    node_backlog: int = Field(
+        default=0,
+        ge=0,
+        description="Calls that may wait at the node beyond its slots. 0 keeps the line fair; a few help very short "
+        "calls such as embeddings.",
+    )
+    vram_gib: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Video memory of the node, so that a load goes where it fits. Without it the node counts as roomy.",
+    )
+    weight: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="Its share of calls beside equally free nodes."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_url(cls, value: Any) -> Any:
+        return {"url": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        # A frozen model: set as pydantic itself does, before anybody else has seen it.
+        self.__dict__["name"] = self.name or self.url.partition("://")[2]
+        return self
+
+
+def node_spec(node: NodeSettings) -> NodeSpec:
+    scheme, _, address = node.url.partition("://")
+    host, port = host_port(address)
+    return NodeSpec(
+        name=node.name,
+        host=host,
+        port=port,
+        is_tls=scheme == "https",
+        slots=node.slots,
+        model_slots=MappingProxyType({key: model.slots for key, model in node.models.items()}),
+        backlog=node.node_backlog,
+        vram_bytes=None if node.vram_gib is None else int(node.vram_gib * GIB),
+        weight=node.weight,
+    )

@@ -1,0 +1,97 @@
+"""Texts of the configuration that have a grammar: addresses, node URLs, durations, model names. Refusals: ValueError."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from router.errors import BadRequest
+from router.wire.intent_duration import DurationError, keep_alive_s
+from router.wire.names import parse_name
+
+PORT_MAX = 65535
+OLLAMA_PORT = 11434
+_LABEL = re.compile(r"[A-Za-z0-9_.:%-]+\Z")  # host names and addresses; % for an IPv6 zone
+_DEFAULT_PORTS = {"http": 80, "https": 443}  # envconfig/config.go, Host(): a scheme brings its own port
+
+
+def host_port(text: str) -> tuple[str, int]:
+    """Of a checked address; the host without brackets."""
+    host, _, port = text.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _address(text: str) -> str:
+    host, colon, port = text.strip().rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if is_bracketed else host
+    if not colon or not bare or (":" in bare) != is_bracketed or not _LABEL.match(bare):
+        raise ValueError("should be HOST:PORT, such as 0.0.0.0:11435 or [::]:11435")
+    if not port.isascii() or not port.isdigit() or int(port[:6]) > PORT_MAX:
+        raise ValueError(f"port {port!r} should be a number from 0 to {PORT_MAX}")
+    return f"{host}:{int(port)}"
+
+
+def _node_url(text: str) -> str:
+    """scheme://host:port. Without a scheme it is http on 11434, as OLLAMA_HOST reads it."""
+    has_scheme = "://" in text
+    try:
+        parts = urlsplit(text.strip() if has_scheme else f"http://{text.strip()}")
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"{text!r} is no URL: the port should be a number from 1 to {PORT_MAX}") from None
+    if parts.scheme not in _DEFAULT_PORTS:
+        raise ValueError(f"{text!r} should begin with http:// or https://, or be HOST[:PORT]")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a node's URL carries no credentials")  # the text is not repeated: it may hold a key
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError(f"{text!r} should end after the port: Ollama serves from the root")
+    host = parts.hostname or ""
+    if not _LABEL.match(host):
+        raise ValueError(f"{text!r} names no host")
+    if port is None:
+        port = _DEFAULT_PORTS[parts.scheme] if has_scheme else OLLAMA_PORT
+    if not port:
+        raise ValueError(f"{text!r}: nothing listens on port 0")
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _duration(value: Any) -> Any:
+    """Seconds from `30m` or `1h30m`; numbers are seconds already, in texts too (the environment has only texts)."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        pass
+    try:
+        seconds = keep_alive_s(json.dumps(value.strip()).encode())
+    except DurationError:
+        seconds = math.inf
+    if math.isinf(seconds):
+        raise ValueError(f"{value!r} should be seconds, or a duration such as 30m or 1h30m")
+    return seconds
+
+
+def _model_key(text: str) -> str:
+    try:
+        return parse_name(text).key if text.strip() else _nameless()
+    except BadRequest as refusal:
+        raise ValueError(f"{text!r}: {refusal.text}") from None
+
+
+def _nameless() -> str:
+    raise ValueError("a model's name is empty")
+
+
+Address = Annotated[str, AfterValidator(_address)]
+NodeUrl = Annotated[str, AfterValidator(_node_url)]
+ModelKey = Annotated[str, AfterValidator(_model_key)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SecondsOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Duration = Annotated[float, BeforeValidator(_duration), Field(ge=0, allow_inf_nan=False)]

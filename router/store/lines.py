@@ -1,0 +1,176 @@
+"""Lines: who waits for a model key, in order of arrival, and how fast it moves. Knows nothing of copies."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import OrderedDict, deque
+from random import Random
+from typing import Generic, NamedTuple, TypeVar
+
+from router.fleet.tickets import Lease, LineView, Place, Ticket
+from router.store.copies import CopyEntry
+
+T = TypeVar("T")
+
+DRAIN_WINDOW_S = 30.0  # long enough for a few generations, short enough to follow a node that joined
+DRAIN_UNKNOWN_PER_S = 1.0  # a line that has not moved yet: usually a load is under way, and then it moves at once
+RETRY_AFTER_S_MIN = 1.0
+RETRY_AFTER_S_MAX = 60.0  # longer than that nobody's Retry-After is honoured by the official SDKs
+RETRY_JITTER = 0.2
+
+
+class Entry:
+    """A ticket as the store keeps it: with a lease it is served, without one it waits in the lines of `keys`."""
+
+    __slots__ = ("arrival", "arrived_s", "copy", "granted_s", "keys", "lease", "replica", "ticket")
+
+    def __init__(self, ticket: Ticket, replica: str, arrival: int, arrived_s: float) -> None:
+        self.ticket = ticket
+        self.replica = replica
+        self.arrival = arrival  # one number per ticket over all lines: the older, the smaller
+        self.arrived_s = arrived_s
+        targets = ticket.targets
+        self.keys = targets if len(targets) == 1 else tuple(dict.fromkeys(targets))
+        self.lease: Lease | None = None
+        self.copy: CopyEntry | None = None
+        self.granted_s = 0.0  # answering time (`Book`), of a grant that nobody has acknowledged
+
+
+class Drain:
+    """Grants per second over the last DRAIN_WINDOW_S, counted per second of store time."""
+
+    __slots__ = ("_began_s", "_buckets", "_total")
+
+    def __init__(self, now_s: float) -> None:
+        self._began_s = now_s
+        self._buckets: deque[list[int]] = deque()  # [second, grants], at most one per second of the window
+        self._total = 0
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def begin(self, now_s: float) -> None:
+        """Somebody stands in an empty line: time without anybody waiting says nothing about its speed."""
+        self._forget(now_s)
+        if not self._buckets:
+            self._began_s = now_s
+
+    def count(self, now_s: float) -> None:
+        second = int(now_s)
+        if self._buckets and self._buckets[-1][0] == second:
+            self._buckets[-1][1] += 1
+        else:
+            self._buckets.append([second, 1])
+        self._total += 1
+        self._forget(now_s)
+
+    def per_s(self, now_s: float) -> float:
+        """0.0 where nothing was granted within the window."""
+        self._forget(now_s)
+        return self._total / min(DRAIN_WINDOW_S, max(1.0, now_s - self._began_s))
+
+    def _forget(self, now_s: float) -> None:
+        while self._buckets and self._buckets[0][0] < now_s - DRAIN_WINDOW_S:
+            self._total -= self._buckets.popleft()[1]
+
+
+class Line:
+    """The tickets that wait for one model key, by arrival number."""
+
+    __slots__ = ("drain", "key", "max_waiting", "order", "refused")
+
+    def __init__(self, key: str, max_waiting: int, now_s: float) -> None:
+        self.key = key
+        self.max_waiting = max_waiting
+        self.order: list[int] = []  # sorted; a ticket that comes back goes to the place its arrival gives it
+        self.drain = Drain(now_s)
+        self.refused = 0  # newcomers sent away that the line has not made room for since
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.order) >= self.max_waiting
+
+    def add(self, arrival: int, now_s: float) -> None:
+        if not self.order:
+            self.drain.begin(now_s)
+        insort(self.order, arrival)
+
+    def remove(self, arrival: int) -> None:
+        index = bisect_left(self.order, arrival)
+        assert self.order[index] == arrival, "removed twice, or never stood here"
+        del self.order[index]
+        if not self.order:
+            self.refused = 0
+
+    def granted(self, now_s: float) -> None:
+        """One of this line got a slot of this key: room for one of those who were sent away."""
+        self.drain.count(now_s)
+        self.refused = max(0, self.refused - 1)
+
+    def refuse_newcomer(self, now_s: float, rng: Random) -> float:
+        """Seconds after which to come back: the k-th who was sent away waits for k grants."""
+        self.refused += 1
+        rate = self.drain.per_s(now_s) or DRAIN_UNKNOWN_PER_S
+        wait_s = self.refused / rate * rng.uniform(1 - RETRY_JITTER, 1 + RETRY_JITTER)
+        return min(RETRY_AFTER_S_MAX, max(RETRY_AFTER_S_MIN, wait_s))
+
+    def place(self, arrival: int, now_s: float) -> Place:
+        position = bisect_left(self.order, arrival) + 1
+        rate = self.drain.per_s(now_s)
+        return Place(self.key, position, len(self.order), position / rate if rate else None)
+
+    def view(self, waiting: dict[int, Entry], now_s: float) -> LineView:
+        entries = [waiting[arrival] for arrival in self.order]
+        tickets = [entry.ticket for entry in entries]
+        return LineView(
+            model=self.key,
+            depth=len(entries),
+            oldest_wait_s=now_s - min(entry.arrived_s for entry in entries),
+            num_ctx=max(ticket.num_ctx for ticket in tickets),
+            keep_alive_s=max((t.keep_alive_s for t in tickets if t.keep_alive_s is not None), default=None),
+            max_waiting=self.max_waiting,
+            drain_per_s=self.drain.per_s(now_s),
+            excluded=frozenset.intersection(*(ticket.excluded for ticket in tickets)),
+        )
+
+
+class Past(NamedTuple):
+    """What is left of a ticket whose lease was given back: its place, should it come again."""
+
+    attempt: int
+    arrival: int
+    arrived_s: float
+
+
+class Memory(Generic[T]):
+    """Ids for a while and up to a count; beyond either the oldest is forgotten."""
+
+    __slots__ = ("_ids", "_kept_s", "_max")
+
+    def __init__(self, kept_s: float, count_max: int) -> None:
+        self._ids: OrderedDict[str, tuple[float, T]] = OrderedDict()
+        self._kept_s = kept_s
+        self._max = count_max
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._ids
+
+    def add(self, key: str, value: T, now_s: float) -> None:
+        self._ids[key] = (now_s, value)
+        self._ids.move_to_end(key)
+        if len(self._ids) > self._max:
+            self._ids.popitem(last=False)
+
+    def get(self, key: str) -> T | None:
+        found = self._ids.get(key)
+        return None if found is None else found[1]
+
+    def drop(self, key: str) -> None:
+        self._ids.pop(key, None)
+
+    def forget(self, now_s: float) -> None:
+        while self._ids and next(iter(self._ids.values()))[0] <= now_s - self._kept_s:
+            self._ids.popitem(last=False)

@@ -1,0 +1,195 @@
+"""One HTTP/1.1 connection to a node. Owns framing and reuse; never decides what to do about a failure.
+
+Everything that happens per piece of an answer happens in `data_received`, without a task switch: the C parser calls
+`on_body`, which calls the listener, which writes to the client's transport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
+
+import httptools
+
+from router.policy.retry import Failure
+
+Headers = list[tuple[bytes, bytes]]
+
+# Linux: a node that vanished without a FIN is noticed after half a minute of unacknowledged data.
+USER_TIMEOUT_MS = 30_000
+# Ollama's own limit for one head is 1 MiB (Go's http.DefaultMaxHeaderBytes); answers of nodes stay far below it.
+HEAD_BYTES_MAX = 1 << 20
+
+
+class Listener(Protocol):
+    """Who takes an answer. `ended` or `failed` is called exactly once, last, and never from inside `send`."""
+
+    def head(self, status: int, headers: Headers) -> None: ...
+
+    def piece(self, data: bytes) -> None: ...
+
+    def ended(self) -> None: ...
+
+    def failed(self, failure: Failure) -> None: ...
+
+
+class NodeConnection(asyncio.Protocol):
+    """Idle, or busy with exactly one request. `is_reusable` is only true while idle and clean."""
+
+    def __init__(self, on_idle: Callable[[NodeConnection], None], on_lost: Callable[[NodeConnection], None]) -> None:
+        self._on_idle = on_idle
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._listener: Listener | None = None
+        self._headers: Headers = []
+        self._head_bytes = 0
+        self._is_framed = False  # Content-Length or chunked: the end is told, not guessed from a close
+        self._has_head = False
+        self._has_ended = False
+        self._has_bytes = False
+        self._is_broken = False
+        self.answers = 0
+
+    def __repr__(self) -> str:
+        state = "closed" if self._transport is None else "busy" if self._listener else "idle"
+        return f"<NodeConnection {state} | {self.answers} answers>"
+
+    @property
+    def is_reusable(self) -> bool:
+        return (
+            self._listener is None
+            and not self._is_broken
+            and self._transport is not None
+            and not self._transport.is_closing()
+        )
+
+    @property
+    def has_bytes(self) -> bool:
+        """The node has said something to the request in hand: no silent retry any more."""
+        return self._has_bytes
+
+    def send(self, parts: Sequence[bytes | memoryview], listener: Listener) -> None:
+        assert self.is_reusable, "a busy or broken connection was handed out"
+        assert self._transport is not None
+        self._listener = listener
+        self._headers = []
+        self._head_bytes = 0
+        self._is_framed = self._has_head = self._has_ended = self._has_bytes = False
+        self._transport.writelines(parts)
+
+    def close(self) -> None:
+        """Drops the listener, then the connection at once: Ollama stops generating when it closes."""
+        self._listener = None
+        self._is_broken = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause_reading(self) -> None:
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+    def data_received(self, data: bytes) -> None:
+        if self._listener is None:
+            # Bytes nobody asked for: the next answer on this connection could not be trusted.
+            self.close()
+            return
+        self._has_bytes = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserCallbackError):
+            self._fail(Failure.GARBAGE)
+            return
+        if self._has_ended:
+            self._finish()
+
+    def eof_received(self) -> None:
+        # Returning None closes the transport; connection_lost then says what that meant.
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        listener, self._listener = self._listener, None
+        self._on_lost(self)
+        if listener is None:
+            return
+        if exc is None and self._has_head and not self._is_framed:
+            listener.ended()  # a close-delimited body ends so
+        else:
+            listener.failed(Failure.CLOSED if exc is None else Failure.RESET)
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        if self._has_ended:
+            self._is_broken = True  # bytes after the end: a second answer that nobody asked for
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name, value))
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > HEAD_BYTES_MAX:
+            raise httptools.HttpParserError("header section too large")
+        if name.lower() in (b"content-length", b"transfer-encoding"):
+            self._is_framed = True
+
+    def on_headers_complete(self) -> None:
+        if self._has_ended:
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._headers = []  # 100 Continue, 103 Early Hints: whole messages to the parser, nothing to us
+            return
+        self._has_head = True
+        if status in (204, 304):
+            self._is_framed = True
+        if self._listener is not None:
+            self._listener.head(status, self._headers)
+
+    def on_body(self, data: bytes) -> None:
+        if self._listener is not None and not self._has_ended:
+            self._listener.piece(data)
+
+    def on_message_complete(self) -> None:
+        if self._has_head:
+            self._has_ended = True
+
+    def _finish(self) -> None:
+        listener, self._listener = self._listener, None
+        transport = self._transport
+        self.answers += 1
+        # An answer that came before the request was sent whole leaves bytes of it behind in our buffer.
+        is_clean = (
+            not self._is_broken
+            and self._parser.should_keep_alive()
+            and transport is not None
+            and transport.get_write_buffer_size() == 0
+        )
+        if not is_clean:
+            self.close()
+        if listener is not None:
+            listener.ended()
+        if is_clean and self.is_reusable:
+            self._on_idle(self)
+
+    def _fail(self, failure: Failure) -> None:
+        listener = self._listener
+        self.close()
+        if listener is not None:
+            listener.failed(failure)

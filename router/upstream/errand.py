@@ -1,0 +1,98 @@
+"""What goes to a node: the client's bytes but for the declared splices, under a head of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from router.fleet.node import NodeSpec
+from router.fleet.tickets import Lease
+from router.policy.guard import Cut, guard_num_ctx
+from router.seams import Call
+from router.wire import framing, headers
+from router.wire.endpoints import Endpoint
+from router.wire.gojson import go_string
+from router.wire.intent import Intent
+from router.wire.splice import Splice, apply, length
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What one attempt carries: who is asked, with which bytes, and how the answer is to be read."""
+
+    endpoint: Endpoint
+    node: NodeSpec
+    parts: Sequence[bytes | memoryview]  # head and body as they go out
+    request_id: str
+    decision: Sequence[tuple[bytes, bytes]]  # headers for the client
+    sent_literal: bytes  # the model name that the node was asked for, as a JSON literal
+    echo: bytes | None  # the name the client sent, where an alias was used
+    hides_usage: bool
+    first_byte_due_s: float  # loop time
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A call's body as it came, and what was read from it."""
+
+    intent: Intent
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How long an attempt may take, in loop time and seconds."""
+
+    first_byte_due_s: float
+    idle_s: float
+
+
+def errand_for(
+    call: Call,
+    reading: Reading,
+    lease: Lease,
+    spec: NodeSpec,
+    *,
+    is_alias: bool,
+    via: bytes,
+    decision: Sequence[tuple[bytes, bytes]],
+    terms: Terms,
+) -> Errand:
+    """A body without splices goes as it came, zstd included; a spliced one goes decoded."""
+    intent, endpoint = reading.intent, call.endpoint
+    splices = splices_of(endpoint, intent, lease, is_alias=is_alias)
+    pairs = headers.for_node(
+        call.headers,
+        host=spec.authority.encode(),
+        via=via,
+        content_length=length(intent.body, splices) if splices else len(reading.raw),
+        drop_encoding=intent.was_encoded and bool(splices),
+        extra=((b"x-request-id", call.request_id.encode()),),
+    )
+    body = apply(intent.body, splices) if splices else (reading.raw,)
+    asked = go_string(intent.model)
+    return Errand(
+        endpoint=endpoint,
+        node=spec,
+        parts=(framing.request_head("POST", endpoint.path, pairs), *body),
+        request_id=call.request_id,
+        decision=decision,
+        sent_literal=go_string(lease.model) if is_alias else asked,
+        echo=asked if is_alias else None,
+        hides_usage=intent.usage_splice is not None,
+        first_byte_due_s=terms.first_byte_due_s,
+        idle_s=terms.idle_s,
+    )
+
+
+def splices_of(endpoint: Endpoint, intent: Intent, lease: Lease, *, is_alias: bool) -> list[Splice]:
+    """Sorted: the target's name for an alias, the question for usage, and num_ctx out where it would reload."""
+    splices = [intent.usage_splice] if intent.usage_splice is not None else []
+    if is_alias:
+        # A form carries the name bare, JSON as a literal.
+        name = lease.model.encode() if endpoint.is_multipart else go_string(lease.model)
+        splices += [Splice(span.start, span.end, name) for span in intent.model_spans]
+    if isinstance(guard_num_ctx(intent.num_ctx, lease.num_ctx, context_max=0), Cut):
+        splices += [Splice(span.start, span.end, b"") for span in intent.num_ctx_spans]
+    return sorted(splices, key=lambda splice: splice.start)

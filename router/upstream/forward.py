@@ -1,0 +1,284 @@
+"""One attempt: a request to a node and its answer to the client, piece by piece, with no task switch in between.
+
+A 200 is passed on from its first byte; any other answer is held (at most `HELD_BYTES_MAX`) until it is known whether
+another node should be asked instead. What to do about a failure is `policy.retry`'s business, not ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from router.errors import Outcome, Refusal, UpstreamTruncated
+from router.policy.retry import Failure, classify
+from router.seams import Reply
+from router.upstream.connection import Headers, NodeConnection
+from router.upstream.errand import Errand
+from router.upstream.pool import ConnectFailed, ConnectionPool
+from router.wire import dialects, headers
+from router.wire.meter import Meter
+
+# Invariant 4: an answer that may be retried is read this far and discarded; what is longer is passed on.
+HELD_BYTES_MAX = 64 * 1024
+TEXT_BYTES_MAX = 500  # of a node's error: enough for every text of Ollama's, and no prompt fits through
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What came of it. `failure` is set where the client has seen nothing yet and another node may be asked."""
+
+    node: str
+    outcome: Outcome = Outcome.OK
+    failure: Failure | None = None
+    refusal: Refusal | None = None  # we cut it ourselves
+    status: int = 0  # the node's
+    text: str = ""  # of the node's error, for the log and for a 502
+    started_s: float = 0.0
+    first_byte_s: float | None = None  # loop times
+    first_token_s: float | None = None
+    ended_s: float = 0.0
+    meter: Meter | None = None
+
+
+class Passage:
+    """The listener of one answer. Every callback is synchronous; `over` is set when nothing more will come."""
+
+    __slots__ = (
+        "_connection",
+        "_errand",
+        "_held",
+        "_held_bytes",
+        "_loop",
+        "_node_headers",
+        "_piece_s",
+        "_reply",
+        "_streams",
+        "_timer",
+        "attempt",
+        "over",
+    )
+
+    def __init__(self, errand: Errand, reply: Reply, connection: NodeConnection, attempt: Attempt) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._errand = errand
+        self._reply = reply
+        self._connection = connection
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._node_headers: Headers = []
+        self._streams = False
+        self._piece_s: float | None = None  # None before the head and while the client's slowness holds us
+        self.attempt = attempt
+        self.over: asyncio.Future[None] = self._loop.create_future()
+        self._timer = self._loop.call_at(errand.first_byte_due_s, self._watch)
+
+    # the node's side
+
+    def head(self, status: int, node_headers: Headers) -> None:
+        attempt = self.attempt
+        attempt.status = status
+        attempt.first_byte_s = self._piece_s = self._loop.time()
+        self._node_headers = node_headers
+        if status == 200:
+            self._pass_on()
+
+    def piece(self, data: bytes) -> None:
+        self._piece_s = now = self._loop.time()
+        attempt = self.attempt
+        meter = attempt.meter
+        if meter is None:
+            self._hold(data)
+            return
+        shown = meter.feed(data)
+        if shown:
+            self._reply.write(shown)
+        if attempt.first_token_s is None and meter.has_content:
+            attempt.first_token_s = now
+
+    def ended(self) -> None:
+        attempt = self.attempt
+        if attempt.meter is None:
+            self._settle()
+        meter = attempt.meter
+        if meter is not None:
+            rest = meter.finish()
+            if rest:
+                self._reply.write(rest)
+            if self._streams and (meter.node_error is not None or not meter.is_complete):
+                self._truncate(meter.node_error or "the node ended its answer early")
+            else:
+                self._reply.end()
+        self._finish()
+
+    def failed(self, failure: Failure) -> None:
+        if self.attempt.meter is None:
+            self.attempt.failure = failure
+            self.attempt.text = f"{failure} before an answer"
+        else:
+            self._truncate(f"the connection to the node was lost ({failure})")
+        self._finish()
+
+    # the client's side
+
+    def pause(self) -> None:
+        self._piece_s = None  # silence is ours now, not the node's
+        self._connection.pause_reading()
+
+    def resume(self) -> None:
+        self._piece_s = self._loop.time()
+        self._connection.resume_reading()
+
+    def stalled(self) -> None:
+        self.attempt.outcome = Outcome.STALLED
+        self._connection.close()
+        self._reply.cut()
+        self._finish()
+
+    # ours
+
+    def abort(self, refusal: Refusal) -> None:
+        """Cuts the attempt from our side: told to the client in its dialect if the answer has begun."""
+        self._connection.close()
+        self.attempt.outcome = refusal.outcome
+        self.attempt.refusal = refusal
+        if self.attempt.meter is not None:
+            self._tell(refusal)
+        self._finish()
+
+    def close(self) -> None:
+        """The client has gone, or the call ends for another reason: nothing more is read or written."""
+        self._timer.cancel()
+        self._reply.flow_to(None)
+        if not self.over.done():
+            self._connection.close()
+            self.attempt.ended_s = self._loop.time()
+            self.over.cancel()
+
+    def _pass_on(self) -> None:
+        errand, attempt = self._errand, self.attempt
+        content_type, length = _framing_of(self._node_headers)
+        self._streams = content_type.startswith((b"text/event-stream", b"application/x-ndjson"))
+        is_ok = attempt.status == 200
+        attempt.meter = Meter(
+            errand.endpoint,
+            streams=self._streams,
+            echo=errand.echo if is_ok else None,
+            sent=errand.sent_literal,
+            hides_usage=errand.hides_usage and is_ok,
+        )
+        if errand.echo is not None and is_ok:
+            length = None  # the name that is written instead may be longer or shorter
+        self._reply.flow_to(self)
+        self._reply.start(attempt.status, headers.for_client(self._node_headers, errand.decision), length)
+        for data in self._held:
+            shown = attempt.meter.feed(data)
+            if shown:
+                self._reply.write(shown)
+        self._held.clear()
+
+    def _hold(self, data: bytes) -> None:
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > HELD_BYTES_MAX:
+            self.attempt.outcome = Outcome.UPSTREAM_ERROR if self.attempt.status >= 500 else Outcome.CLIENT_ERROR
+            self._pass_on()
+
+    def _settle(self) -> None:
+        """A whole answer that is no 200: for another node to better, or the client's to read."""
+        attempt = self.attempt
+        body = b"".join(self._held)
+        attempt.failure = classify(attempt.status, body)
+        attempt.text = body[:TEXT_BYTES_MAX].decode("utf-8", "replace")
+        if attempt.failure is None:
+            attempt.outcome = Outcome.CLIENT_ERROR if attempt.status < 500 else Outcome.UPSTREAM_ERROR
+            self._pass_on()
+
+    def _truncate(self, text: str) -> None:
+        self.attempt.outcome = Outcome.UPSTREAM_TRUNCATED
+        self.attempt.text = text
+        self._tell(UpstreamTruncated(text))
+
+    def _tell(self, refusal: Refusal) -> None:
+        """An error event where the answer is a stream at an event's end; otherwise a broken answer says it."""
+        meter = self.attempt.meter
+        assert meter is not None
+        if not (self._streams and meter.at_boundary):
+            self._reply.cut()
+            return
+        if meter.node_error is None or self._errand.endpoint.is_compat:
+            # A native node has said it itself, in a last line of its own (recording runner-died/api-chat-stream).
+            self._reply.write(
+                dialects.error_event(
+                    self._errand.endpoint,
+                    refusal,
+                    sequence_number=meter.sequence_number,
+                    request_id=self._errand.request_id,
+                )
+            )
+        self._reply.end()
+
+    def _watch(self) -> None:
+        """One timer for both silences: before the first byte, and within a stream."""
+        now = self._loop.time()
+        if self.attempt.first_byte_s is None:
+            self._connection.close()
+            self.attempt.failure = Failure.FIRST_BYTE_TIMEOUT
+            self.attempt.outcome = Outcome.TIMEOUT
+            self._finish()
+            return
+        due_s = (self._piece_s or now) + self._errand.idle_s
+        if due_s > now:
+            self._timer = self._loop.call_at(due_s, self._watch)
+            return
+        self._connection.close()
+        self._truncate(f"the node was silent for {self._errand.idle_s:g} s")
+        self._finish()
+
+    def _finish(self) -> None:
+        self._timer.cancel()
+        self._reply.flow_to(None)
+        self.attempt.ended_s = self._loop.time()
+        if not self.over.done():
+            self.over.set_result(None)
+
+
+def _framing_of(node_headers: Headers) -> tuple[bytes, int | None]:
+    content_type, length = b"", None
+    for name, value in node_headers:
+        folded = name.lower()
+        if folded == b"content-type":
+            content_type = value.lower()
+        elif folded == b"content-length" and value.isdigit():
+            length = int(value)
+    return content_type, length
+
+
+async def forward(
+    pool: ConnectionPool, errand: Errand, reply: Reply, on_passage: Callable[[Passage | None], None]
+) -> Attempt:
+    """Never raises but CancelledError: then the connection is closed before anybody gives the slot back."""
+    loop = asyncio.get_running_loop()
+    attempt = Attempt(errand.node.name, started_s=loop.time())
+    connection = pool.idle(errand.node)
+    is_fresh = connection is None
+    while True:
+        if connection is None:
+            try:
+                connection = await pool.connect(errand.node)
+            except ConnectFailed as error:
+                attempt.failure, attempt.text, attempt.ended_s = error.failure, error.text, loop.time()
+                return attempt
+        passage = Passage(errand, reply, connection, attempt)
+        on_passage(passage)
+        try:
+            connection.send(errand.parts, passage)
+            await passage.over
+        finally:
+            on_passage(None)
+            passage.close()
+        if is_fresh or connection.has_bytes or attempt.failure not in (Failure.CLOSED, Failure.RESET):
+            return attempt
+        # A kept connection that the node had closed meanwhile: nothing was asked yet, so ask again on a new one.
+        attempt = Attempt(errand.node.name, started_s=attempt.started_s)
+        connection, is_fresh = None, True

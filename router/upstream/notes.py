@@ -1,0 +1,49 @@
+"""What an attempt told, written into the call's record."""
+
+from __future__ import annotations
+
+from router.errors import Outcome
+from router.fleet.tickets import Lease
+from router.policy.schedule import Decision
+from router.seams import Record, Reply
+from router.upstream.forward import Attempt
+
+
+def note_lease(record: Record, lease: Lease, decision: Decision, waited_s: float) -> None:
+    record.attempts += 1
+    record.node = lease.node
+    record.model = lease.model
+    record.queued_s += waited_s
+    record.reason = decision.reason_of(lease.node)
+    record.is_cold = record.is_cold or not decision.preferred
+
+
+def note_attempt(record: Record, attempt: Attempt) -> None:
+    record.outcome = attempt.outcome
+    record.error = attempt.text
+    record.overhead_s = max(0.0, attempt.started_s - record.arrived_s - record.read_s - record.queued_s)
+    if attempt.first_byte_s is not None:
+        record.first_byte_s = attempt.first_byte_s - record.arrived_s
+    if attempt.first_token_s is not None:
+        record.first_token_s = attempt.first_token_s - record.arrived_s
+    meter = attempt.meter
+    if meter is not None:
+        record.input_tokens = meter.input_tokens
+        record.output_tokens = meter.output_tokens
+        record.content_events = meter.content_events
+        record.load_s = meter.load_s
+
+
+def note_leaving(record: Record, attempt: Attempt | None, reply: Reply) -> None:
+    """The client has gone: where it left, and whether it had all it came for (SDKs close after `[DONE]`)."""
+    if attempt is None:
+        record.outcome, record.phase_left = Outcome.CANCELLED, "waiting"
+        return
+    note_attempt(record, attempt)
+    if attempt.outcome is Outcome.STALLED:
+        record.phase_left = "stalled"
+        return
+    if attempt.meter is not None and attempt.meter.is_complete:
+        return
+    record.outcome = Outcome.CANCELLED
+    record.phase_left = "streaming" if reply.has_started else "prefill"
