@@ -84,7 +84,7 @@ class BadRequest(Refusal):
 
 
 class OptionTypeError(Refusal):
-    """Ollama answers a wrongly typed option with 500 (recording `refused/option-type`), a client's fault all the same."""
+    """Ollama answers a wrongly typed option with 500 (recording `refused/option-type`), the client's fault though."""
 
     status = 500
     rejection = Rejection.INVALID

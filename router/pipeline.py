@@ -27,11 +27,11 @@ from router.fleet.snapshot import Rows
 from router.fleet.tickets import Lease, Ticket
 from router.policy import retry
 from router.policy.alias import Aliases, RoutePlan
-from router.policy.guard import Refused, guard_num_ctx
+from router.policy.guard import Refused, clamp_keep_alive, guard_num_ctx
 from router.policy.retry import Failure
 from router.policy.schedule import Decision, Want, schedule
 from router.seams import Call, Clock, FleetView, Observer, Record, Reply, Store
-from router.upstream.errand import Errand, Reading, Terms, errand_for
+from router.upstream.errand import Errand, Guards, Reading, Terms, errand_for
 from router.upstream.forward import Attempt, Passage, forward
 from router.upstream.notes import note_attempt, note_lease, note_leaving
 from router.upstream.pool import ConnectionPool
@@ -117,6 +117,7 @@ class Pipeline:
         rng: Random,
         deadlines: Deadlines,
         retries: RetryLimits,
+        guards: Guards,
     ) -> None:
         self._pool_name = pool_name
         self._via = headers.via_value(pool_name)
@@ -130,6 +131,7 @@ class Pipeline:
         self._rng = rng
         self._deadlines = deadlines
         self._retries = retries
+        self._guards = guards
         self._running = 0
         self._retrying = 0
         self.live: set[LiveCall] = set()
@@ -217,11 +219,12 @@ class Pipeline:
 
     def _ticket(self, call: Call, intent: Intent, plan: RoutePlan) -> Ticket:
         """A context above what the model was trained with is what Ollama makes of it: the training context."""
-        num_ctx = intent.num_ctx or 0
+        num_ctx = 0 if self._guards.keeps_context else intent.num_ctx or 0
         if num_ctx:
             context_max = _context_max(self._fleet.snapshot.holding(plan.targets[0]))
             num_ctx = min(num_ctx, context_max) if context_max else num_ctx
-        return Ticket(call.ticket_id, plan.targets, num_ctx=num_ctx, keep_alive_s=intent.keep_alive_s)
+        keep_alive_s = clamp_keep_alive(intent.keep_alive_s or None, self._guards.keep_alive_max_s)
+        return Ticket(call.ticket_id, plan.targets, num_ctx=num_ctx, keep_alive_s=keep_alive_s)
 
     def _decide(self, ticket: Ticket, call: Call, intent: Intent) -> Decision:
         affinity = call.affinity or intent.affinity.hex()
@@ -257,6 +260,7 @@ class Pipeline:
             lease,
             self._fleet.snapshot.nodes[lease.node].spec,
             is_alias=plan.is_alias,
+            guards=self._guards,
             via=self._via,
             decision=_decision_headers(call.request_id, record),
             terms=Terms(due_s, limits.idle_s),

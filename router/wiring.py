@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,27 +14,33 @@ from dataclasses import dataclass
 from random import Random
 
 import uvloop
-from aiohttp import web
 
 from router.admission import Admission
 from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
-from router.control.prober import Prober
+from router.control.prober import ProbeLimits, Prober
 from router.control.replicas import beat_for_ever, watch_lag
 from router.discovery.static import StaticDiscovery
+from router.errors import Rejection
 from router.lifecycle import DrainLimits, Lifecycle, Phase
-from router.pipeline import Deadlines, Pipeline
-from router.policy.alias import Aliases
+from router.pipeline import Deadlines, Pipeline, RetryLimits
+from router.policy.alias import Aliases, aliases_of
 from router.server.app import App
 from router.server.buffers import Buffers
 from router.server.catalog import Catalog
-from router.server.client import ClientLimits, ClientServer
+from router.server.client import ClientLimits
 from router.server.inference import BodyLimits, Inference
+from router.server.listen import ClientListener, listen_clients, listen_probes, raise_file_limit
 from router.server.probes import Probes
-from router.settings import Settings, node_specs
+from router.settings import NumCtxGuard, Settings, host_port, node_specs
+from router.simulation.pool import SimulatedPool
+from router.store.answers import Limits
 from router.store.memory import MemoryStore
+from router.telemetry.gauges import Sources
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
+from router.telemetry.observer import Telemetry
+from router.upstream.errand import Guards
 from router.upstream.node_api import HttpNodeApi
 from router.upstream.pool import ConnectionPool
 from router.upstream.resolver import Resolver
@@ -53,3 +59,241 @@ class SystemClock:
 
     def wall_s(self) -> float:
         return time.time()
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """A running router, as tests and the command line hold it."""
+
+    settings: Settings
+    port: int
+    metrics_port: int
+    lifecycle: Lifecycle
+    pipeline: Pipeline
+    keeper: FleetKeeper
+    placer: Placer
+    store: MemoryStore
+    connections: ConnectionPool
+    buffers: Buffers
+    metrics: Metrics
+    listener: ClientListener
+
+    async def leave(self) -> None:
+        await self.lifecycle.leave(self.pipeline, self.listener.close)
+        await self.placer.finish()
+
+
+@asynccontextmanager
+async def running(settings: Settings, logs: Logs, rng: Random) -> AsyncIterator[Router]:
+    """Everything joined and started; on exit everything is closed, in the opposite order."""
+    async with AsyncExitStack() as stack:
+        clock = SystemClock()
+        aliases = aliases_of(settings.aliases)
+        limits = Limits(
+            settings.line.max_waiting_per_model,
+            {key: line.max_waiting for key, line in settings.line.models.items()},
+        )
+        store = MemoryStore(clock, rng, limits)
+        resolver = Resolver()
+        connections = ConnectionPool(connect_s=settings.timeouts.connect_s, resolve=resolver.address)
+        stack.push_async_callback(connections.close)
+        metrics = _metrics(settings, store, limits, logs, aliases, lambda: keeper)
+        keeper = FleetKeeper(store, clock, interval_s=settings.probe.interval_s, on_circuit=metrics.circuit_changed)
+        api = await stack.enter_async_context(
+            HttpNodeApi(clock, connect_s=settings.timeouts.connect_s, timeout_s=settings.probe.timeout_s)
+        )
+        admission = Admission(store, keeper)
+        await admission.open()
+        pipeline = Pipeline(
+            pool_name=settings.pool,
+            fleet=keeper,
+            store=store,
+            admission=admission,
+            connections=connections,
+            aliases=aliases,
+            observer=Telemetry(metrics, logs),
+            clock=clock,
+            rng=rng,
+            deadlines=_deadlines(settings),
+            retries=RetryLimits(settings.retry.attempts, settings.retry.budget),
+            guards=Guards(settings.guard.num_ctx is NumCtxGuard.PASS, settings.guard.keep_alive_max),
+        )
+        prober = Prober(
+            api=api,
+            keeper=keeper,
+            store=store,
+            clock=clock,
+            rng=rng,
+            limits=ProbeLimits(settings.probe.interval_s, settings.probe.timeout_s, settings.probe.concurrency),
+            resolver=resolver,
+            connections=connections,
+            observe=metrics.probe_ended,
+        )
+        stack.push_async_callback(prober.close)
+        placer = Placer(
+            api=api,
+            keeper=keeper,
+            store=store,
+            clock=clock,
+            mode=settings.placement.mode,
+            observe=metrics.load_ended,
+        )
+        for loop in (
+            prober.follow(StaticDiscovery(node_specs(settings))),
+            placer.run(),
+            beat_for_ever(store),
+            watch_lag(metrics.loop_lagged),
+        ):
+            _run(stack, loop)
+        lifecycle = Lifecycle(DrainLimits(settings.shutdown.drain_delay_s, settings.shutdown.stream_drain_s))
+        buffers = Buffers(settings.limits.buffered_bytes)
+        fresh_id = _ids()
+        inference = Inference(
+            pipeline,
+            clock=clock,
+            buffers=buffers,
+            limits=BodyLimits(settings.limits.body_bytes, settings.client.body_s),
+            stall_s=settings.client.client_stall_s,
+            fresh_id=fresh_id,
+            is_leaving=lambda: lifecycle.is_leaving,
+        )
+        app = App(inference, Catalog(lambda: keeper.snapshot, aliases), fresh_id)
+        listener = await listen_clients(
+            app,
+            *host_port(settings.listen),
+            _client_limits(settings),
+            on_surplus=lambda: metrics.refused(Rejection.CONNECTIONS),
+        )
+        stack.push_async_callback(listener.shutdown)
+        stack.push_async_callback(listener.close)
+        checks = {
+            "discovery": prober.has_discovered.is_set,
+            "nodes_asked": prober.has_looked.is_set,
+            "serving": lambda: lifecycle.phase is Phase.SERVING,
+        }
+        metrics_port, close_probes = await listen_probes(Probes(metrics, checks), *host_port(settings.metrics_listen))
+        stack.push_async_callback(close_probes)
+        await prober.has_discovered.wait()
+        lifecycle.phase = Phase.SERVING
+        yield Router(
+            settings=settings,
+            port=listener.port,
+            metrics_port=metrics_port,
+            lifecycle=lifecycle,
+            pipeline=pipeline,
+            keeper=keeper,
+            placer=placer,
+            store=store,
+            connections=connections,
+            buffers=buffers,
+            metrics=metrics,
+            listener=listener,
+        )
+
+
+def serve(settings: Settings) -> int:
+    """Runs until SIGTERM or SIGINT, then leaves well. The exit code."""
+    return uvloop.run(_serve(settings))
+
+
+def demo(settings: Settings, nodes: int, seed: int) -> int:
+    """Simulated nodes in this process, and a router in front of them."""
+    return uvloop.run(_demo(settings, nodes, seed))
+
+
+async def _demo(settings: Settings, nodes: int, seed: int) -> int:
+    async with SimulatedPool(nodes=nodes, seed=seed) as pool:
+        simulated = [{"url": node.url, "name": node.name} for node in pool.nodes]
+        return await _serve(Settings(**{**settings.model_dump(), "nodes": simulated}))
+
+
+async def _serve(settings: Settings) -> int:
+    logs = Logs(log_format=settings.log.format, level=settings.log.level)
+    logs.open()
+    logs.take_over()
+    needed, there_are = raise_file_limit(settings.client.connections)
+    if there_are < needed:
+        log.warning("%d file descriptors are too few for client.connections: %d are needed", there_are, needed)
+    try:
+        async with running(settings, logs, Random()) as router:
+            log.info(
+                "serving on %s, metrics and health on %s, %d nodes: %s",
+                settings.listen,
+                settings.metrics_listen,
+                len(settings.nodes),
+                ", ".join(node.url for node in settings.nodes),
+            )
+            await _until_told()
+            await router.leave()
+        log.info("left well")
+    finally:
+        logs.close()
+    return 0
+
+
+async def _until_told() -> None:
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    await told.wait()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # A second signal ends the process at once, as anybody who presses Ctrl-C twice expects.
+        loop.remove_signal_handler(number)
+
+
+def _run(stack: AsyncExitStack, work: Coroutine[object, object, None]) -> None:
+    """A loop that lives as long as the router."""
+    task = asyncio.create_task(work)
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(end)
+
+
+def _metrics(  # noqa: PLR0917 - joined here and nowhere else
+    settings: Settings,
+    store: MemoryStore,
+    limits: Limits,
+    logs: Logs,
+    aliases: Aliases,
+    keeper: Callable[[], FleetKeeper],
+) -> Metrics:
+    """The keeper comes later than what it tells: metrics look it up at the scrape."""
+    sources = Sources(
+        snapshot=lambda: keeper().snapshot,
+        occupancy=lambda: store.occupancy,
+        lines=store.lines,
+        queue_limit=limits.of,
+        circuits=lambda: keeper().circuits(),
+        discovered=lambda: {"static": len(settings.nodes)},
+        log_lines_dropped=lambda: logs.dropped,
+    )
+    named = {*aliases.targets.values(), *settings.line.models}
+    return Metrics(sources, models_max=settings.metrics.models_max, named=named)
+
+
+def _deadlines(settings: Settings) -> Deadlines:
+    timeouts = settings.timeouts
+    return Deadlines(timeouts.first_byte_s, timeouts.plain_s, timeouts.idle_s, settings.line.max_wait_s)
+
+
+def _client_limits(settings: Settings) -> ClientLimits:
+    client = settings.client
+    return ClientLimits(
+        header_bytes=client.header_bytes,
+        header_s=client.header_s,
+        keep_alive_s=client.keep_alive_s,
+        connections=client.connections,
+        stall_s=client.client_stall_s,
+        stream_buffer_bytes=settings.limits.stream_buffer_bytes,
+    )
+
+
+def _ids() -> Callable[[], str]:
+    """Ids that never repeat: this start's own prefix, and a count."""
+    prefix = secrets.token_hex(6)
+    count = itertools.count(1)
+    return lambda: f"{prefix}-{next(count):x}"

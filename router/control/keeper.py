@@ -18,7 +18,7 @@ from router.fleet.breaker import Breaker, Circuit
 from router.fleet.health import Event, Vitals
 from router.fleet.node import Copy, CopyState, Health, Node, NodeSpec
 from router.fleet.reports import PsEntry, Shown, TagEntry
-from router.fleet.snapshot import Snapshot, apply_ps, apply_tags, apply_version
+from router.fleet.snapshot import Snapshot, apply_ps, apply_tags, apply_version, slots_of
 from router.fleet.tickets import CopyReport, Gate, Lease
 from router.policy.retry import Blame, Failure, blame_of
 from router.seams import Clock, Store
@@ -106,9 +106,12 @@ class FleetKeeper:
         )
         await self._tell_copies(node, asked_at_s)
 
+    def lacks(self, digest: str) -> bool:
+        """Whether the node should be asked what this manifest's weights are; once for all nodes."""
+        return digest not in self.shown and len(self.shown) < SHOWN_MAX
+
     def saw_show(self, digest: str, shown: Shown) -> None:
-        if len(self.shown) < SHOWN_MAX:
-            self.shown[digest] = shown
+        self.shown[digest] = shown
 
     # loads
 
@@ -121,7 +124,7 @@ class FleetKeeper:
         self._resident_since_s[name] = now_s
         keys = tuple(sorted(key for key, model in node.models.items() if model.weights == weights))
         known = node.copies.get(weights)
-        copy = known if known is not None else Copy(weights, CopyState.READY, keys, node.spec.slots_of(keys))
+        copy = known if known is not None else Copy(weights, CopyState.READY, keys, slots_of(node, keys, node.models))
         copy = replace(copy, state=CopyState.READY, num_ctx=num_ctx or copy.num_ctx, expires_at_s=float("inf"))
         self._swap(replace(node, copies=MappingProxyType({**node.copies, weights: copy})))
         await self._store.set_copy(_report(node, copy, now_s, is_probe=False))
@@ -195,13 +198,17 @@ class FleetKeeper:
         if new.health is old.health:
             return
         log.info("node %s is %s, was %s", name, new.health, old.health)
+        incarnation = node.incarnation
         if new.returns != old.returns:
             incarnation = await self._store.incarnate(name, _start_of(node.spec, new))
-            node = replace(self.snapshot.nodes[name], incarnation=incarnation, copies=MappingProxyType({}))
         if new.health is Health.DOWN:
-            node = replace(node, copies=MappingProxyType({}))
             await self._store.drop_node(name, node.incarnation)
-        self._swap(replace(node, health=new.health))
+        # Read again: others may have swapped while the store was asked.
+        node = self.snapshot.nodes.get(name)
+        if node is not None:
+            is_another = new.health is Health.DOWN or incarnation != node.incarnation
+            copies = MappingProxyType({}) if is_another else node.copies
+            self._swap(replace(node, health=new.health, incarnation=incarnation, copies=copies))
         self.wake_placer()
 
     async def _tell_copies(self, before: Node, seen_at_s: float) -> None:

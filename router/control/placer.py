@@ -110,6 +110,7 @@ class Placer:
             self._loads.pop(load.node, None)
             self._failures.pop(copy, None)
             self._observe(load.node, load.key, reason, "ok", took_s)
+            log.info("loaded %s on %s in %.1f s", load.key, load.node, took_s)
             await self._keeper.loaded(load.node, load.weights, load.num_ctx)
         self._keeper.wake_placer()
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from router.control.keeper import FleetKeeper
 from router.fleet.health import next_probe_in_s
 from router.fleet.node import Health, NodeSpec
-from router.fleet.reports import MalformedReport, parse_ps, parse_show, parse_tags, parse_version
+from router.fleet.reports import MalformedReport, TagEntry, parse_ps, parse_show, parse_tags, parse_version
 from router.seams import Clock, Discovery, NodeApi, NodeFailed, Store
 from router.upstream.pool import ConnectionPool
 from router.upstream.resolver import Resolver
@@ -60,7 +60,9 @@ class Prober:
         self._turns = asyncio.Semaphore(limits.concurrency)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._specs: dict[str, NodeSpec] = {}
+        self._unasked: set[str] = set()  # nodes whose first probe has not ended, well or not
         self.has_discovered = asyncio.Event()
+        self.has_looked = asyncio.Event()  # every node of the first discovery was asked once
 
     def __repr__(self) -> str:
         return f"<Prober {len(self._tasks)} nodes>"
@@ -69,6 +71,7 @@ class Prober:
         async for specs in discovery.watch():
             await self._set_nodes(specs)
             self.has_discovered.set()
+            self._note_asked("")
 
     async def close(self) -> None:
         for task in self._tasks.values():
@@ -86,6 +89,7 @@ class Prober:
         for name, spec in wanted.items():
             if name not in self._tasks:
                 self._specs[name] = spec
+                self._unasked.add(name)
                 await self._keeper.add(spec)
                 self._tasks[name] = asyncio.create_task(self._watch(spec), name=f"probe {name}")
 
@@ -100,10 +104,16 @@ class Prober:
             except Exception:
                 # A supervisor: whatever a node's answers do to us, this node is probed again.
                 log.exception("probe of %s failed", spec.name)
+            self._note_asked(spec.name)
             node = self._keeper.snapshot.nodes.get(spec.name)
             state = node.health if node is not None else Health.UNREAD
             fails = self._keeper.fails_of(spec.name)
             await asyncio.sleep(next_probe_in_s(state, fails, self._limits.interval_s, self._rng))
+
+    def _note_asked(self, name: str) -> None:
+        self._unasked.discard(name)
+        if self.has_discovered.is_set() and not self._unasked:
+            self.has_looked.set()
 
     async def _is_alive(self, spec: NodeSpec) -> bool:
         began_s = self._clock.now_s()
@@ -129,10 +139,18 @@ class Prober:
 
     async def _read_tags(self, spec: NodeSpec) -> None:
         entries = parse_tags(await self._api.tags(spec), _key_of)
-        for entry in entries:
-            if entry.digest and entry.digest not in self._keeper.shown and not entry.is_cloud:
-                self._keeper.saw_show(entry.digest, parse_show(await self._api.show(spec, entry.name)))
+        try:
+            await self._read_weights(spec, entries)
+        except (NodeFailed, MalformedReport) as failed:
+            # Digests stand in for weights: only sharing between names goes unseen, until the next probe.
+            self._observe(spec.name, 0.0, f"show_{_reason(failed)}")
         await self._keeper.saw_tags(spec.name, entries)
+
+    async def _read_weights(self, spec: NodeSpec, entries: Sequence[TagEntry]) -> None:
+        """Before the list is told: a copy that changes its key while it loads would be loaded twice."""
+        for entry in entries:
+            if entry.digest and not entry.is_cloud and self._keeper.lacks(entry.digest):
+                self._keeper.saw_show(entry.digest, parse_show(await self._api.show(spec, entry.name)))
 
     async def _read_ps(self, spec: NodeSpec) -> None:
         asked_at_s = self._store.now_s()

@@ -269,6 +269,7 @@ def apply_ps(
     """
     copies: dict[str, Copy] = {}
     for entry in entries:
+        stored = node.models.get(entry.key)
         seen = Copy(
             weights="",
             state=CopyState.READY,
@@ -279,7 +280,7 @@ def apply_ps(
             vram_bytes=entry.vram_bytes,
             expires_at_s=entry.expires_at_s,
             listing=entry.listing,
-            digest=entry.digest or (node.models[entry.key].digest if entry.key in node.models else entry.key),
+            digest=entry.digest or (stored.digest if stored else "") or entry.key,
         )
         copy = _placed(node, seen, node.models, shown, (entry.key,))
         is_ending = entry.expires_at_s - node_now_s <= EXPIRY_INTERVALS * interval_s
@@ -296,11 +297,11 @@ def _placed(
     weights = _weights(copy.digest, shown) if copy.digest else copy.weights
     sharing = tuple(sorted(key for key, model in models.items() if model.weights == weights))
     keys = sharing + tuple(key for key in alone if key not in models)
-    return replace(copy, weights=weights, keys=keys, slots=_slots(node, keys, models))
+    return replace(copy, weights=weights, keys=keys, slots=slots_of(node, keys, models))
 
 
-def _slots(node: Node, keys: tuple[str, ...], models: Mapping[str, DiskModel]) -> int:
-    """What is declared for one of these models by name counts; a number for the whole node yields to Ollama's rules."""
+def slots_of(node: Node, keys: tuple[str, ...], models: Mapping[str, DiskModel]) -> int:
+    """Of a copy. What is declared for a model by name counts; a number for the whole node yields to Ollama's rules."""
     is_named = any(key in node.spec.model_slots for key in keys)
     if not is_named and any(_is_single(models[key]) for key in keys if key in models):
         return 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -31,6 +31,11 @@ class Aliases:
     """Made by `aliases_of`."""
 
     targets: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # key of an alias -> model key
+
+    @property
+    def names(self) -> Collection[str]:
+        """Keys of the aliases themselves."""
+        return self.targets.keys()
 
     def plan(self, key: str) -> RoutePlan:
         target = self.targets.get(key)

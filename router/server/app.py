@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from aiohttp import web
 
 from router.errors import ForbiddenVerb
 from router.server.catalog import JSON, JSON_UTF8, Catalog
+from router.server.client import ClientConnection
 from router.server.inference import Inference
 from router.wire import dialects, headers
 from router.wire.endpoints import BY_PATH, Dialect
@@ -31,6 +33,14 @@ class App:
         }
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = cast(ClientConnection, request.protocol)
+        connection.head_read()
+        try:
+            return await self._dispatch(request)
+        finally:
+            connection.release()
+
+    async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path
         endpoint = BY_PATH.get(path)
         if endpoint is not None:

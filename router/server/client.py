@@ -26,6 +26,7 @@ USER_TIMEOUT_MS = 30_000
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
     header_bytes: int
+    header_s: float
     keep_alive_s: float
     connections: int
     stall_s: float
@@ -40,8 +41,10 @@ class ClientConnection(RequestHandler):
         self._limits = manager.limits
         self._server = manager
         self._is_serving = False
+        self._awaits_head = True
         self._ahead: list[bytes] = []
         self._ahead_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
         self.reply: ClientReply | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -61,16 +64,26 @@ class ClientConnection(RequestHandler):
         reply, self.reply = self.reply, None
         if reply is not None:
             reply.lost()
+        self.head_read()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if not self._is_serving or not data:
+            if self._head_timer is None and self._awaits_head:
+                self._head_timer = self._loop.call_later(self._limits.header_s, self.force_close)
             super().data_received(data)
             return
         self._ahead.append(data)
         self._ahead_bytes += len(data)
         if self._ahead_bytes > PIPELINED_BYTES_MAX:
             self.force_close()
+
+    def head_read(self) -> None:
+        """A request's head is whole: it was not sent a byte at a time to hold the connection."""
+        self._awaits_head = False
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def hold(self, reply: ClientReply) -> None:
         """The body in hand is read: from here to `release` only EOF matters."""
@@ -81,6 +94,7 @@ class ClientConnection(RequestHandler):
 
     def release(self) -> None:
         self._is_serving = False
+        self._awaits_head = True
         self.reply = None
         ahead, self._ahead, self._ahead_bytes = self._ahead, [], 0
         if ahead and self.transport is not None:

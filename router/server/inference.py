@@ -126,7 +126,6 @@ class Inference:
         finally:
             reply.close()
             body.release()
-            connection.release()
         return Answered(reply)
 
     def _call(

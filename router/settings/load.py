@@ -22,6 +22,7 @@ CONFIG_VARIABLE = "OLLAMA_ROUTER_CONFIG"
 GIVEN_CHARS_MAX = 60  # of a wrong value, repeated in the message
 # What Kubernetes sets in every pod beside a Service called ollama-router or ollama-router-...
 _SERVICE_LINK = re.compile(r"(^|_)SERVICE_(HOST|PORT(_\w+)?)$|(^|_)PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
+_ENUM_MEMBER = re.compile(r"<\w+\.\w+: ('[^']*')>")  # as pydantic shows it
 
 
 class ConfigError(Exception):
@@ -139,8 +140,10 @@ def _known_variables(environ: Mapping[str, str]) -> tuple[dict[str, str], list[s
         if name.upper() in names:
             known[name] = value
         elif name.upper().startswith(PREFIX) and not _is_foreign(name.upper()):
-            meant = difflib.get_close_matches(name.upper(), names, n=1)
-            hint = f"; did you mean {meant[0]}?" if meant else ""
+            # Without the prefix, which would make everything look alike.
+            own = {known.removeprefix(PREFIX): known for known in names}
+            meant = difflib.get_close_matches(name.upper().removeprefix(PREFIX), own, n=1)
+            hint = f"; did you mean {own[meant[0]]}?" if meant else ""
             warnings.append(f"environment: {name} is no setting and is ignored{hint}")
     return known, warnings
 
@@ -180,7 +183,7 @@ def _problem(detail: ErrorDetails, layers: _Layers) -> str:
     if detail["type"] == "extra_forbidden":
         text = f"unknown setting{_meant(steps)}"
     elif detail["type"] != "value_error" and detail["type"] != "missing":
-        text = f"{text[:1].lower()}{text[1:]}{_given(detail['input'])}"
+        text = _ENUM_MEMBER.sub(r"\1", f"{text[:1].lower()}{text[1:]}{_given(detail['input'])}")
     path = dotted(steps)
     return f"{layers.origin(steps)}{path}{': ' if path else ''}{text}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -31,7 +31,6 @@ class LogLevel(StrEnum):
 class NumCtxGuard(StrEnum):
     PROTECT = "protect"
     PASS = "pass"  # noqa: S105 - lets through, no password
-    REJECT = "reject"
 
 
 class LineModelSettings(Group):
@@ -84,8 +83,8 @@ class ClientSettings(Group):
     body_s: Seconds = Field(default=60.0, description="For a request's body to arrive; then 400. A photo over a phone.")
     keep_alive_s: Seconds = Field(
         default=650.0,
-        description="An idle connection stays open for so long: longer than the 600 s of common load balancers, so that "
-        "they never send into a closing one.",
+        description="An idle connection stays open for so long: longer than the 600 s of common load balancers, so "
+        "that they never send into a closing one.",
     )
     header_bytes: int = Field(
         default=1048576, ge=8192, description="Largest request head. Ollama's own limit is the 1 MiB of Go's server."
@@ -97,8 +96,8 @@ class ClientSettings(Group):
     )
     client_stall_s: Seconds = Field(
         default=10.0,
-        description="A client that takes less than 1 KiB of its waiting answer in this time is cut off, so that it does "
-        "not hold a slot.",
+        description="A client that takes less than 1 KiB of its waiting answer in this time is cut off, so that it "
+        "does not hold a slot.",
     )
 
 
@@ -141,28 +140,21 @@ class GuardSettings(Group):
     num_ctx: NumCtxGuard = Field(
         default=NumCtxGuard.PROTECT,
         description="A context other than the loaded one makes Ollama reload the model under everybody. protect: a "
-        "smaller one is left out, a larger one refused; pass: the node decides; reject: any other one is refused.",
+        "smaller one is left out, a larger one refused; pass: the node decides.",
     )
     keep_alive_max: Duration = Field(
         default=1800.0,
-        description="The longest keep_alive (30m, or seconds) that a load asks for, so that no client holds memory for "
-        "ever.",
+        description="The longest keep_alive (seconds, or 30m) that reaches a node; longer ones are clamped, so that no "
+        "client holds memory for ever.",
     )
 
 
 class PlacementSettings(Group):
-    mode: Mode = Field(
+    mode: Literal[Mode.ON_DEMAND, Mode.OBSERVE] = Field(
         default=Mode.ON_DEMAND,
-        description="on_demand: the router loads the models that calls wait for. observe: it never touches nodes, and a "
-        "model that is loaded nowhere is refused with 503.",
+        description="on_demand: the router loads the models that calls wait for. observe: it never touches nodes, and "
+        "a model that is loaded nowhere is refused with 503.",
     )
-
-    @field_validator("mode")
-    @classmethod
-    def _built(cls, mode: Mode) -> Mode:
-        if mode is Mode.MANAGED:
-            raise ValueError("'managed' is not there yet: use 'on_demand' or 'observe'")
-        return mode
 
 
 class LimitSettings(Group):

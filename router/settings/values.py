@@ -1,4 +1,4 @@
-"""Texts of the configuration that have a grammar: addresses, node URLs, durations, model names. Refusals: ValueError."""
+"""Texts of the configuration that have a grammar: addresses, node URLs, durations, names. Refusals are ValueErrors."""
 
 from __future__ import annotations
 

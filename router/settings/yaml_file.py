@@ -37,7 +37,7 @@ class YamlFile:
 def read_yaml(name: str) -> YamlFile:
     """Refuses with FileProblem."""
     try:
-        with open(name, "rb") as file:  # noqa: PTH123 - a path from the command line, read once
+        with open(name, "rb") as file:
             raw = file.read(CONFIG_BYTES_MAX + 1)
     except OSError as error:
         raise FileProblem(f"{name}: {error.strerror or error}") from None
@@ -63,7 +63,8 @@ def parse_yaml(name: str, raw: bytes) -> YamlFile:
         raise FileProblem(f"{name}:1: should hold settings by name, such as 'nodes:'")
     for key in _repeated(tree, set()):
         raise FileProblem(f"{name}:{key.start_mark.line + 1}: {key.value!r} stands here a second time")
-    return YamlFile(name, values, tree)
+    # A group with nothing but comments in it reads as null.
+    return YamlFile(name, {key: value for key, value in values.items() if value is not None}, tree)
 
 
 def _child(node: yaml.Node | None, step: int | str) -> tuple[int, yaml.Node] | None:

@@ -57,6 +57,7 @@ class Ask:
     top_logprobs: int | None = None
     is_raw: bool = False
     estimated_tokens: int = 0
+    echo: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def _generate(target: Target, members: Members) -> Ask:
     items = token_items(said) + _images(target, list_at(members, "images"))
     is_raw = members.get("raw") is True
     prompt = items if is_raw else _marked("user", items)
-    return replace(_native(target, members), prompt=prompt, is_raw=is_raw)
+    return replace(_native(target, members), prompt=prompt, is_raw=is_raw, echo=text_at(members, "prompt"))
 
 
 def _chat(target: Target, members: Members) -> Ask:
@@ -112,7 +113,7 @@ def _chat(target: Target, members: Members) -> Ask:
     for message in messages:
         items = token_items(text_at(message, "content")) + _images(target, list_at(message, "images"))
         prompt += _marked(text_at(message, "role"), items)
-    return replace(_native(target, members), prompt=prompt, tool=tool)
+    return replace(_native(target, members), prompt=prompt, tool=tool, echo=_echo(messages))
 
 
 def _native(target: Target, members: Members) -> Ask:
@@ -153,6 +154,7 @@ def _openai_chat(target: Target, members: Members) -> Ask:
         schema=schema,
         thinks=_thinks(target, _effort(members)),
         top_logprobs=top,
+        echo=_echo(messages),
     )
 
 
@@ -161,7 +163,7 @@ def _openai_completion(target: Target, members: Members) -> Ask:
         raise BadRequest(f"{target.full_name} does not support insert")
     _needs_completion(target, "generate")
     prompt = _marked("user", token_items(f"{text_at(members, 'prompt')} {text_at(members, 'suffix')}"))
-    return replace(_compat(target, members, "max_tokens"), prompt=prompt)
+    return replace(_compat(target, members, "max_tokens"), prompt=prompt, echo=text_at(members, "prompt"))
 
 
 def _responses(target: Target, members: Members) -> Ask:
@@ -184,6 +186,7 @@ def _responses(target: Target, members: Members) -> Ask:
         tool=tool,
         schema=schema if isinstance(schema, dict) else None,
         thinks=_thinks(target, _effort(members)),
+        echo=given if isinstance(given, str) else _echo(items),
     )
 
 
@@ -209,6 +212,7 @@ def _messages(target: Target, members: Members) -> Ask:
         stop=texts_at(members, "stop_sequences"),
         thinks=not is_off and target.model.can("thinking"),
         estimated_tokens=characters // 4,
+        echo=_echo(messages),
     )
 
 
@@ -300,6 +304,10 @@ def _flat(content: object) -> str:
         return ""
     parts = [folded(part) for part in content]
     return " ".join(text_at(part, "text") or text_at(part, "thinking") or _flat(part.get("content")) for part in parts)
+
+
+def _echo(messages: list[Members]) -> str:
+    return next((_flat(row.get("content")) for row in reversed(messages) if row.get("role") == "user"), "")
 
 
 def _last(rows: list[Members], key: str) -> str:

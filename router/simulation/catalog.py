@@ -155,13 +155,26 @@ RECORDED_MODELS: tuple[DiskModel, ...] = (
 )
 
 _V24 = {  # recording v0.24/tags: other manifests for the same names, which is what digest skew looks like
-    "gpt-4:latest": ("e5af5b372ded0b8a407281b9d9ac42f7d6a995e9eb31dfd48602fd3ec4ac929b", 253_113_851),
-    "all-minilm:22m": ("5d554570aecfd6a5764177367e8cf6446a6c3f53f2b0616a0461e1ec7a630919", 45_949_478),
-    "gemma-fim:latest": ("a4b81d1ef5e0ea28eba615ddae666bc8f89c5ff6814fbd5410a84f952e9e769d", 253_113_604),
-    "gemma-think:latest": ("2bb02225c6ab5c2415e39b4820276ff4787157e0b09eddf8edf9dbf6dc1ecc30", 253_113_908),
-    "gemma-tools:latest": ("f1e0736707055ea478400b83942a1c7b9cd53aeee7ed568ea781ba3e64bc61a9", 253_114_170),
-    "gemma3:270m": ("e5af5b372ded0b8a407281b9d9ac42f7d6a995e9eb31dfd48602fd3ec4ac929b", 253_113_851),
+    "gpt-4:latest": ("e5af5b372ded0b8a407281b9d9ac42f7d6a995e9eb31dfd48602fd3ec4ac929b", 253_113_851, 34_000_098_453),
+    "all-minilm:22m": ("5d554570aecfd6a5764177367e8cf6446a6c3f53f2b0616a0461e1ec7a630919", 45_949_478, 54_585_634_029),
+    "gemma-fim:latest": (
+        "a4b81d1ef5e0ea28eba615ddae666bc8f89c5ff6814fbd5410a84f952e9e769d",
+        253_113_604,
+        33_444_086_987,
+    ),
+    "gemma-think:latest": (
+        "2bb02225c6ab5c2415e39b4820276ff4787157e0b09eddf8edf9dbf6dc1ecc30",
+        253_113_908,
+        33_380_100_136,
+    ),
+    "gemma-tools:latest": (
+        "f1e0736707055ea478400b83942a1c7b9cd53aeee7ed568ea781ba3e64bc61a9",
+        253_114_170,
+        33_317_130_408,
+    ),
+    "gemma3:270m": ("e5af5b372ded0b8a407281b9d9ac42f7d6a995e9eb31dfd48602fd3ec4ac929b", 253_113_851, 33_248_174_134),
 }
+_T24 = 1_795_398_180 * _SECOND_NS
 _V24_LOADED = {GEMMA_WEIGHTS.blob: 490_381_824, MINILM_WEIGHTS.blob: 85_149_696}  # recording v0.24/ps-two
 
 RECORDED_MODELS_V24: tuple[DiskModel, ...] = tuple(
@@ -169,6 +182,7 @@ RECORDED_MODELS_V24: tuple[DiskModel, ...] = tuple(
         model,
         digest=_V24[model.name][0],
         size=_V24[model.name][1],
+        modified_ns=_T24 + _V24[model.name][2],
         details=replace(model.details, parent_model=""),
         weights=replace(model.weights, loaded_bytes=_V24_LOADED[model.weights.blob]),
     )

@@ -10,7 +10,6 @@ from router.simulation.facts import FOREVER_S, Began, Died, Effect, Ended, Timin
 
 # llama-server's RAM cache holds 8192 MiB of prompts (common/common.h); 2 ** 17 tokens is that for a small model.
 CACHED_ITEMS_MAX = 131_072
-TOKEN_EPSILON = 1e-6  # of a token: rounding must never leave a due token behind its own due time
 
 
 class PromptCache:
@@ -135,23 +134,30 @@ class Copy:
     def next_s(self) -> float:
         """When something happens inside the copy if nobody interferes; FOREVER_S: never."""
         prefilled = min((running.prefilled_s for running in self.prefilling.values()), default=FOREVER_S)
-        self._forget_gone()
-        if not self._due:
-            return prefilled
-        return min(prefilled, self.clock_s + max(0.0, self._due[0][0] - self.clock) / self.rate_tps)
+        return min(prefilled, self._next_token_s())
 
     def step(self, now_s: float) -> list[Effect]:
         """Everything due at `now_s`, which must be at most `next_s()`."""
+        is_token_due = self._next_token_s() <= now_s
         self.sync(now_s)
+        if is_token_due:
+            # Rounding must not leave a due token behind its own time: the same step would be due for ever.
+            self.clock = max(self.clock, self._due[0][0])
         effects: list[Effect] = []
         for running in [r for r in self.prefilling.values() if r.prefilled_s <= now_s]:
             effects += self._prefilled(running, now_s)
         self._forget_gone()
-        while self._due and self._due[0][0] <= self.clock + TOKEN_EPSILON:
+        while self._due and self._due[0][0] <= self.clock:
             call = heapq.heappop(self._due)[1]
             effects += self._token(self.decoding[call], now_s)
             self._forget_gone()
         return effects + self._fill(now_s)
+
+    def _next_token_s(self) -> float:
+        self._forget_gone()
+        if not self._due:
+            return FOREVER_S
+        return self.clock_s + max(0.0, self._due[0][0] - self.clock) / self.rate_tps
 
     def sync(self, now_s: float) -> None:
         """Moves the decode clock to `now_s`; before any change of the number of streams or of the speed."""

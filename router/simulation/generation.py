@@ -93,27 +93,25 @@ class Generation(Waiter):
         super().__init__()
         self._reply, self._shape, self._pieces, self._faults, self._streams = reply, shape, pieces, faults, streams
         self._events = 0
-        self._is_dying = False
+        self._dying_at: int | None = None  # tokens told when the runner was to die
         self.kill: Callable[[], None] = _nothing
 
     def __call__(self, effect: Effect) -> None:
         if isinstance(effect, Began):
             self._maybe_kill(0)
-        if isinstance(effect, Ended) and self._is_dying:
-            # The runner was to die, but in virtual time the answer was already whole.
-            self.decide(Died(effect.call, effect.at_s, 1))
+        if isinstance(effect, Ended | Died) and self._dying_at is not None:
+            # In virtual time the answer may have been whole before the runner could die.
+            self.decide(Died(effect.call, effect.at_s, self._dying_at))
         elif isinstance(effect, Token):
             self._tell(effect)
         else:
             super().__call__(effect)
 
     def _tell(self, effect: Token) -> None:
-        if self._is_dying or self._reply.is_over:
+        if self._dying_at is not None or self._reply.is_over:
             return
-        if self._streams:
-            self._write(self._shape.token(self._pieces[effect.count - 1]))
         self._maybe_kill(effect.count)
-        if self._reply.is_over:
+        if self._streams and not self._write(self._shape.token(self._pieces[effect.count - 1])):
             self.decide(effect)
 
     def finish(self, effect: Effect) -> None:
@@ -123,8 +121,8 @@ class Generation(Waiter):
         if isinstance(effect, Died) and not self._reply.is_started:
             raise NodeRefusal(500, DIED_TEXT if effect.count else NO_RUNNER_TEXT)
         if self._streams:
-            self._write(self._shape.end(effect.timing) if isinstance(effect, Ended) else self._shape.died())
-            if not self._reply.is_over:
+            last = self._shape.end(effect.timing) if isinstance(effect, Ended) else self._shape.died()
+            if self._write(last):
                 self._reply.finish()
             return
         assert isinstance(effect, Ended)
@@ -133,19 +131,21 @@ class Generation(Waiter):
 
     def _maybe_kill(self, count: int) -> None:
         order = self._faults.get(Fault.RUNNER_DIED)
-        if order is not None and count >= order.number and not self._is_dying:
-            self._is_dying = True
+        if order is not None and count >= order.number and self._dying_at is None:
+            self._dying_at = count
             asyncio.get_running_loop().call_soon(self.kill)
 
-    def _write(self, chunks: Sequence[bytes]) -> None:
+    def _write(self, chunks: Sequence[bytes]) -> bool:
+        """Whether the answer goes on: a fault may have ended it."""
         for chunk in chunks:
             if self._ends_here():
-                return
+                return False
             if not self._reply.is_started:
                 content_type = content_type_of(self._shape.stream_type, self._faults)
                 self._reply.start(200, (("Content-Type", content_type), *self._shape.stream_headers))
             self._reply.flush(chunk)
             self._events += 1
+        return True
 
     def _ends_here(self) -> bool:
         """Whether a fault ends the stream before its next event."""

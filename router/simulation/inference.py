@@ -75,7 +75,17 @@ def _speech(call: Call, ask: Ask) -> tuple[Speech, Work]:
     room = node.model.effective_ctx(work)
     # What is too long is cut to half the context (recording quirks/prompt-too-long-chat).
     prompt = ask.prompt if len(ask.prompt) <= room else ask.prompt[-(room // 2) :]
-    brief = Brief(ask.seed, work.weights.blob, prompt, ask.limit, ask.stop, ask.thinks, ask.tool, ask.schema)
+    brief = Brief(
+        seed=ask.seed,
+        blob=work.weights.blob,
+        prompt=prompt,
+        limit=ask.limit,
+        stop=ask.stop,
+        thinks=ask.thinks,
+        echo=ask.echo,
+        tool=ask.tool,
+        json_schema=ask.schema,
+    )
     answer = compose(brief)
     speech = Speech(
         model=call.target.sent,

@@ -47,7 +47,8 @@ async def status(node: SimulatedNode, request: Request, reply: Reply, faults: Fa
 
 async def tags(node: SimulatedNode, request: Request, reply: Reply, faults: Faulty) -> None:
     rows = []
-    for model in node.newest_first():
+    # Newest first by whole seconds, by name among equals (recordings catalog/tags, v0.24/tags).
+    for model in sorted(node.disk.values(), key=lambda model: (-(model.modified_ns // 1_000_000_000), model.name)):
         row: dict[str, object] = {"name": model.name, "model": model.name}
         if model.is_cloud:
             row |= {"remote_model": model.name.partition(":")[0], "remote_host": "https://ollama.com:443"}

@@ -8,6 +8,10 @@ from router.simulation.catalog import DiskModel
 BLOCKS = 18
 BLOB_FOLDER = "/usr/share/ollama/.ollama/models/blobs"
 
+# Q4_K_M gives these two more bits in some blocks, as llama.cpp's use_more_bits chose for the recording.
+_MORE_BITS = frozenset((0, 1, 4, 7, 10, 13, 15, 16, 17))
+_BY_BITS = {"attn_v.weight": ("Q5_0", "Q8_0"), "ffn_down.weight": ("Q4_K", "Q6_K")}
+
 _BLOCK_TENSORS = (
     ("attn_k.weight", "Q5_0", [640, 256]),
     ("attn_k_norm.weight", "F32", [256]),
@@ -15,8 +19,8 @@ _BLOCK_TENSORS = (
     ("attn_output.weight", "Q4_K", [1024, 640]),
     ("attn_q.weight", "Q5_0", [640, 1024]),
     ("attn_q_norm.weight", "F32", [256]),
-    ("attn_v.weight", "Q8_0", [640, 256]),
-    ("ffn_down.weight", "Q6_K", [2048, 640]),
+    ("attn_v.weight", "", [640, 256]),
+    ("ffn_down.weight", "", [2048, 640]),
     ("ffn_gate.weight", "Q5_0", [640, 2048]),
     ("ffn_norm.weight", "F32", [640]),
     ("ffn_up.weight", "Q5_0", [640, 2048]),
@@ -108,5 +112,7 @@ def _tensors() -> list[dict[str, object]]:
         {"name": "token_embd.weight", "type": "Q8_0", "shape": [640, 262144]},
     ]
     for block in range(BLOCKS):
-        rows += [{"name": f"blk.{block}.{name}", "type": kind, "shape": shape} for name, kind, shape in _BLOCK_TENSORS]
+        for name, kind, shape in _BLOCK_TENSORS:
+            told = kind or _BY_BITS[name][block in _MORE_BITS]
+            rows.append({"name": f"blk.{block}.{name}", "type": told, "shape": shape})
     return rows

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 ANSWER_TOKENS = 16  # of a call that sets no limit; small, so that tests and demos are quick
 THINKING_TOKENS = 12
+ECHO_TOKENS = 8
 OUTPUT_TOKENS_MAX = 100_000
 IMAGE_TOKENS = 256
 SCHEMA_DEPTH_MAX = 16
@@ -68,6 +69,7 @@ class Brief:
     limit: int | None = None
     stop: tuple[str, ...] = ()
     thinks: bool = False
+    echo: str = ""  # said back first, as the recorded base model does
     tool: Mapping[str, object] | None = None  # the function to call, {"name", "parameters"}
     json_schema: Mapping[str, object] | None = None  # {} for any JSON
 
@@ -84,7 +86,7 @@ def compose(brief: Brief) -> Answer:
         sample = example(brief.json_schema) if brief.json_schema else {word: word for word in rng.sample(_WORDS, 12)}
         pieces = [Piece(Kind.CONTENT, text) for text in _PIECE.findall(json.dumps(sample))]
     else:
-        pieces = _prose(rng, limit, brief.thinks)
+        pieces = _prose(rng, limit, brief)
     if limit is not None and len(pieces) > limit:
         pieces, tool, reason = pieces[:limit], None, "length"
     else:
@@ -93,15 +95,17 @@ def compose(brief: Brief) -> Answer:
     return Answer(tuple(pieces if cut is None else cut), tool, reason if cut is None else "stop")
 
 
-def _prose(rng: random.Random, limit: int | None, thinks: bool) -> list[Piece]:
-    thinking = THINKING_TOKENS if thinks else 0
+def _prose(rng: random.Random, limit: int | None, brief: Brief) -> list[Piece]:
+    thinking = THINKING_TOKENS if brief.thinks else 0
     length = ANSWER_TOKENS + thinking if limit is None else limit
     start = rng.randrange(len(_WORDS))
+    echo = brief.echo.split(maxsplit=ECHO_TOKENS)[:ECHO_TOKENS]
     pieces = []
     for index in range(length):
-        word = _WORDS[(start + index * 7) % len(_WORDS)]
+        said = index - thinking
+        word = echo[said] if 0 <= said < len(echo) else _WORDS[(start + index * 7) % len(_WORDS)]
         kind = Kind.THINKING if index < thinking else Kind.CONTENT
-        pieces.append(Piece(kind, word.capitalize() if index in (0, thinking) else f" {word}"))
+        pieces.append(Piece(kind, word if index in (0, thinking) else f" {word}"))
     return pieces
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Generic, NamedTuple, TypeVar
 
 from router.errors import Refusal
@@ -70,7 +69,7 @@ class Limits:
     """How many newcomers may wait per model key. Tickets that waited before come back above it."""
 
     max_waiting: int = MAX_WAITING
-    by_key: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    by_key: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, key: str) -> int:
         return self.by_key.get(key, self.max_waiting)

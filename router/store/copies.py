@@ -11,77 +11,12 @@ from random import Random
 
 from router.fleet.node import CopyState
 from router.fleet.tickets import LOAD_S_MAX, PREFERRED_MAX, CopyReport, Gate, Ticket
+from router.store.nodes import NEVER_S, CopyEntry, NodeEntry, behind, has_room
 
 ABSENT_COPIES_MAX = 16_384  # copies in no node's memory that are remembered, for the age of their last report
 DOWN_NODES_MAX = 4_096  # nodes that are down and remembered, for their incarnation
-NEVER_S = float("inf")
 
 _BUSY = (CopyState.LOADING, CopyState.UNLOADING)
-
-
-class NodeEntry:
-    """A node as the store knows it. A node that is down has no copy in memory until `incarnate` gives a new number."""
-
-    __slots__ = ("copies", "gate", "incarnation", "is_down", "leases", "name", "past", "uid", "until_s")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.incarnation = 0
-        self.uid = ""
-        self.past = ("", 0)  # uid and number of the start before, for replicas that still believe in it
-        self.is_down = False
-        self.gate = Gate.OPEN
-        self.until_s = NEVER_S
-        self.leases = 0
-        self.copies: dict[str, CopyEntry] = {}  # by weights
-
-
-class CopyEntry:
-    """One set of weights on one node. `leases` may exceed `slots` after these shrank or a fail-over: no new ones then."""
-
-    __slots__ = (
-        *("gate", "is_free", "keys", "leases", "loader", "node", "num_ctx", "seen_at_s", "since_s", "slots"),
-        *("state", "until_s", "weights"),
-    )
-
-    def __init__(self, node: NodeEntry, weights: str) -> None:
-        self.node = node
-        self.weights = weights
-        self.keys: tuple[str, ...] = ()
-        self.state = CopyState.ON_DISK
-        self.slots = 0
-        self.num_ctx = 0
-        self.seen_at_s = -NEVER_S
-        self.leases = 0
-        self.gate = Gate.OPEN
-        self.until_s = NEVER_S
-        self.loader = ""  # the replica that loads or unloads it
-        self.since_s = 0.0  # answering time (`Book`) of `begin`
-        self.is_free = False  # as in the index
-
-    def fits(self, ticket: Ticket) -> bool:
-        """Whether this ticket may use this copy, free or not. An unknown context fits everybody."""
-        if self.node.name in ticket.excluded:
-            return False
-        return not self.num_ctx or self.num_ctx >= ticket.num_ctx
-
-
-def effective(gate: Gate, until_s: float, now_s: float) -> Gate:
-    """A breaker's time is over: one call at a time may try. Drains end by their own word only."""
-    return Gate.HALF_OPEN if gate is Gate.CLOSED and now_s >= until_s else gate
-
-
-def has_room(copy: CopyEntry, now_s: float) -> bool:
-    """The definition of a free copy; the index must agree with it."""
-    if copy.state is not CopyState.READY or copy.leases >= copy.slots:
-        return False
-    for gate, leases in (
-        (effective(copy.gate, copy.until_s, now_s), copy.leases),
-        (effective(copy.node.gate, copy.node.until_s, now_s), copy.node.leases),
-    ):
-        if gate is not Gate.OPEN and (gate is not Gate.HALF_OPEN or leases):
-            return False
-    return True
 
 
 class Serving:
@@ -115,6 +50,8 @@ class Serving:
     def spread(self, ticket: Ticket, rng: Random) -> CopyEntry | None:
         """The less loaded of two free copies drawn at random: near to the least loaded, without a scan."""
         count = len(self.free)
+        if count == 1:
+            return self.free[0] if self.free[0].fits(ticket) else None
         start = int(rng.random() * count)
         for step in range(count):
             copy = self.free[(start + step) % count]
@@ -134,7 +71,7 @@ class Copies:
         self.occupancy: dict[tuple[str, str], int] = {}
         self.busy: dict[tuple[str, str], CopyEntry] = {}  # loading or unloading
         self.next_gate_s = NEVER_S  # store time when the next closed gate becomes half-open
-        self._closed: set[NodeEntry | CopyEntry] = set()  # gates that time will change
+        self._closed: dict[NodeEntry | CopyEntry, None] = {}  # gates that time will change
         self._absent: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._down: OrderedDict[str, None] = OrderedDict()
 
@@ -156,27 +93,29 @@ class Copies:
 
     def pick(self, ticket: Ticket, keys: Sequence[str], rng: Random) -> tuple[CopyEntry, str] | None:
         """A free copy that fits, preferred nodes first, and the key it was found under."""
-        servings = [(found, key) for key in keys if (found := self.serving.get(key)) is not None and found.free]
-        for serving, key in servings:
-            copy = serving.preferred(ticket)
-            if copy is not None:
-                return copy, key
-        for serving, key in servings:
-            copy = serving.spread(ticket, rng)
+        if ticket.preferred:
+            for key in keys:
+                serving = self.serving.get(key)
+                copy = serving.preferred(ticket) if serving is not None and serving.free else None
+                if copy is not None:
+                    return copy, key
+        for key in keys:
+            serving = self.serving.get(key)
+            copy = serving.spread(ticket, rng) if serving is not None and serving.free else None
             if copy is not None:
                 return copy, key
         return None
 
-    def occupy(self, copy: CopyEntry, now_s: float) -> None:
-        self._count(copy, 1, now_s)
+    def occupy(self, copy: CopyEntry) -> None:
+        self._count(copy, 1)
 
-    def release(self, copy: CopyEntry, now_s: float) -> Sequence[CopyEntry]:
+    def release(self, copy: CopyEntry) -> Sequence[CopyEntry]:
         """The copies that this may have freed: a half-open node lets one lease through for all of its copies."""
         assert copy.leases > 0, "released twice or never occupied"
-        self._count(copy, -1, now_s)
+        self._count(copy, -1)
         return (copy,) if copy.node.gate is Gate.OPEN else tuple(copy.node.copies.values())
 
-    def _count(self, copy: CopyEntry, change: int, now_s: float) -> None:
+    def _count(self, copy: CopyEntry, change: int) -> None:
         node = copy.node
         copy.leases += change
         node.leases += change
@@ -186,9 +125,9 @@ class Copies:
         else:
             del self.occupancy[place]
         if node.gate is Gate.OPEN:
-            self.refresh(copy, now_s)
+            self.refresh(copy)
         else:
-            self._refresh_all(node.copies.values(), now_s)
+            self._refresh_all(node.copies.values())
         if copy.state is CopyState.ON_DISK:
             self._note_absent(copy)
 
@@ -198,7 +137,7 @@ class Copies:
         """Takes the report over unless it is stale or the copy belongs to a loader. Answers the copy as it stands."""
         node = self.node(seen.node)
         if seen.incarnation > node.incarnation:
-            self._restart(node, seen.incarnation, now_s)
+            self._restart(node, seen.incarnation)
         copy = self.copy(seen.node, seen.weights)
         if seen.incarnation < node.incarnation or node.is_down or not self._is_news(copy, seen, replica):
             return copy
@@ -208,7 +147,7 @@ class Copies:
         self._set_keys(copy, seen.keys)
         copy.slots = seen.slots
         copy.num_ctx = seen.num_ctx
-        self._set_state(copy, CopyState.READY if is_ready else CopyState.ON_DISK, now_s)
+        self._set_state(copy, CopyState.READY if is_ready else CopyState.ON_DISK)
         return copy
 
     def _is_news(self, copy: CopyEntry, seen: CopyReport, replica: str) -> bool:
@@ -217,7 +156,7 @@ class Copies:
             return not seen.is_probe and replica == copy.loader and seen.state not in _BUSY
         return seen.seen_at_s >= copy.seen_at_s
 
-    def incarnate(self, name: str, uid: str, now_s: float) -> int:
+    def incarnate(self, name: str, uid: str) -> int:
         node = self.node(name)
         if uid and uid == node.past[0]:
             return node.past[1]
@@ -225,48 +164,48 @@ class Copies:
         if is_other or node.is_down or not node.incarnation:
             if is_other:
                 node.past = (node.uid, node.incarnation)
-            self._restart(node, node.incarnation + 1, now_s)
+            self._restart(node, node.incarnation + 1)
         node.uid = uid or node.uid
         return node.incarnation
 
-    def drop_node(self, name: str, incarnation: int, now_s: float) -> None:
+    def drop_node(self, name: str, incarnation: int) -> None:
         node = self.node(name)
         if incarnation < node.incarnation:
             return
-        self._restart(node, incarnation, now_s)
+        self._restart(node, incarnation)
         node.is_down = True
         self._down[name] = None
-        while len(self._down) > DOWN_NODES_MAX:
-            oldest, _ = self._down.popitem(last=False)
+        idle = (other for other in self._down if not self.nodes[other].leases)
+        if len(self._down) > DOWN_NODES_MAX and (oldest := next(idle, None)) is not None:
             self._forget_node(self.nodes[oldest])
 
-    def _restart(self, node: NodeEntry, incarnation: int, now_s: float) -> None:
+    def _restart(self, node: NodeEntry, incarnation: int) -> None:
         """Nothing that was in its memory is there any more. Leases end with their calls."""
         node.incarnation = incarnation
         node.is_down = False
         self._down.pop(node.name, None)
         for copy in tuple(node.copies.values()):
-            self._set_state(copy, CopyState.ON_DISK, now_s)
+            self._set_state(copy, CopyState.ON_DISK)
 
     # loads
 
-    def begin(self, name: str, weights: str, replica: str, since_s: float, now_s: float, *, loading: bool) -> bool:
+    def begin(self, name: str, weights: str, replica: str, since_s: float, *, loading: bool) -> bool:
         copy = self.copy(name, weights)
         is_loading = any(other.state is CopyState.LOADING for other in copy.node.copies.values())
         if copy.node.is_down or copy.state in _BUSY or (loading and is_loading):
             return False
         copy.loader = replica
         copy.since_s = since_s
-        self._set_state(copy, CopyState.LOADING if loading else CopyState.UNLOADING, now_s)
+        self._set_state(copy, CopyState.LOADING if loading else CopyState.UNLOADING)
         return True
 
-    def end_loads(self, is_over: Callable[[CopyEntry], bool], now_s: float) -> None:
+    def end_loads(self, is_over: Callable[[CopyEntry], bool]) -> None:
         """The next probe says what came of them."""
         for copy in [copy for copy in self.busy.values() if is_over(copy)]:
-            self._set_state(copy, CopyState.ON_DISK, now_s)
+            self._set_state(copy, CopyState.ON_DISK)
 
-    def expire_loads(self, answering_s: float, now_s: float) -> None:
-        self.end_loads(lambda copy: answering_s - copy.since_s >= LOAD_S_MAX, now_s)
+    def expire_loads(self, answering_s: float) -> None:
+        self.end_loads(lambda copy: answering_s - copy.since_s >= LOAD_S_MAX)
 
     # gates
 
@@ -275,33 +214,29 @@ class Copies:
         gated = self.node(name) if weights is None else self.copy(name, weights)
         gated.gate = gate
         gated.until_s = until_s
-        self._watch(gated, now_s)
-        copies = (gated,) if isinstance(gated, CopyEntry) else tuple(gated.copies.values())
-        self._refresh_all(copies, now_s)
-        return copies
+        self._closed.pop(gated, None)
+        if gate is Gate.CLOSED:
+            self._closed[gated] = None
+        opened = self.open_due(now_s)
+        copies = behind(gated)
+        self._refresh_all(copies)
+        return (*opened, *copies)
 
     def open_due(self, now_s: float) -> Sequence[CopyEntry]:
-        """Turns closed gates whose time is over into half-open ones; the copies behind them."""
+        """A breaker whose time is over becomes half-open: one call at a time may try. Drains end by word only."""
         due = [gated for gated in self._closed if gated.until_s <= now_s]
-        copies: list[CopyEntry] = []
         for gated in due:
+            del self._closed[gated]
             gated.gate = Gate.HALF_OPEN
-            self._watch(gated, now_s)
-            copies.extend((gated,) if isinstance(gated, CopyEntry) else gated.copies.values())
-        self._refresh_all(copies, now_s)
+        self.next_gate_s = min((gated.until_s for gated in self._closed), default=NEVER_S)
+        copies = [copy for gated in due for copy in behind(gated)]
+        self._refresh_all(copies)
         return copies
-
-    def _watch(self, gated: NodeEntry | CopyEntry, now_s: float) -> None:
-        if gated.gate is Gate.CLOSED and gated.until_s > now_s:
-            self._closed.add(gated)
-        else:
-            self._closed.discard(gated)
-        self.next_gate_s = min((other.until_s for other in self._closed), default=NEVER_S)
 
     # the index
 
-    def refresh(self, copy: CopyEntry, now_s: float) -> None:
-        is_free = has_room(copy, now_s)
+    def refresh(self, copy: CopyEntry) -> None:
+        is_free = has_room(copy)
         if is_free is copy.is_free:
             return
         copy.is_free = is_free
@@ -312,18 +247,18 @@ class Copies:
             else:
                 serving.set_busy(copy)
 
-    def _refresh_all(self, copies: Iterable[CopyEntry], now_s: float) -> None:
+    def _refresh_all(self, copies: Iterable[CopyEntry]) -> None:
         for copy in copies:
-            self.refresh(copy, now_s)
+            self.refresh(copy)
 
-    def _set_state(self, copy: CopyEntry, state: CopyState, now_s: float) -> None:
+    def _set_state(self, copy: CopyEntry, state: CopyState) -> None:
         place = (copy.node.name, copy.weights)
         copy.state = state
         if state in _BUSY:
             self.busy[place] = copy
         else:
             self.busy.pop(place, None)
-        self.refresh(copy, now_s)
+        self.refresh(copy)
         if state is CopyState.ON_DISK:
             self._note_absent(copy)
         else:
@@ -358,10 +293,19 @@ class Copies:
 
     # what is remembered of what is gone
 
+    @property
+    def absent_count(self) -> int:
+        return len(self._absent)
+
+    @property
+    def down_count(self) -> int:
+        return len(self._down)
+
     def _note_absent(self, copy: CopyEntry) -> None:
-        if copy.leases:
-            return  # it comes here again with its last lease
         place = (copy.node.name, copy.weights)
+        if copy.leases or copy.node.copies.get(copy.weights) is not copy:
+            self._absent.pop(place, None)  # with its last lease it comes here again
+            return
         self._absent[place] = None
         self._absent.move_to_end(place)
         while len(self._absent) > ABSENT_COPIES_MAX:
@@ -370,14 +314,13 @@ class Copies:
 
     def _forget_copy(self, copy: CopyEntry) -> None:
         self._stand_for(copy, ())
-        self._closed.discard(copy)
+        self._closed.pop(copy, None)
         del copy.node.copies[copy.weights]
 
     def _forget_node(self, node: NodeEntry) -> None:
-        if node.leases:
-            return
         for copy in tuple(node.copies.values()):
             self._absent.pop((node.name, copy.weights), None)
             self._forget_copy(copy)
-        self._closed.discard(node)
+        self._closed.pop(node, None)
+        del self._down[node.name]
         del self.nodes[node.name]

@@ -8,7 +8,7 @@ from random import Random
 from typing import Generic, NamedTuple, TypeVar
 
 from router.fleet.tickets import Lease, LineView, Place, Ticket
-from router.store.copies import CopyEntry
+from router.store.nodes import CopyEntry
 
 T = TypeVar("T")
 

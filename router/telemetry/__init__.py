@@ -1,0 +1,1 @@
+"""What the outside may see of calls, nodes and this process: metrics and log lines. Decides nothing, stops nothing."""

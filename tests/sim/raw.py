@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from tests.fakes.recordings import FOLDER
 
 # Members that hold text, time, chance or a count of another model's tokens; all others must be equal.
-VARIABLE = frozenset(
-    "id content response text thinking reasoning created created_at completed_at expires_at modified_at token logprob "
-    "bytes embedding embeddings item_id call_id request_id prompt_eval_count eval_count prompt_tokens delta "
-    "completion_tokens total_tokens input_tokens output_tokens context sequence_number total_duration load_duration "
-    "prompt_eval_duration eval_duration model_info tensors".split()
-)
+_VARIABLE = """
+id content response text thinking reasoning delta created created_at completed_at expires_at modified_at token logprob
+bytes embedding embeddings item_id call_id request_id prompt_eval_count eval_count prompt_tokens completion_tokens
+total_tokens input_tokens output_tokens context sequence_number total_duration load_duration prompt_eval_duration
+eval_duration
+"""
+VARIABLE = frozenset(_VARIABLE.split())
 _LAYER = re.compile(r"sha256:[0-9a-f]{64}")
 
 

@@ -1,4 +1,4 @@
-"""Every recording, byte for byte, against a simulated node: status line, headers in order, framing, shape of every event."""
+"""Every recording, replayed against a simulated node: status line, headers in order, framing, shape of every event."""
 
 from __future__ import annotations
 

@@ -200,6 +200,8 @@ def test_a_missing_name_is_said_in_the_routes_way() -> None:
         (API_CHAT, b'"a"', "string into Go value of type api.ChatRequest"),
         (API_CHAT, b"true", "bool into Go value of type api.ChatRequest"),
         (API_CHAT, b"null", "model is required"),
+        (API_CHAT, b"0.", "unexpected EOF"),
+        (API_CHAT, b"[1,", "unexpected EOF"),
         (API_CHAT, b" \n", "missing request body"),
     ],
 )  # fmt: skip
@@ -437,6 +439,8 @@ def test_the_clients_key_goes_before_its_user_and_both_before_the_text() -> None
         for text, key, user in [("a", "k", "u"), ("b", "k", "v"), ("a", "", "u"), ("b", "", "u"), ("a", "", "")]
     ]
     assert keyed[0] == keyed[1] != keyed[2] == keyed[3] != keyed[4]
+    nobody = _conversation(("user", "a")).replace(b'"model"', b'"user":null,"model"')
+    assert read(V1_CHAT, nobody).affinity == keyed[4]
 
 
 def test_a_conversation_without_a_user_is_told_by_what_leads_it() -> None:
@@ -606,9 +610,9 @@ def _outcome(
 
 PIECES = st.sampled_from(
     [
-        b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b'"model":', b'"a"', b'"options":{"num_ctx":', b'"keep_alive":',
-        b"1", b"-", b"true", b"null", b'"stream":', b'"stream_options":{', b'"messages":[', b'{"role":"user"}',
-        b'{"role":"assistant"}', b'"max_tokens":', b" ", b"\xff",
+        b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b'"model":', b'"a"', b'"options":{"num_ctx":',
+        b'"keep_alive":', b"1", b"-", b"true", b"null", b'"stream":', b'"stream_options":{', b'"messages":[',
+        b'{"role":"user"}', b'{"role":"assistant"}', b'"max_tokens":', b" ", b"\xff",
     ]
 )  # fmt: skip
 

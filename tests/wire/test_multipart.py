@@ -101,6 +101,12 @@ def test_parts_after_the_last_boundary_are_not_read() -> None:
     assert model_of(part("a", b"1") + b"--b--\r\n" + part("model", b"m") + b"--b--") is None
 
 
+@pytest.mark.parametrize("final", [b"--b--\r\n", b"x\r\n--b-- \r\n"])
+def test_a_form_that_ends_before_it_begins_has_no_field(final: bytes) -> None:
+    assert model_of(final + part("model", b"m") + b"--b--") is None
+    assert model_of(b"--b--\n" + part("model", b"m") + b"--b--") == b"m"
+
+
 def test_a_file_of_many_megabytes_before_the_field_is_passed_over() -> None:
     file = bytes(range(256)) * 20_000 + b"\r\n--" + b"\r\n-" * multipart.FIND_BYTES_MAX
     body = part("file", file, extra='; filename="a.wav"') + part("model", b"m") + b"--b--"

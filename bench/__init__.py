@@ -1,0 +1,1 @@
+"""What the router costs, beside nginx and named rivals, in one run. `python -m bench`."""

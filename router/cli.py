@@ -1,0 +1,135 @@
+"""The command line: arguments into settings, mistakes into readable lines, results into exit codes.
+
+0 left well, 2 bad configuration or arguments, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from router import __version__
+from router.settings import ConfigError, Settings, load_settings
+
+OK = 0
+FAILED = 1
+MISUSED = 2
+
+NODES_MAX = 1000  # each simulated node is a listening socket and a few hundred KB
+NO_NODE = """\
+no node is configured, so there is nothing to route to. Name the Ollama servers, for example:
+    ollama-router serve --node http://gpu-1:11434 --node http://gpu-2:11434
+    OLLAMA_ROUTER_NODES=http://gpu-1:11434,http://gpu-2:11434 ollama-router serve
+    ollama-router serve --config router.yaml        # with nodes: [http://gpu-1:11434]
+To try it without any server: ollama-router demo"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except ConfigError as error:
+        for problem in error.problems:
+            _complain(problem)
+        return MISUSED
+    except OSError as error:  # a port that is taken, an address that is not ours
+        _complain(str(error))
+        return FAILED
+    except KeyboardInterrupt:
+        return FAILED
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = _settings(options, {"nodes": list(options.node)} if options.node else {})
+    if not settings.nodes:
+        _complain(NO_NODE)
+        return MISUSED
+    from router import wiring  # noqa: PLC0415 - the other commands need neither aiohttp nor uvloop
+
+    return wiring.serve(settings)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    settings = _settings(options, {"nodes": []})
+    from router import wiring  # noqa: PLC0415
+
+    return wiring.demo(settings, nodes=options.nodes, seed=options.seed)
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    """The file alone: the environment of whoever checks is not that of the router."""
+    settings = load_settings(options.file).settings
+    print(f"{options.file}: ok, {len(settings.nodes)} nodes, {len(settings.aliases)} aliases")
+    return OK
+
+
+def _schema(options: argparse.Namespace) -> int:
+    print(json.dumps(Settings.model_json_schema(), indent=2))
+    return OK
+
+
+def _version(options: argparse.Namespace) -> int:
+    print(f"ollama-router {__version__}")
+    return OK
+
+
+def _settings(options: argparse.Namespace, overrides: dict[str, Any]) -> Settings:
+    if options.listen:
+        overrides["listen"] = options.listen
+    if options.metrics_listen:
+        overrides["metrics_listen"] = options.metrics_listen
+    log = {"format": options.log_format, "level": options.log_level}
+    overrides["log"] = {name: value for name, value in log.items() if value}
+    loaded = load_settings(options.config, overrides, os.environ)
+    for warning in loaded.warnings:
+        _complain(warning)
+    return loaded.settings
+
+
+def _complain(text: str) -> None:
+    print(f"ollama-router: {text}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ollama-router", description="One base_url in front of a pool of Ollama nodes."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="route calls to the configured nodes")
+    _add_common(serve)
+    serve.add_argument("--node", action="append", metavar="URL", help="an Ollama server; repeat it for each")
+    serve.set_defaults(run=_serve)
+
+    demo = commands.add_parser("demo", help="simulated nodes on this machine and a router in front of them")
+    _add_common(demo)
+    demo.add_argument("--nodes", type=_node_count, default=3, metavar="N", help="simulated nodes (3)")
+    demo.add_argument("--seed", type=int, default=0, help="of what the nodes do by chance (0)")
+    demo.set_defaults(run=_demo)
+
+    check = commands.add_parser("check-config", help="say what is wrong with a configuration file")
+    check.add_argument("file", metavar="FILE")
+    check.set_defaults(run=_check_config)
+
+    commands.add_parser("schema", help="JSON schema of the configuration file").set_defaults(run=_schema)
+    commands.add_parser("version", help="print the version").set_defaults(run=_version)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="YAML; otherwise OLLAMA_ROUTER_CONFIG")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="where clients connect (0.0.0.0:11435)")
+    parser.add_argument("--metrics-listen", metavar="HOST:PORT", help="metrics and health (0.0.0.0:9464)")
+    parser.add_argument("--log-format", choices=("json", "text"), help="of lines on stdout (json)")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="(info)")
+
+
+def _node_count(text: str) -> int:
+    count = int(text) if text.isascii() and text.isdigit() else 0
+    if not 0 < count <= NODES_MAX:
+        raise argparse.ArgumentTypeError(f"should be a number from 1 to {NODES_MAX}")
+    return count

@@ -1,0 +1,66 @@
+"""Opens and closes the listening sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from router.server.app import App
+from router.server.client import ClientLimits, ClientServer
+from router.server.probes import Probes
+
+# Connections that the kernel keeps until we accept them: a burst of clients is not refused.
+BACKLOG = 1024
+# Sockets besides clients': one to a node for each call at most, probes, and what the process itself needs.
+FILES_BESIDE = 256
+
+
+class ClientListener:
+    """The clients' port. `close` stops listening; `shutdown` ends the connections that are left."""
+
+    def __init__(self, server: asyncio.Server, manager: ClientServer) -> None:
+        self._server = server
+        self._manager = manager
+
+    @property
+    def port(self) -> int:
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def close(self) -> None:
+        self._server.close()
+        # Idle connections close at once, busy ones after the call in hand.
+        self._manager.pre_shutdown()
+
+    async def shutdown(self) -> None:
+        await self._manager.shutdown(0.0)
+
+
+async def listen_clients(
+    app: App, host: str, port: int, limits: ClientLimits, on_surplus: Callable[[], None]
+) -> ClientListener:
+    manager = ClientServer(app.handle, limits=limits, on_surplus=on_surplus)
+    server = await asyncio.get_running_loop().create_server(manager, host, port, backlog=BACKLOG)
+    return ClientListener(server, manager)
+
+
+async def listen_probes(probes: Probes, host: str, port: int) -> tuple[int, Callable[[], Awaitable[None]]]:
+    """The port, and what closes it."""
+    runner = web.AppRunner(probes.application(), access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    site = web.TCPSite(runner, host, port)
+    await site.start()
+    return int(runner.addresses[0][1]), runner.cleanup
+
+
+def raise_file_limit(connections: int) -> tuple[int, int]:
+    """As far as the kernel lets us: (what is needed, what there is)."""
+    needed = 2 * connections + FILES_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return needed, soft

@@ -1,0 +1,273 @@
+"""The store's contract (DESIGN, section 4) as a synchronous state machine for any number of replicas.
+
+Each method is one atomic step. Nothing here waits or reads a clock: `now_s` is an argument, so that the memory store, a
+simulator and the model that tests other stores share these decisions.
+
+Two times. *Store time* never goes back: a clock that does is moved forward. *Answering time* is what deadlines are
+measured by: no step adds more than one beat to it, so a store that was frozen, or a clock that jumped, reaps nobody.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from random import Random
+from typing import TypeVar
+
+from router.errors import Refusal
+from router.fleet.tickets import BEAT_S, SILENT_BEATS, CopyReport, Gate, Lease, LineView, Place, Ticket
+from router.store.answers import Answer, Caller, Full, Gone, Limits, Refused, Stale
+from router.store.ledger import Ledger
+
+T = TypeVar("T")
+
+STREAM_MAXLEN = 4_096  # a replica that reads nothing for so many grants finds the unclaimed ones in its next beat
+SILENCE_S = SILENT_BEATS * BEAT_S
+
+
+class Replica:
+    """A replica that said hello and was not reaped."""
+
+    __slots__ = ("heard_s", "session", "stream")
+
+    def __init__(self, session: int, heard_s: float) -> None:
+        self.session = session
+        self.heard_s = heard_s  # answering time
+        self.stream: deque[Lease | Refused] = deque(maxlen=STREAM_MAXLEN)
+
+
+class Book:
+    """Slots and lines of one pool. `run` names this life of the store, `seq` counts its steps.
+
+    `settle_s` is how long after its first hello a store that is empty, or may have lost writes, hands out nothing:
+    0 where no lease can be older than the store itself, as in one process.
+    """
+
+    def __init__(self, rng: Random, limits: Limits | None = None, *, run: str = "1", settle_s: float = BEAT_S) -> None:
+        self.run = run
+        self.seq = 0
+        self.ledger = Ledger(rng, limits or Limits())
+        self.replicas: dict[str, Replica] = {}
+        self._epoch = 0
+        self._settle_s = settle_s
+        self._settled_at_s = 0.0  # answering time
+        self._ahead_s = 0.0  # store time less the clock's
+        self._is_new = True
+        self._greeted_run = ""  # the life in which somebody said hello first
+
+    def __repr__(self) -> str:
+        ledger = self.ledger
+        waiting, leased, nodes = len(ledger.waiting), len(ledger.leases), len(ledger.copies.nodes)
+        return f"<Book {waiting} waiting | {leased} leased | {nodes} nodes | {len(self.replicas)} replicas>"
+
+    def store_time_s(self, now_s: float) -> float:
+        return max(self.ledger.now_s, now_s + self._ahead_s)
+
+    # replicas
+
+    def hello(
+        self, replica: str, last_seq: int, leases: Sequence[Lease], tickets: Sequence[Ticket], now_s: float
+    ) -> Answer[int]:
+        """Opens a session, its number. On connecting, after REAPED, and whenever `run` changed or `seq` went back."""
+        # Also where this replica saw none of the lost writes: another may hold what they gave it.
+        is_new_life = self.seq == 0 or self._greeted_run != self.run
+        self._advance(now_s)
+        if is_new_life or last_seq >= self.seq:
+            self._settle()
+        # Above any number given before a fail-over, which this life of the store may not remember.
+        session = max(self.seq, last_seq + 1)
+        self.seq = session
+        self.replicas[replica] = Replica(session, self.ledger.answering_s)
+        self.ledger.adopt(replica, leases, tickets)
+        return self._answer(replica, session)
+
+    def bye(self, caller: Caller, now_s: float) -> Answer[None]:
+        """A replica that leaves in order: frees at once what reaping would free later."""
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        self._drop(caller.replica)
+        return self._answer(caller.replica, None)
+
+    def beat(self, caller: Caller, acked: Iterable[str], now_s: float) -> Answer[tuple[str, ...]]:
+        """Answers every unclaimed grant of the caller, and as value those of `acked` that had lapsed."""
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        lapsed = self.ledger.acknowledge(caller.replica, acked)
+        self.ledger.lapse()
+        self._reap()
+        self.ledger.forget()
+        _, refusals = self._read(caller.replica)
+        answer = self._answer(caller.replica, lapsed)
+        mine = tuple(e.lease for e in self.ledger.unclaimed.values() if e.replica == caller.replica and e.lease)
+        return answer._replace(grants=mine, refusals=refusals + answer.refusals)
+
+    def read(self, caller: Caller, now_s: float) -> Answer[None]:
+        """What other replicas' steps brought the caller since it last read or beat. Lapsed grants are left out."""
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        grants, refusals = self._read(caller.replica)
+        answer = self._answer(caller.replica, None)
+        return answer._replace(grants=grants + answer.grants, refusals=refusals + answer.refusals)
+
+    def ack(self, caller: Caller, lease_ids: Iterable[str], now_s: float) -> Answer[tuple[str, ...]]:
+        """Grants that found their waiter; the value as in `beat`."""
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        return self._answer(caller.replica, self.ledger.acknowledge(caller.replica, lease_ids))
+
+    def reap(self, now_s: float) -> Answer[tuple[str, ...]]:
+        """Names of the replicas that were silent for too long; what they held is free."""
+        self._advance(now_s)
+        return self._answer("", self._reap())
+
+    # tickets
+
+    def take(self, caller: Caller, ticket: Ticket, now_s: float) -> Answer[Lease | Place | Full | Gone]:
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        return self._answer(caller.replica, self.ledger.take(caller.replica, ticket))
+
+    def widen(
+        self, caller: Caller, ticket_id: str, targets: Iterable[str], now_s: float
+    ) -> Answer[Lease | Place | Gone]:
+        """Full lines are passed over: the ticket has its place already."""
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        return self._answer(caller.replica, self.ledger.widen(ticket_id, targets))
+
+    def leave(self, caller: Caller, ticket_id: str, now_s: float) -> Answer[None]:
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        self.ledger.leave(ticket_id)
+        return self._answer(caller.replica, None)
+
+    def give_back(self, caller: Caller, lease_id: str, now_s: float) -> Answer[None]:
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        self.ledger.give_back(lease_id)
+        return self._answer(caller.replica, None)
+
+    def refuse(self, caller: Caller, model: str, refusal: Refusal, now_s: float) -> Answer[int]:
+        """Those who stand in this line only; the others just leave it."""
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        return self._answer(caller.replica, self.ledger.refuse(model, refusal))
+
+    def lines(self, caller: Caller, now_s: float) -> Answer[tuple[LineView, ...]]:
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        return self._answer(caller.replica, self.ledger.views())
+
+    # nodes
+
+    def set_copy(self, caller: Caller, report: CopyReport, now_s: float) -> Answer[None]:
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        copy = self.ledger.copies.report(report, caller.replica, self.ledger.now_s)
+        self.ledger.offer((copy,))
+        return self._answer(caller.replica, None)
+
+    def drop_node(self, caller: Caller, node: str, incarnation: int, now_s: float) -> Answer[None]:
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        self.ledger.copies.drop_node(node, incarnation)
+        return self._answer(caller.replica, None)
+
+    def incarnate(self, caller: Caller, node: str, uid: str, now_s: float) -> Answer[int]:
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        return self._answer(caller.replica, self.ledger.copies.incarnate(node, uid))
+
+    def begin(
+        self, caller: Caller, node: str, weights: str, now_s: float, *, loading: bool, epoch: int
+    ) -> Answer[bool]:
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        if epoch < self._epoch:
+            return self._answer(caller.replica, False)
+        self._epoch = epoch
+        copies, since_s = self.ledger.copies, self.ledger.answering_s
+        return self._answer(caller.replica, copies.begin(node, weights, caller.replica, since_s, loading=loading))
+
+    def gate(
+        self, caller: Caller, node: str, weights: str | None, gate: Gate, now_s: float, *, until_s: float
+    ) -> Answer[None]:
+        """A CLOSED gate whose `until_s` (store time) has passed is HALF_OPEN; the others ignore it."""
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        self.ledger.offer(self.ledger.copies.gate(node, weights, gate, until_s, self.ledger.now_s))
+        return self._answer(caller.replica, None)
+
+    # every step
+
+    def _enter(self, caller: Caller, now_s: float) -> Stale | None:
+        self._advance(now_s)
+        replica = self.replicas.get(caller.replica)
+        if replica is None:
+            return Stale.REAPED
+        if replica.session != caller.session:
+            return Stale.OLD_SESSION
+        replica.heard_s = self.ledger.answering_s
+        if caller.replica in self.ledger.unheard:
+            self.ledger.heard(caller.replica)
+        return None
+
+    def _advance(self, clock_s: float) -> None:
+        """One more step, at this time."""
+        self.seq += 1
+        ledger = self.ledger
+        if self._is_new:
+            self._is_new = False
+            ledger.now_s = clock_s
+        passed_s = clock_s + self._ahead_s - ledger.now_s
+        if passed_s < 0.0:
+            self._ahead_s -= passed_s
+            passed_s = 0.0
+        ledger.now_s += passed_s
+        ledger.answering_s += min(passed_s, BEAT_S)
+        if ledger.now_s >= ledger.copies.next_gate_s:
+            ledger.offer(ledger.copies.open_due(ledger.now_s))
+        if ledger.is_settling and ledger.answering_s >= self._settled_at_s:
+            ledger.settled()
+
+    def _settle(self) -> None:
+        self._settled_at_s = self.ledger.answering_s + self._settle_s
+        self._greeted_run = self.run
+        self.ledger.is_settling = self._settle_s > 0.0
+
+    def _reap(self) -> tuple[str, ...]:
+        silent_s = self.ledger.answering_s - SILENCE_S
+        silent = tuple(name for name, replica in self.replicas.items() if replica.heard_s <= silent_s)
+        for name in silent:
+            self._drop(name)
+        return silent
+
+    def _drop(self, name: str) -> None:
+        del self.replicas[name]
+        self.ledger.drop(name)
+
+    def _read(self, name: str) -> tuple[tuple[Lease, ...], tuple[Refused, ...]]:
+        stream, unclaimed = self.replicas[name].stream, self.ledger.unclaimed
+        grants = tuple(news for news in stream if isinstance(news, Lease) and news.id in unclaimed)
+        refusals = tuple(news for news in stream if isinstance(news, Refused))
+        stream.clear()
+        return grants, refusals
+
+    def _answer(self, name: str, value: T) -> Answer[T]:
+        """Sends this step's news to those they are for; the caller's own go with the answer."""
+        ledger = self.ledger
+        if not ledger.news:
+            return Answer(self.run, self.seq, ledger.now_s, value)
+        mine: list[Lease | Refused] = []
+        for replica, news in ledger.news:
+            if replica == name:
+                mine.append(news)
+            elif replica in self.replicas:
+                self.replicas[replica].stream.append(news)
+        ledger.news.clear()
+        grants = tuple(news for news in mine if isinstance(news, Lease))
+        refusals = tuple(news for news in mine if isinstance(news, Refused))
+        return Answer(self.run, self.seq, ledger.now_s, value, grants, refusals)
+
+    def _stale(self, why: Stale) -> Answer[T]:
+        return self._answer("", why)  # type: ignore[arg-type]  # a Stale stands in for every kind of value

@@ -1,0 +1,102 @@
+"""Every metric by name, as a table: what Prometheus is told, and what `docs/metrics.md` is checked against.
+
+Scope L is local to a replica: aggregate with sum. Scope S is a fact that every replica reports: aggregate with max.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+PREFIX = "ollama_router_"
+
+COUNTER = "counter"
+GAUGE = "gauge"
+HISTOGRAM = "histogram"
+
+# Each list ends above the longest time that a default setting permits, or at what no longer makes a difference.
+DURATION_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0)
+FIRST_TOKEN_S = (
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0),
+    *(7.5, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 120.0, 300.0),
+)
+# OpenTelemetry's GenAI list and one more: a large model on a CPU takes seconds for a token.
+PER_TOKEN_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0)
+WAIT_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+OVERHEAD_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+LOAD_S = (0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+PROBE_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+TOKENS = tuple(4**power for power in range(11))
+BODY_BYTES = tuple(1024 * 4**power for power in range(10))
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """`name` stands without the prefix."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    scope: str
+    help: str
+    bounds: tuple[float, ...] = ()
+
+
+_TABLE = (
+    Family("requests_total", COUNTER, ("route", "model", "outcome", "code"), "L", "Calls that ended."),
+    Family("request_duration_seconds", HISTOGRAM, ("route", "model", "outcome"), "L",
+           "Arrival to last byte.", DURATION_S),
+    Family("time_to_first_token_seconds", HISTOGRAM, ("route", "model", "start"), "L",
+           "Arrival to the first content of a stream; start is cold for calls that waited for a load.", FIRST_TOKEN_S),
+    Family("time_per_output_token_seconds", HISTOGRAM, ("route", "model"), "L",
+           "(end - first token) / (tokens - 1) of streams with more than one token.", PER_TOKEN_S),
+    Family("queue_wait_seconds", HISTOGRAM, ("model", "result"), "L",
+           "Time in line: dispatched, timeout, cancelled or rejected.", WAIT_S),
+    Family("overhead_seconds", HISTOGRAM, ("route",), "L", "The router's own part of a call.", OVERHEAD_S),
+    Family("model_load_seconds", HISTOGRAM, ("model",), "L", "Loads by this replica that ended well.", LOAD_S),
+    Family("tokens_total", COUNTER, ("model", "type"), "L", "Tokens as nodes counted them: input or output."),
+    Family("tokens_estimated_total", COUNTER, ("model", "type"), "L",
+           "Content events of answers that carried no counts, mostly because they were cancelled or cut."),
+    Family("request_tokens", HISTOGRAM, ("model", "type"), "L", "Tokens of one call, as nodes counted them.", TOKENS),
+    Family("request_body_bytes", HISTOGRAM, ("route",), "L", "Bodies as they arrived.", BODY_BYTES),
+    Family("requests_in_flight", GAUGE, ("route", "model"), "L", "Calls at a node; waiting ones are in queue_depth."),
+    Family("queue_depth", GAUGE, ("model",), "L", "Calls that wait in line."),
+    Family("queue_limit", GAUGE, ("model",), "L",
+           "Calls that may wait in line; compare with sum by (model) (queue_depth), with max over replicas."),
+    Family("rejections_total", COUNTER, ("model", "reason"), "L", "Calls that the router itself refused."),
+    Family("client_disconnects_total", COUNTER, ("model", "phase"), "L",
+           "Clients that left: waiting, prefill, streaming or stalled."),
+    Family("routing_decisions_total", COUNTER, ("policy", "reason"), "L", "Calls sent to a node, by why this one."),
+    Family("upstream_requests_total", COUNTER, ("node", "model", "outcome"), "L", "Attempts at a node that ended."),
+    Family("upstream_request_duration_seconds", HISTOGRAM, ("node",), "L", "Attempts at a node.", DURATION_S),
+    Family("retries_total", COUNTER, ("model", "reason"), "L", "Attempts that were followed by another one."),
+    Family("failovers_total", COUNTER, ("model", "reason"), "L", "Retries that another node took."),
+    Family("node_up", GAUGE, ("node",), "S", "1 when the node is served, draining included."),
+    Family("node_state", GAUGE, ("node", "state"), "S", "1 for the state that the node is in."),
+    Family("node_info", GAUGE, ("node", "version", "zone"), "S", "1, with what the node says of itself."),
+    Family("node_slots", GAUGE, ("node",), "S", "Calls that the node's ready copies take at once, backlog included."),
+    Family("node_slots_used", GAUGE, ("node",), "S", "Leases on the node."),
+    Family("node_model_loaded", GAUGE, ("node", "model"), "S", "1 for each name whose weights are in memory."),
+    Family("node_model_vram_bytes", GAUGE, ("node", "model"), "S",
+           "Video memory of a copy, under the first of its names, so that the sum is the node's."),
+    Family("copy_cpu_bytes", GAUGE, ("node", "model"), "S",
+           "Bytes of a copy that are not in video memory, under the first of its names."),
+    Family("node_probe_duration_seconds", HISTOGRAM, ("node",), "L", "Probes, failed ones too.", PROBE_S),
+    Family("node_probe_failures_total", COUNTER, ("node", "reason"), "L", "Probes that failed."),
+    Family("circuit_state", GAUGE, ("node", "model", "state"), "S",
+           "1 for breakers that are not closed; model all for the node's own."),
+    Family("circuit_state_changes_total", COUNTER, ("node", "state"), "L", "Breakers that changed into a state."),
+    Family("model_loads_total", COUNTER, ("node", "model", "reason", "result"), "L",
+           "Loads by this replica: for a line or to renew; ok, failed or oom."),
+    Family("model_nodes", GAUGE, ("model", "state"), "S", "Nodes that are up and have the model: available or loaded."),
+    Family("model_digest_skew", GAUGE, ("model",), "S", "Different digests of one name over the nodes, if several."),
+    Family("discovery_nodes", GAUGE, ("source",), "S", "Nodes that a source names."),
+    Family("event_loop_lag_seconds", HISTOGRAM, (), "L", "How much later than asked a timer fired.", LAG_S),
+    Family("build_info", GAUGE, ("version", "revision", "python"), "L", "1, with what runs."),
+    Family("degraded_mode", GAUGE, (), "L", "1 when this replica decides on what it knows alone."),
+    Family("log_lines_dropped_total", COUNTER, (), "L", "Log lines lost because nobody took them from stdout."),
+)  # fmt: skip
+
+FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in _TABLE})

@@ -1,0 +1,197 @@
+"""What is true at the moment of a scrape, read from the fleet's picture; nothing here is kept."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from router.fleet.breaker import Circuit
+from router.fleet.node import Copy, CopyState, Health, Node
+from router.fleet.snapshot import UP, Rows, Snapshot
+from router.fleet.tickets import LineView
+from router.telemetry.names import UNKNOWN, ModelNames
+from router.telemetry.series import Sample
+
+Circuits = Mapping[tuple[str, str | None], Circuit]  # by (node, weights); None for the node's own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where a scrape looks. `circuits` are those not closed; `queue_limit` is by model key."""
+
+    snapshot: Callable[[], Snapshot]
+    occupancy: Callable[[], Mapping[tuple[str, str], int]]
+    lines: Callable[[], Awaitable[Sequence[LineView]]]
+    queue_limit: Callable[[str], int]
+    circuits: Callable[[], Circuits] = dict
+    discovered: Callable[[], Mapping[str, int]] = dict  # nodes by source
+    is_degraded: Callable[[], bool] = bool
+    log_lines_dropped: Callable[[], int] = int
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What the gauges of one scrape are read from, so that they agree with one another."""
+
+    snapshot: Snapshot
+    occupancy: Mapping[tuple[str, str], int]
+    lines: Sequence[LineView]
+    circuits: Circuits
+    discovered: Mapping[str, int]
+    is_degraded: bool
+    in_flight: Mapping[tuple[str, str], int]  # by (route, model key)
+    queue_limit: Callable[[str], int]
+    names: ModelNames
+    version: str
+    revision: str
+
+
+Gauge = Callable[[Moment], Iterator[Sample]]
+
+
+def _requests_in_flight(at: Moment) -> Iterator[Sample]:
+    counts: dict[tuple[str, ...], float] = {}
+    for (route, key), count in at.in_flight.items():
+        labels = (route, at.names.label(key))
+        counts[labels] = counts.get(labels, 0) + count
+    yield from counts.items()
+
+
+def _queue_depth(at: Moment) -> Iterator[Sample]:
+    """0 for a model whose line is empty, so that a chart does not end where a line does."""
+    depths: dict[tuple[str, ...], float] = {}
+    for line in at.lines:
+        labels = (at.names.label(line.model),)
+        depths[labels] = depths.get(labels, 0) + line.depth
+    yield from depths.items()
+    yield from (((label,), 0) for label in at.names.labels if (label,) not in depths)
+
+
+def _queue_limit(at: Moment) -> Iterator[Sample]:
+    yield from (((label,), at.queue_limit(label)) for label in at.names.labels)
+
+
+def _node_up(at: Moment) -> Iterator[Sample]:
+    yield from (((name,), node.health in UP) for name, node in at.snapshot.nodes.items())
+
+
+def _node_state(at: Moment) -> Iterator[Sample]:
+    for name, node in at.snapshot.nodes.items():
+        yield from (((name, state.value), node.health is state) for state in Health)
+
+
+def _node_info(at: Moment) -> Iterator[Sample]:
+    yield from (((name, node.version, ""), 1) for name, node in at.snapshot.nodes.items())
+
+
+def _node_slots(at: Moment) -> Iterator[Sample]:
+    for name, node in at.snapshot.nodes.items():
+        yield (name,), sum(copy.slots + node.spec.backlog for copy in _ready(node))
+
+
+def _node_slots_used(at: Moment) -> Iterator[Sample]:
+    used = dict.fromkeys(at.snapshot.nodes, 0)
+    for (name, _), leases in at.occupancy.items():
+        if name in used:
+            used[name] += leases
+    yield from (((name,), leases) for name, leases in used.items())
+
+
+def _node_model_loaded(at: Moment) -> Iterator[Sample]:
+    for name, node in at.snapshot.nodes.items():
+        yield from (((name, label), 1) for label in {at.names.label(key) for copy in _ready(node) for key in copy.keys})
+
+
+def _node_model_vram_bytes(at: Moment) -> Iterator[Sample]:
+    return _by_copy(at, lambda copy: copy.vram_bytes)
+
+
+def _copy_cpu_bytes(at: Moment) -> Iterator[Sample]:
+    return _by_copy(at, lambda copy: copy.size_bytes - copy.vram_bytes)
+
+
+def _circuit_state(at: Moment) -> Iterator[Sample]:
+    found: set[tuple[str, str, str]] = set()
+    for (name, weights), circuit in at.circuits.items():
+        model = "all" if weights is None else _first_name(at, name, weights)
+        found.add((name, model, circuit.value))
+    yield from ((labels, 1) for labels in sorted(found))
+
+
+def _model_nodes(at: Moment) -> Iterator[Sample]:
+    """Of every model that is on a disk, while they all get labels; else only of those in use."""
+    gives_all = len(at.snapshot.index) <= at.names.models_max
+    for key, rows in at.snapshot.index.items():
+        if at.names.is_admitted(key) or (gives_all and at.names.label(key) == key):
+            yield from _nodes_having(key, rows)
+    yield from (
+        ((label, state), 0)
+        for label in at.names.labels
+        if label not in at.snapshot.index
+        for state in ("available", "loaded")
+    )
+
+
+def _nodes_having(key: str, rows: Rows) -> Iterator[Sample]:
+    yield (key, "available"), sum(row.is_up for row in rows.by_node.values())
+    yield (key, "loaded"), sum(row.is_ready for row in rows.by_node.values())
+
+
+def _model_digest_skew(at: Moment) -> Iterator[Sample]:
+    for key in at.snapshot.index:
+        digests = len({model.digest for _, model in at.snapshot.stored(key)})
+        if digests > 1 and at.names.label(key) == key:
+            yield (key,), digests
+
+
+def _discovery_nodes(at: Moment) -> Iterator[Sample]:
+    yield from (((source,), count) for source, count in at.discovered.items())
+
+
+def _build_info(at: Moment) -> Iterator[Sample]:
+    yield (at.version, at.revision, platform.python_version()), 1
+
+
+def _degraded_mode(at: Moment) -> Iterator[Sample]:
+    yield (), at.is_degraded
+
+
+GAUGES: Mapping[str, Gauge] = {
+    "requests_in_flight": _requests_in_flight,
+    "queue_depth": _queue_depth,
+    "queue_limit": _queue_limit,
+    "node_up": _node_up,
+    "node_state": _node_state,
+    "node_info": _node_info,
+    "node_slots": _node_slots,
+    "node_slots_used": _node_slots_used,
+    "node_model_loaded": _node_model_loaded,
+    "node_model_vram_bytes": _node_model_vram_bytes,
+    "copy_cpu_bytes": _copy_cpu_bytes,
+    "circuit_state": _circuit_state,
+    "model_nodes": _model_nodes,
+    "model_digest_skew": _model_digest_skew,
+    "discovery_nodes": _discovery_nodes,
+    "build_info": _build_info,
+    "degraded_mode": _degraded_mode,
+}
+
+
+def _ready(node: Node) -> Iterator[Copy]:
+    return (copy for copy in node.copies.values() if copy.state is CopyState.READY)
+
+
+def _by_copy(at: Moment, measure: Callable[[Copy], int]) -> Iterator[Sample]:
+    for name, node in at.snapshot.nodes.items():
+        sums: dict[str, int] = {}
+        for copy in _ready(node):
+            label = at.names.label(copy.keys[0]) if copy.keys else UNKNOWN
+            sums[label] = sums.get(label, 0) + measure(copy)
+        yield from (((name, label), total) for label, total in sums.items())
+
+
+def _first_name(at: Moment, name: str, weights: str) -> str:
+    node = at.snapshot.nodes.get(name)
+    models = node.models.values() if node is not None else ()
+    return next((at.names.label(model.key) for model in models if model.weights == weights), UNKNOWN)

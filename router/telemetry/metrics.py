@@ -1,0 +1,238 @@
+"""Metrics of this replica. Calls only add to plain numbers; everything else is read at the scrape.
+
+prometheus_client's children take a lock and a loop over the buckets for each value and render on the loop in one go;
+its process, platform and collector metrics are used as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
+
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from router import __version__
+from router.errors import Rejection
+from router.fleet.breaker import Circuit
+from router.seams import Record
+from router.telemetry.families import FAMILIES, HISTOGRAM
+from router.telemetry.gauges import GAUGES, Moment, Sources
+from router.telemetry.names import UNKNOWN, ModelNames
+from router.telemetry.series import Counter, Histogram, Labels, header, sample_text
+
+# A slice of a scrape: about a millisecond of work, then streams get the loop.
+SLICE_BYTES = 64 * 1024
+SLICE_PIECES = 250
+# Refusals that an operator alerts on stand at 0 from the start, so that their first increase is seen.
+_ALERTED = (Rejection.QUEUE_FULL, Rejection.QUEUE_TIMEOUT, Rejection.NO_NODE, Rejection.MODEL_NOT_FOUND)
+
+
+class Metrics:
+    """An `Observer`, and the page that Prometheus reads. `named` are model keys that the configuration mentions."""
+
+    content_type = CONTENT_TYPE_PLAIN_0_0_4
+
+    def __init__(
+        self,
+        sources: Sources,
+        *,
+        models_max: int,
+        named: Iterable[str] = (),
+        policy: str = "default",
+        revision: str = UNKNOWN,
+    ) -> None:
+        self._sources = sources
+        self._names = ModelNames(lambda key: sources.snapshot().is_known(key), models_max, named)
+        self._policy = policy
+        self._revision = revision
+        self._in_flight: dict[tuple[str, str], int] = {}
+        self._series: dict[str, Counter | Histogram] = {}
+        self._requests = self._counter("requests_total")
+        self._duration = self._histogram("request_duration_seconds")
+        self._first_token = self._histogram("time_to_first_token_seconds")
+        self._per_token = self._histogram("time_per_output_token_seconds")
+        self._queue_wait = self._histogram("queue_wait_seconds")
+        self._overhead = self._histogram("overhead_seconds")
+        self._load_time = self._histogram("model_load_seconds")
+        self._tokens = self._counter("tokens_total")
+        self._estimated = self._counter("tokens_estimated_total")
+        self._call_tokens = self._histogram("request_tokens")
+        self._body_bytes = self._histogram("request_body_bytes")
+        self._rejections = self._counter("rejections_total")
+        self._disconnects = self._counter("client_disconnects_total")
+        self._decisions = self._counter("routing_decisions_total")
+        self._attempts = self._counter("upstream_requests_total")
+        self._attempt_time = self._histogram("upstream_request_duration_seconds")
+        self._retries = self._counter("retries_total")
+        self._failovers = self._counter("failovers_total")
+        self._probe_time = self._histogram("node_probe_duration_seconds")
+        self._probe_failures = self._counter("node_probe_failures_total")
+        self._circuit_changes = self._counter("circuit_state_changes_total")
+        self._loads = self._counter("model_loads_total")
+        self._lag = self._histogram("event_loop_lag_seconds")
+        self._dropped = self._counter("log_lines_dropped_total")
+        self._process = _process_registry()
+        self._start_at_zero()
+
+    def __repr__(self) -> str:
+        return f"<Metrics {sum(len(series.values) for series in self._series.values())} series | {self._names!r}>"
+
+    # what calls tell
+
+    def call_started(self, route: str) -> None:
+        """Nothing to count: what is under way shows as queue_depth and requests_in_flight."""
+
+    def forwarding(self, route: str, model: str, delta: int) -> None:
+        # By key, not by label: a model that the cap meets between + and - would count for ever.
+        place = (route, model)
+        count = self._in_flight.get(place, 0) + delta
+        if count:
+            self._in_flight[place] = count
+        else:
+            self._in_flight.pop(place, None)
+
+    def attempt_ended(self, node: str, model: str, outcome: str, duration_s: float) -> None:
+        self._attempts.add((node, self._names.label(model), outcome))
+        self._attempt_time.observe((node,), duration_s)
+
+    def observe(self, record: Record) -> None:
+        route = record.route
+        model = self._names.label(record.model)
+        outcome = record.outcome.value
+        self._requests.add((route, model, outcome, str(record.status)))
+        self._duration.observe((route, model, outcome), record.duration_s)
+        if record.body_bytes:
+            self._body_bytes.observe((route,), record.body_bytes)
+        if record.rejection is not None:
+            self._rejections.add((model, record.rejection.value))
+        if record.phase_left:
+            self._disconnects.add((model, record.phase_left))
+        if record.attempts or record.queue_result != "dispatched":
+            self._queue_wait.observe((model, record.queue_result), record.queued_s)
+        if record.attempts:
+            self._overhead.observe((route,), record.overhead_s)
+            if record.reason:
+                self._decisions.add((self._policy, record.reason))
+            self._note_pace(record, route, model)
+            self._note_tokens(record, model)
+        if record.retries:
+            self._note_retries(record, model)
+
+    def _note_pace(self, record: Record, route: str, model: str) -> None:
+        first_s = record.first_token_s
+        if first_s is None:
+            return
+        self._first_token.observe((route, model, "cold" if record.is_cold else "warm"), first_s)
+        tokens = record.output_tokens
+        if record.is_stream and tokens is not None and tokens > 1:
+            self._per_token.observe((route, model), (record.duration_s - first_s) / (tokens - 1))
+
+    def _note_tokens(self, record: Record, model: str) -> None:
+        for kind, tokens in (("input", record.input_tokens), ("output", record.output_tokens)):
+            if tokens is not None:
+                self._tokens.add((model, kind), tokens)
+                self._call_tokens.observe((model, kind), tokens)
+        if record.output_tokens is None and record.content_events:
+            self._estimated.add((model, "output"), record.content_events)
+
+    def _note_retries(self, record: Record, model: str) -> None:
+        followers = [*(node for node, _ in record.retries[1:]), record.node]
+        for (node, reason), following in zip(record.retries, followers, strict=True):
+            self._retries.add((model, reason))
+            if following not in ("", node):
+                self._failovers.add((model, reason))
+
+    # what loops tell
+
+    def refused(self, reason: Rejection) -> None:
+        """Before there was a call to make a record of: a connection too many."""
+        self._rejections.add((UNKNOWN, reason.value))
+
+    def probe_ended(self, node: str, duration_s: float, failure: str) -> None:
+        """`failure` is a word of a closed set, empty when all is well."""
+        self._probe_time.observe((node,), duration_s)
+        if failure:
+            self._probe_failures.add((node, failure))
+
+    def load_ended(self, node: str, model: str, reason: str, result: str, duration_s: float) -> None:
+        label = self._names.label(model)
+        self._loads.add((node, label, reason, result))
+        if result == "ok":
+            self._load_time.observe((label,), duration_s)
+
+    def circuit_changed(self, node: str, circuit: Circuit) -> None:
+        self._circuit_changes.add((node, circuit.value))
+
+    def loop_lagged(self, lag_s: float) -> None:
+        self._lag.observe((), lag_s)
+
+    # the page
+
+    async def render(self) -> AsyncIterator[bytes]:
+        """Prometheus text in slices; between two of them everybody else gets the loop."""
+        moment = await self._moment()
+        for series in self._series.values():
+            series.forget_nodes(moment.snapshot.nodes)
+        held: list[str] = []
+        size = 0
+        for piece in self._pieces(moment):
+            held.append(piece)
+            size += len(piece)
+            if size >= SLICE_BYTES or len(held) >= SLICE_PIECES:
+                yield "".join(held).encode()
+                held, size = [], 0
+                await asyncio.sleep(0)
+        yield "".join(held).encode() + generate_latest(self._process)
+
+    def _pieces(self, moment: Moment) -> Iterator[str]:
+        for name, family in FAMILIES.items():
+            yield header(family)
+            if name in GAUGES:
+                yield from sample_text(family, GAUGES[name](moment))
+            else:
+                yield from self._series[name].text()
+
+    async def _moment(self) -> Moment:
+        sources = self._sources
+        self._dropped.values[()] = sources.log_lines_dropped()
+        return Moment(
+            snapshot=sources.snapshot(),
+            occupancy=dict(sources.occupancy()),
+            lines=await sources.lines(),
+            circuits=sources.circuits(),
+            discovered=sources.discovered(),
+            is_degraded=sources.is_degraded(),
+            in_flight=dict(self._in_flight),
+            queue_limit=sources.queue_limit,
+            names=self._names,
+            version=__version__,
+            revision=self._revision,
+        )
+
+    def _counter(self, name: str) -> Counter:
+        counter = self._series[name] = Counter(FAMILIES[name])
+        return counter
+
+    def _histogram(self, name: str) -> Histogram:
+        assert FAMILIES[name].kind == HISTOGRAM, name
+        histogram = self._series[name] = Histogram(FAMILIES[name])
+        return histogram
+
+    def _start_at_zero(self) -> None:
+        at_zero: list[tuple[Counter, Labels]] = [(self._dropped, ())]
+        for model in self._names.named:
+            at_zero += [(self._tokens, (model, kind)) for kind in ("input", "output")]
+            at_zero += [(self._rejections, (model, reason.value)) for reason in _ALERTED]
+        for counter, labels in at_zero:
+            counter.add(labels, 0)
+
+
+def _process_registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry

@@ -1,0 +1,40 @@
+"""Which model names become labels: a client must not be able to make series."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+UNKNOWN = "unknown"  # no node lists it
+OTHER = "other"  # listed, but there are too many of them
+
+
+class ModelNames:
+    """Keys that the pool knows, the first `models_max` of them; those that the configuration mentions beyond that."""
+
+    def __init__(self, is_known: Callable[[str], bool], models_max: int, named: Iterable[str]) -> None:
+        self._is_known = is_known
+        self.models_max = models_max
+        self.named = tuple(dict.fromkeys(named))
+        self._labels = {key: key for key in self.named}
+
+    def __repr__(self) -> str:
+        return f"<ModelNames {len(self._labels) - len(self.named)} of {self.models_max} | {len(self.named)} named>"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All that stand for themselves, in the order of their coming."""
+        return tuple(self._labels)
+
+    def label(self, key: str) -> str:
+        return self._labels.get(key) or self._admitted(key)
+
+    def is_admitted(self, key: str) -> bool:
+        return key in self._labels
+
+    def _admitted(self, key: str) -> str:
+        if not self._is_known(key):
+            return UNKNOWN
+        if len(self._labels) - len(self.named) >= self.models_max:
+            return OTHER
+        self._labels[key] = key
+        return key

@@ -1,0 +1,91 @@
+"""Counts and histograms as plain numbers, and their text. One loop writes and reads them: there are no locks."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Container, Iterable, Iterator
+
+from router.telemetry.families import PREFIX, Family
+
+Labels = tuple[str, ...]
+Sample = tuple[Labels, float]
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
+class Counter:
+    __slots__ = ("family", "values")
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self.values: dict[Labels, float] = {}
+
+    def add(self, labels: Labels, amount: float = 1) -> None:
+        values = self.values
+        values[labels] = values.get(labels, 0) + amount
+
+    def forget_nodes(self, living: Container[str]) -> None:
+        _forget(self.family, self.values, living)
+
+    def text(self) -> Iterator[str]:
+        # A copy: between two slices of a scrape calls go on and may add series.
+        return sample_text(self.family, list(self.values.items()))
+
+
+class Histogram:
+    """Each series is a list: a count for each bucket, one for what is above them all, and the sum."""
+
+    __slots__ = ("_blank", "_bounds", "family", "values")
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self._bounds = family.bounds
+        self._blank: list[float] = [0] * (len(family.bounds) + 2)
+        self.values: dict[Labels, list[float]] = {}
+
+    def observe(self, labels: Labels, value: float) -> None:
+        row = self.values.get(labels)
+        if row is None:
+            row = self.values[labels] = self._blank.copy()
+        row[bisect_left(self._bounds, value)] += 1  # le is inclusive
+        row[-1] += value
+
+    def forget_nodes(self, living: Container[str]) -> None:
+        _forget(self.family, self.values, living)
+
+    def text(self) -> Iterator[str]:
+        """One piece a series, never torn: its count and its buckets belong to the same moment."""
+        name = PREFIX + self.family.name
+        edges = [*(f'le="{bound!r}"}} ' for bound in map(float, self._bounds)), 'le="+Inf"} ']
+        for labels, row in list(self.values.items()):
+            pairs = _pairs(self.family.labels, labels)
+            head = f"{name}_bucket{{{pairs}," if pairs else f"{name}_bucket{{"
+            lines, total = [], 0.0
+            for edge, count in zip(edges, row, strict=False):
+                total += count
+                lines.append(f"{head}{edge}{total!r}\n")
+            tail = f"{{{pairs}}}" if pairs else ""
+            yield f"{''.join(lines)}{name}_sum{tail} {float(row[-1])!r}\n{name}_count{tail} {total!r}\n"
+
+
+def header(family: Family) -> str:
+    name = PREFIX + family.name
+    meaning = family.help.translate(_ESCAPES).replace(r"\"", '"')
+    return f"# HELP {name} {meaning} ({family.scope})\n# TYPE {name} {family.kind}\n"
+
+
+def sample_text(family: Family, samples: Iterable[Sample]) -> Iterator[str]:
+    name = PREFIX + family.name
+    for labels, value in samples:
+        pairs = _pairs(family.labels, labels)
+        yield f"{name}{{{pairs}}} {float(value)!r}\n" if pairs else f"{name} {float(value)!r}\n"
+
+
+def _pairs(names: Labels, values: Labels) -> str:
+    return ",".join([f'{name}="{value.translate(_ESCAPES)}"' for name, value in zip(names, values, strict=True)])
+
+
+def _forget(family: Family, values: dict[Labels, list[float]] | dict[Labels, float], living: Container[str]) -> None:
+    """Series of nodes that have left: they would be scraped for ever."""
+    if family.labels[:1] == ("node",):
+        for labels in [labels for labels in values if labels[0] not in living]:
+            del values[labels]

@@ -1,0 +1,32 @@
+"""Every store's factory; each test of the contract runs once per entry of `HARNESSES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from router.fleet.tickets import BEAT_S
+from router.store.answers import Limits
+from tests.contracts.store_driver import HARNESSES, Pool
+
+MakePool = Callable[..., Pool]
+
+
+@pytest.fixture(params=HARNESSES)
+def make_pool(request: pytest.FixtureRequest) -> MakePool:
+    def make(replicas: str = "ab", *, max_waiting: int = 256, settle_s: float = BEAT_S, **by_key: int) -> Pool:
+        pool = Pool(HARNESSES[request.param](Limits(max_waiting, by_key), settle_s))
+        for name in replicas:
+            pool.hello(name)
+        return pool
+
+    return make
+
+
+@pytest.fixture
+def pool(make_pool: MakePool) -> Pool:
+    """Two replicas, `a` and `b`, at a store that has settled."""
+    made = make_pool()
+    made.wait(BEAT_S)
+    return made

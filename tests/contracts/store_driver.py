@@ -1,0 +1,147 @@
+"""Replicas at one store, in virtual time: what every store's suite is written against."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from router.errors import Refusal
+from router.fleet.node import CopyState
+from router.fleet.tickets import BEAT_S, CopyReport, Gate, Lease, LineView, Ticket
+from router.store.answers import Answer, Caller, Limits, Refused
+from router.store.book import Book
+from router.store.check import invariants
+
+START_S = 1_000.0
+
+
+class MemoryHarness:
+    """The store under test, with what a test may do and a replica may not: look at streams, lose writes."""
+
+    def __init__(self, limits: Limits, settle_s: float) -> None:
+        self.store = Book(Random(7), limits, settle_s=settle_s)
+
+    def streams(self) -> dict[str, list[Lease | Refused]]:
+        return {name: list(replica.stream) for name, replica in self.store.replicas.items()}
+
+    def snapshot(self) -> Book:
+        return copy.deepcopy(self.store)
+
+    def fail_over(self, to: Book) -> None:
+        self.store = copy.deepcopy(to)
+        self.store.run += "'"
+
+    def check(self) -> None:
+        invariants(self.store)
+
+
+HARNESSES = {"memory": MemoryHarness}
+
+
+class Pool:
+    """One method per command, answering its value. `answer` is the last whole one; `got` what each replica was told."""
+
+    def __init__(self, harness: MemoryHarness) -> None:
+        self.harness = harness
+        self.clock_s = START_S
+        self.callers: dict[str, Caller] = {}
+        self.last_seq: dict[str, int] = {}
+        self.answer: Answer[Any] = Answer("", 0, 0.0, None)
+        self.got: dict[str, list[Lease]] = {}
+        self.refused: dict[str, list[Refused]] = {}
+
+    def wait(self, seconds: float, *, beating: str = "") -> None:
+        """Time passes. Replicas named in `beating` (one letter each) beat and acknowledge every second of it."""
+        end_s = self.clock_s + seconds
+        while beating and self.clock_s + BEAT_S <= end_s:
+            self.clock_s += BEAT_S
+            for who in beating:
+                self.beat(who, [lease.id for lease in self.got[who]])
+        self.clock_s = end_s
+
+    def hello(
+        self, who: str, *, leases: Sequence[Lease] = (), tickets: Sequence[Ticket] = (), last_seq: int | None = None
+    ) -> int:
+        if last_seq is None:
+            last_seq = self.last_seq.get(who, 0)
+        answer = self.harness.store.hello(who, last_seq, tuple(leases), tuple(tickets), self.clock_s)
+        session = self._keep(who, answer)
+        self.callers[who] = Caller(who, session)
+        return session
+
+    def bye(self, who: str) -> Any:
+        return self._do(who, "bye")
+
+    def beat(self, who: str, acked: Sequence[str] = ()) -> Any:
+        return self._do(who, "beat", tuple(acked))
+
+    def read(self, who: str) -> Any:
+        """What the stream brought, or Stale."""
+        return self._do(who, "read") or self.answer.grants
+
+    def ack(self, who: str, *lease_ids: str) -> Any:
+        return self._do(who, "ack", lease_ids)
+
+    def take(self, who: str, ticket: Ticket) -> Any:
+        return self._do(who, "take", ticket)
+
+    def widen(self, who: str, ticket_id: str, *targets: str) -> Any:
+        return self._do(who, "widen", ticket_id, targets)
+
+    def leave(self, who: str, ticket_id: str) -> Any:
+        return self._do(who, "leave", ticket_id)
+
+    def give_back(self, who: str, lease: Lease | str) -> Any:
+        return self._do(who, "give_back", lease if isinstance(lease, str) else lease.id)
+
+    def refuse(self, who: str, model: str, refusal: Refusal) -> Any:
+        return self._do(who, "refuse", model, refusal)
+
+    def lines(self, who: str) -> dict[str, LineView]:
+        return {view.model: view for view in self._do(who, "lines")}
+
+    def set_copy(self, who: str, report: CopyReport) -> Any:
+        return self._do(who, "set_copy", report)
+
+    def ready(self, who: str, node: str, *, slots: int = 1, weights: str = "w", keys: str = "m", **more: Any) -> Any:
+        """A report of a ready copy, seen now; `keys` separated by spaces."""
+        facts = {"incarnation": 1, "state": CopyState.READY, "num_ctx": 0, "seen_at_s": self.clock_s, **more}
+        return self.set_copy(
+            who, CopyReport(node=node, weights=weights, keys=tuple(keys.split()), slots=slots, **facts)
+        )
+
+    def drop_node(self, who: str, node: str, incarnation: int) -> Any:
+        return self._do(who, "drop_node", node, incarnation)
+
+    def incarnate(self, who: str, node: str, uid: str = "") -> Any:
+        return self._do(who, "incarnate", node, uid)
+
+    def begin(self, who: str, node: str, weights: str, *, loading: bool = True, epoch: int = 1) -> Any:
+        return self._do(who, "begin", node, weights, loading=loading, epoch=epoch)
+
+    def gate(self, who: str, node: str, weights: str | None, gate: Gate, until_s: float = float("inf")) -> Any:
+        return self._do(who, "gate", node, weights, gate, until_s=until_s)
+
+    def leases_on(self, node: str, weights: str = "w") -> int:
+        return self.harness.store.ledger.copies.occupancy.get((node, weights), 0)
+
+    def _do(self, who: str, command: str, *args: Any, **named: Any) -> Any:
+        method = getattr(self.harness.store, command)
+        return self._keep(who, method(self.callers[who], *args, self.clock_s, **named))
+
+    def _keep(self, who: str, answer: Answer[Any]) -> Any:
+        self.answer = answer
+        self.last_seq[who] = answer.seq
+        self.got.setdefault(who, []).extend(answer.grants)
+        self.refused.setdefault(who, []).extend(answer.refusals)
+        self.harness.check()
+        return answer.value
+
+
+def call(ticket_id: str, *targets: str, **more: Any) -> Ticket:
+    """A ticket for the model `m`, or for those named."""
+    if "excluded" in more:
+        more["excluded"] = frozenset(more["excluded"].split())
+    return Ticket(ticket_id, targets or ("m",), **more)

@@ -1,0 +1,138 @@
+"""Commands end in an exit code that scripts can rely on, and in words that say what to do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import router
+from router import __version__
+from router.cli import FAILED, MISUSED, OK, main
+from router.settings import Settings
+
+
+class Wiring(ModuleType):
+    """Stands for `router.wiring`: keeps what it was asked to run."""
+
+    def __init__(self) -> None:
+        super().__init__("router.wiring")
+        self.served: list[Settings] = []
+        self.shown: list[tuple[Settings, int, int]] = []
+        self.failure: Exception | None = None
+
+    def serve(self, settings: Settings) -> int:
+        if self.failure is not None:
+            raise self.failure
+        self.served.append(settings)
+        return 0
+
+    def demo(self, settings: Settings, nodes: int, *, seed: int) -> int:
+        self.shown.append((settings, nodes, seed))
+        return 0
+
+
+@pytest.fixture
+def wiring(monkeypatch: pytest.MonkeyPatch) -> Wiring:
+    for name in ("OLLAMA_ROUTER_NODES", "OLLAMA_ROUTER_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    wiring = Wiring()
+    monkeypatch.setitem(sys.modules, "router.wiring", wiring)
+    monkeypatch.setattr(router, "wiring", wiring, raising=False)
+    return wiring
+
+
+def test_serve_runs_with_what_the_arguments_say(wiring: Wiring) -> None:
+    nodes = ["--node", "gpu-1", "--node", "http://gpu-2:1"]
+    assert (
+        main(["serve", *nodes, "--listen", "[::1]:0", "--metrics-listen", "127.0.0.1:0", "--log-format", "text"]) == OK
+    )
+    (settings,) = wiring.served
+    assert [node.url for node in settings.nodes] == ["http://gpu-1:11434", "http://gpu-2:1"]
+    assert (settings.listen, settings.metrics_listen) == ("[::1]:0", "127.0.0.1:0")
+    assert (settings.log.format, settings.log.level) == ("text", "info")
+
+
+def test_serve_reads_the_environment_and_a_file(
+    wiring: Wiring, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "router.yaml"
+    config.write_text("pool: lab\nlog: {format: text, level: warning}\n")
+    monkeypatch.setenv("OLLAMA_ROUTER_NODES", "gpu-1,gpu-2")
+    monkeypatch.setenv("OLLAMA_ROUTER_NODSE", "x")
+    assert main(["serve", "--config", str(config), "--log-level", "debug"]) == OK
+    (settings,) = wiring.served
+    assert (settings.pool, len(settings.nodes)) == ("lab", 2)
+    assert (settings.log.format, settings.log.level) == ("text", "debug")
+    assert "OLLAMA_ROUTER_NODSE is no setting and is ignored" in capsys.readouterr().err
+
+
+def test_serve_without_a_node_says_what_to_do(wiring: Wiring, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve"]) == MISUSED
+    text = capsys.readouterr().err
+    assert "no node is configured" in text
+    assert "--node http://" in text
+    assert "ollama-router demo" in text
+    assert wiring.served == []
+
+
+def test_a_port_that_is_taken_is_a_failure_in_one_line(wiring: Wiring, capsys: pytest.CaptureFixture[str]) -> None:
+    wiring.failure = OSError(98, "address already in use")
+    assert main(["serve", "--node", "gpu-1"]) == FAILED
+    assert capsys.readouterr().err == "ollama-router: [Errno 98] address already in use\n"
+
+
+def test_demo_brings_its_own_nodes(wiring: Wiring, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_ROUTER_NODES", "gpu-1")
+    assert main(["demo", "--nodes", "5", "--seed", "7"]) == OK
+    ((settings, nodes, seed),) = wiring.shown
+    assert (settings.nodes, nodes, seed) == ((), 5, 7)
+
+
+@pytest.mark.parametrize("nodes", ["0", "-1", "1001", "many", "1.5"])
+def test_a_demo_of_no_or_too_many_nodes_is_refused(nodes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["demo", f"--nodes={nodes}"])
+    assert caught.value.code == MISUSED
+    assert "should be a number from 1 to 1000" in capsys.readouterr().err
+
+
+def test_bad_configuration_is_a_line_for_each_mistake_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "router.yaml"
+    config.write_text("limits:\n  bodybytes: 3\nlisten: nowhere\n")
+    assert main(["check-config", str(config)]) == MISUSED
+    assert capsys.readouterr().err.splitlines() == [
+        f"ollama-router: {config}:3: listen: should be HOST:PORT, such as 0.0.0.0:11435 or [::]:11435",
+        f"ollama-router: {config}:2: limits.bodybytes: unknown setting; did you mean limits.body_bytes?",
+    ]
+    assert main(["check-config", str(tmp_path / "nowhere.yaml")]) == MISUSED
+
+
+def test_good_configuration_is_said_to_be_good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "router.yaml"
+    config.write_text("nodes: [gpu-1]\naliases: {gpt-4: qwen3}\n")
+    assert main(["check-config", str(config)]) == OK
+    assert capsys.readouterr().out == f"{config}: ok, 1 nodes, 1 aliases\n"
+
+
+def test_schema_is_json_that_names_every_group(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == OK
+    assert json.loads(capsys.readouterr().out)["properties"].keys() == Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["serve", "--colour"], ["serve", "--log-level", "loud"]])
+def test_unknown_arguments_are_misuse(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == MISUSED
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "router", "version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"ollama-router {__version__}\n", "")
