@@ -22,6 +22,7 @@ class Engine:
         self._blobs: dict[int, str] = {}
         self._last_call = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._due_s = 0.0
 
     def now_s(self) -> float:
         return asyncio.get_running_loop().time()
@@ -79,11 +80,12 @@ class Engine:
     def _arm(self) -> None:
         due_s = self.model.next_event_s()
         if self._timer is not None:
-            if self._timer.when() == due_s:
+            if self._due_s == due_s:
                 return
             self._timer.cancel()
             self._timer = None
         if due_s != FOREVER_S:
+            self._due_s = due_s
             self._timer = asyncio.get_running_loop().call_at(due_s, self._tick)
 
     def _dispatch(self, effects: list[Effect]) -> None:

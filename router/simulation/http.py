@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
-from urllib.parse import unquote
 from typing import cast
+from urllib.parse import unquote
 
 import httptools
 
@@ -85,29 +85,34 @@ class Reply:
         head = self._head(status, headers, framing)
         if is_head or status in _BODILESS:
             body = b""
-        self._transport.write(head + (body if is_short or not body else self._chunk(body)))
+        self._write(head + (body if is_short or not body else self._chunk(body)))
         self._end()
 
     def start(self, status: int, headers: Iterable[Pair]) -> None:
-        self._transport.write(self._head(status, headers, self._chunking()))
+        self._write(self._head(status, headers, self._chunking()))
 
     def flush(self, data: bytes) -> None:
         """One HTTP chunk, on the wire at once."""
         if data:
-            self._transport.write(self._chunk(data))
+            self._write(self._chunk(data))
 
     def finish(self) -> None:
         self._end()
 
     def garble(self, data: bytes) -> None:
         """Bytes that are no HTTP, and the end of the connection."""
-        self._transport.write(data)
+        self._write(data)
         self.cut()
 
     def cut(self) -> None:
         """The connection breaks, in the middle of whatever was going on; what was written before still arrives."""
         self.is_started = self.is_over = self.closes = True
         self._transport.close()
+
+    def _write(self, data: bytes) -> None:
+        # The client may have left within this turn of the loop, before the handler is cancelled; uvloop would raise.
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     def _chunking(self) -> Pair | None:
         if self._request.is_http10:
@@ -122,7 +127,7 @@ class Reply:
     def _end(self) -> None:
         self.is_over = True
         if self._is_chunked:
-            self._transport.write(b"0\r\n\r\n")
+            self._write(b"0\r\n\r\n")
         if self.closes:
             self._transport.close()
 
@@ -157,7 +162,7 @@ class Connection(asyncio.Protocol):
         self._server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server.connections.discard(self)
+        self._server.lost(self)
         self._waiting.clear()
         if self._task is not None:
             self._task.cancel()
@@ -259,6 +264,7 @@ class Server:
         self.port = 0
         self._host = ""
         self._listener: asyncio.Server | None = None
+        self._lost = asyncio.Event()
 
     async def open(self, host: str, port: int = 0) -> None:
         loop = asyncio.get_running_loop()
@@ -278,8 +284,15 @@ class Server:
             if connection.is_idle:
                 connection.transport.abort()
 
-    def abort(self) -> None:
+    def lost(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        self._lost.set()
+
+    async def abort(self) -> None:
         """As a killed process: listener and all connections at once."""
         self.close()
         for connection in list(self.connections):
             connection.transport.abort()
+        while self.connections:
+            self._lost.clear()
+            await self._lost.wait()

@@ -107,7 +107,7 @@ class SimulatedNode:
         await self.server.open(host, port)
 
     async def stop(self) -> None:
-        self.server.abort()
+        await self.server.abort()
         self.engine.kill_all()
         await asyncio.sleep(0)  # cancelled handlers run to their end
 

@@ -49,6 +49,7 @@ class Passage:
         "_errand",
         "_held",
         "_held_bytes",
+        "_is_over",
         "_loop",
         "_node_headers",
         "_piece_s",
@@ -68,6 +69,7 @@ class Passage:
         self._held_bytes = 0
         self._node_headers: Headers = []
         self._streams = False
+        self._is_over = False
         self._piece_s: float | None = None  # None before the head and while the client's slowness holds us
         self.attempt = attempt
         self.over: asyncio.Future[None] = self._loop.create_future()
@@ -148,12 +150,10 @@ class Passage:
 
     def close(self) -> None:
         """The client has gone, or the call ends for another reason: nothing more is read or written."""
-        self._timer.cancel()
-        self._reply.flow_to(None)
-        if not self.over.done():
+        # Not `over.done()`: a cancelled task has cancelled the future that it awaited.
+        if not self._is_over:
             self._connection.close()
-            self.attempt.ended_s = self._loop.time()
-            self.over.cancel()
+            self._finish()
 
     def _pass_on(self) -> None:
         errand, attempt = self._errand, self.attempt
@@ -236,6 +236,7 @@ class Passage:
         self._finish()
 
     def _finish(self) -> None:
+        self._is_over = True
         self._timer.cancel()
         self._reply.flow_to(None)
         self.attempt.ended_s = self._loop.time()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -56,13 +57,30 @@ async def node() -> AsyncIterator[SimulatedNode]:
     assert node.server.failures == []
 
 
-async def opened(node: SimulatedNode, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", node.server.port)
-    writer.write(request)
-    return reader, writer
+Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Open = Callable[[SimulatedNode, bytes], Awaitable[Client]]
 
 
-async def test_a_load_dies_with_the_connection_that_asked_and_the_next_starts_from_zero(node: SimulatedNode) -> None:
+@pytest.fixture
+async def opened() -> AsyncIterator[Open]:
+    """Clients that stay open until the test closes them, at its end at the latest."""
+    clients: list[Client] = []
+
+    async def open_one(node: SimulatedNode, request: bytes) -> Client:
+        clients.append(await asyncio.open_connection("127.0.0.1", node.server.port))
+        clients[-1][1].write(request)
+        return clients[-1]
+
+    yield open_one
+    for _, writer in clients:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def test_a_load_dies_with_the_connection_that_asked_and_the_next_starts_from_zero(
+    node: SimulatedNode, opened: Open
+) -> None:
     node.put(frozen(node.disk["gemma3:270m"]))
     _, first = await opened(node, chat())
     await until(lambda: node.journal.loads_started == 1)
@@ -77,7 +95,7 @@ async def test_a_load_dies_with_the_connection_that_asked_and_the_next_starts_fr
     assert [seen.ending for seen in node.journal.calls] == ["gone", "gone"]
 
 
-async def test_a_loading_model_is_not_listed_by_new_versions_and_is_by_old_ones() -> None:
+async def test_a_loading_model_is_not_listed_by_new_versions_and_is_by_old_ones(opened: Open) -> None:
     for version, listed in (("0.33.0", 0), ("0.24.0", 1)):
         node = SimulatedNode(version=version, models=[frozen(model) for model in RECORDED_MODELS])
         await node.start()
@@ -89,7 +107,7 @@ async def test_a_loading_model_is_not_listed_by_new_versions_and_is_by_old_ones(
         await node.stop()
 
 
-async def test_waiting_calls_are_silent_and_never_more_than_the_slots_run(node: SimulatedNode) -> None:
+async def test_waiting_calls_are_silent_and_never_more_than_the_slots_run(node: SimulatedNode, opened: Open) -> None:
     slow = replace(node.disk["gemma3:270m"].weights, decode_tps=1e-9)
     node.put(replace(node.disk["gemma3:270m"], weights=slow))
     streams = [await opened(node, chat(f"call {number}", stream=True, max_tokens=9)) for number in range(5)]
@@ -117,7 +135,7 @@ async def test_the_same_question_gets_the_same_answer_and_says_the_words_asked_f
 
 
 async def test_a_second_turn_needs_less_prefill(node: SimulatedNode) -> None:
-    weights = replace(node.disk["gemma3:270m"].weights, prefill_tps=1e3)
+    weights = replace(node.disk["gemma3:270m"].weights, prefill_tps=0.05)
     node.put(replace(node.disk["gemma3:270m"], weights=weights))
     prompt = " ".join(str(number) for number in range(500))
     first, second = [
@@ -164,7 +182,7 @@ async def test_garbage_and_a_wrong_type_are_what_they_say(node: SimulatedNode) -
     assert b"Content-Type: text/html" in await exchange(node.server.port, chat("a", "X-Simulate: wrong_content_type"))
 
 
-async def test_a_hanging_call_sends_nothing_until_it_is_left(node: SimulatedNode) -> None:
+async def test_a_hanging_call_sends_nothing_until_it_is_left(node: SimulatedNode, opened: Open) -> None:
     reader, writer = await opened(node, chat("a", "X-Simulate: hang"))
     await until(lambda: len(node.journal.calls) == 1)
     assert status_of(await exchange(node.server.port, call("/api/version", method="GET"))) == 200
@@ -270,7 +288,9 @@ async def test_one_connection_serves_many_calls_in_order(node: SimulatedNode) ->
 @pytest.mark.parametrize(
     ("request_bytes", "status"), [(b"nonsense\r\n\r\n", 400), (b"GET / HTTP/1.1\r\nX: " + b"a" * 1_300_000, 431)]
 )
-async def test_what_is_no_request_is_refused_as_go_does(node: SimulatedNode, request_bytes: bytes, status: int) -> None:
+async def test_what_is_no_request_is_refused_as_go_does(
+    node: SimulatedNode, request_bytes: bytes, status: int, opened: Open
+) -> None:
     reader, writer = await opened(node, request_bytes)
     assert (await reader.readline()).startswith(f"HTTP/1.1 {status} ".encode())
     writer.close()
