@@ -82,7 +82,7 @@ clean:  ## remove .venv and every cache
 $(CREATED):
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 or newer found: install one, or say make PYTHON=/path/to/python3" >&2; exit 1; fi
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "$(PYTHON) is older than Python 3.11: say make PYTHON=/path/to/python3" >&2; exit 1; }
+		{ echo "$(PYTHON) is no Python 3.11 or newer: say make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 		{ echo "$(PYTHON) has no venv or ensurepip: install them (Debian, Ubuntu: the package python3-venv), or say make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -173,6 +173,10 @@ class Reply(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
+    def flush(self) -> None:
+        """What was written since goes out; `end` and `cut` flush by themselves."""
+        ...
+
     def end(self) -> None: ...
 
     def cut(self) -> None:

@@ -57,10 +57,11 @@ class BodyReader:
 
     async def _pieces(self, limit: int) -> list[bytes]:
         content = self._request.content
+        if content.is_eof():
+            return self._whole(content.read_nowait(), limit)
         pieces: list[bytes] = []
-        deadline: asyncio.Timeout | None = None
         try:
-            async with asyncio.timeout(None if content.is_eof() else self._limits.body_s) as deadline:
+            async with asyncio.timeout(self._limits.body_s):
                 while True:
                     piece = await content.readany()
                     if not piece:
@@ -73,10 +74,18 @@ class BodyReader:
                         raise BuffersFull("the router holds as many bytes as it may, please try again")
                     pieces.append(piece)
         except TimeoutError:
-            assert deadline is not None
             raise BadRequest(f"request body was not complete within {self._limits.body_s:g} s") from None
         except (web.PayloadAccessError, ValueError) as error:
             raise BadRequest("request body ended early or was framed wrongly") from error
+
+
+    def _whole(self, data: bytes, limit: int) -> list[bytes]:
+        """The usual body came with its head."""
+        if len(data) > limit:
+            raise TooLarge(f"request body is larger than the limit of {limit} bytes")
+        self._held = len(data)
+        self._buffers.change(len(data))
+        return [data]
 
 
 class Inference:

@@ -30,6 +30,7 @@ class ClientReply:
         "_keeps_alive",
         "_left",
         "_loop",
+        "_pending",
         "_stall_s",
         "_stall_timer",
         "_throttle_timer",
@@ -54,6 +55,7 @@ class ClientReply:
         self._stall_s = stall_s
         self._buffers = buffers
         self._flow: Flow | None = None
+        self._pending: list[bytes] = []
         self._is_chunked = False
         self._left: int | None = None  # bytes of the promised length still owed
         self._written = 0
@@ -93,12 +95,20 @@ class ClientReply:
             lines.append((b"Connection", b"close"))
         elif self._is_http10:
             lines.append((b"Connection", b"keep-alive"))
-        self._send(framing.response_head(status, lines))
+        self._pending.append(framing.response_head(status, lines))
 
     def write(self, data: bytes) -> None:
         if self._left is not None:
             self._left -= len(data)
-        self._send(framing.chunk(data) if self._is_chunked else data)
+        self._pending.append(framing.chunk(data) if self._is_chunked else data)
+
+    def flush(self) -> None:
+        """What was written goes out in one piece: head and body, or the events of one read, cost one system call."""
+        pending = self._pending
+        if pending:
+            data = pending[0] if len(pending) == 1 else b"".join(pending)
+            pending.clear()
+            self._send(data)
 
     def end(self) -> None:
         if self.has_ended:
@@ -108,11 +118,13 @@ class ClientReply:
             return
         self.has_ended = True
         if self._is_chunked:
-            self._send(framing.LAST_CHUNK)
+            self._pending.append(framing.LAST_CHUNK)
+        self.flush()
         self._settle()
 
     def cut(self) -> None:
         self._keeps_alive = False
+        self.flush()
         if self._transport is not None:
             # What is already written still goes out, then the connection closes without the last chunk.
             self._transport.close()

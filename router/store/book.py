@@ -260,6 +260,8 @@ class Book:
             return Answer(self.run, self.seq, ledger.now_s, value)
         mine: list[Lease | Refused] = []
         for replica, news in ledger.news:
+            if isinstance(news, Lease) and news.id not in ledger.unclaimed:
+                continue  # the same step took it back
             if replica == name:
                 mine.append(news)
             elif replica in self.replicas:

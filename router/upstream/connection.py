@@ -30,6 +30,10 @@ class Listener(Protocol):
 
     def piece(self, data: bytes) -> None: ...
 
+    def flush(self) -> None:
+        """All pieces of one read were given."""
+        ...
+
     def ended(self) -> None: ...
 
     def failed(self, failure: Failure) -> None: ...
@@ -51,6 +55,7 @@ class NodeConnection(asyncio.Protocol):
         self._has_ended = False
         self._has_bytes = False
         self._is_broken = False
+        self._keeps_alive = False
         self.answers = 0
 
     def __repr__(self) -> str:
@@ -119,6 +124,8 @@ class NodeConnection(asyncio.Protocol):
             return
         if self._has_ended:
             self._finish()
+        elif self._listener is not None:
+            self._listener.flush()
 
     def eof_received(self) -> None:
         # Returning None closes the transport; connection_lost then says what that meant.
@@ -169,6 +176,8 @@ class NodeConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._has_head:
             self._has_ended = True
+            # Only now: once the callback returns, llhttp has forgotten how this message was framed.
+            self._keeps_alive = self._parser.should_keep_alive()
 
     def _finish(self) -> None:
         listener, self._listener = self._listener, None
@@ -177,7 +186,7 @@ class NodeConnection(asyncio.Protocol):
         # An answer that came before the request was sent whole leaves bytes of it behind in our buffer.
         is_clean = (
             not self._is_broken
-            and self._parser.should_keep_alive()
+            and self._keeps_alive
             and transport is not None
             and transport.get_write_buffer_size() == 0
         )

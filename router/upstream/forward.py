@@ -98,6 +98,9 @@ class Passage:
         if attempt.first_token_s is None and meter.has_content:
             attempt.first_token_s = now
 
+    def flush(self) -> None:
+        self._reply.flush()
+
     def ended(self) -> None:
         attempt = self.attempt
         if attempt.meter is None:

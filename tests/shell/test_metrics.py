@@ -17,10 +17,12 @@ from router.fleet.breaker import Circuit
 from router.fleet.node import Copy, CopyState, DiskModel, Health, Node, NodeSpec
 from router.fleet.snapshot import Snapshot, snapshot_of
 from router.fleet.tickets import LineView
-from router.seams import Record
+from router.seams import Observer, Record
 from router.telemetry.families import FAMILIES, PREFIX, Family
 from router.telemetry.gauges import Sources
+from router.telemetry.logs import Logs
 from router.telemetry.metrics import SLICE_BYTES, Metrics
+from router.telemetry.observer import Telemetry
 from router.telemetry.series import Histogram
 
 LLAMA = "llama3.2:3b"
@@ -382,3 +384,18 @@ def test_a_histogram_counts_every_value_in_the_first_bucket_that_holds_it(values
             assert sample.value == pytest.approx(sum(values))
         else:
             assert sample.value == len(values)
+
+
+async def test_a_call_is_told_to_metrics_and_log_alike() -> None:
+    metrics = metrics_of(node_with("a", LLAMA))
+    logs = Logs(log_format="json", level="info")  # never opened: its lines stay where they are
+    telemetry: Observer = Telemetry(metrics, logs)
+    telemetry.forwarding("chat_completions", LLAMA, 1)
+    telemetry.attempt_ended("a", LLAMA, "ok", 1.0)
+    telemetry.observe(record_of())
+
+    page = await page_of(metrics)
+
+    assert value(page, "requests_in_flight", route="chat_completions", model=LLAMA) == 1
+    assert value(page, "requests_total", route="chat_completions", model=LLAMA, outcome="ok", code="200") == 1
+    assert repr(logs) == "<Logs 1 waiting | 0 dropped>"

@@ -1,0 +1,81 @@
+"""Models that do one thing, and hands on a simulated node's clock: a load or a stream ends when the test says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from router.simulation.catalog import DiskModel, model_of
+from router.simulation.facts import NodeLimits
+from router.simulation.node import SimulatedNode
+from router.simulation.pool import SimulatedPool
+
+NEVER_TPS = 1e-6  # tokens a second: the next one is due in twelve days
+AT_ONCE_TPS = 1e9
+AT_ONCE_S = 0.0
+NEVER_S = 1e6
+
+QUICK = "quick:1b"  # loads and answers at once
+ENDLESS = "endless:1b"  # one token, then nothing until `let_run`
+SILENT = "silent:1b"  # no first token until `let_run`
+COLD = "cold:1b"  # loads until `let_load_finish`
+TWIN = "twin:1b"  # the same weights as QUICK under another name
+
+
+def _model(
+    name: str, *, load_s: float = AT_ONCE_S, prefill_tps: float = AT_ONCE_TPS, decode_tps: float = AT_ONCE_TPS
+) -> DiskModel:
+    return model_of(
+        name, gib=1.0, load_s=load_s, prefill_tps=prefill_tps, decode_tps=decode_tps, same_weights_as=_WEIGHTS.get(name)
+    )
+
+
+_WEIGHTS = {QUICK: "quick", TWIN: "quick"}
+MODELS = (
+    _model(QUICK),
+    _model(TWIN),
+    _model(ENDLESS, decode_tps=NEVER_TPS),
+    _model(SILENT, prefill_tps=NEVER_TPS),
+    _model(COLD, load_s=NEVER_S),
+)
+ROOMY = NodeLimits(max_loaded=10)
+
+
+def pool_of(
+    nodes: int, *, models: Sequence[DiskModel] = MODELS, limits: NodeLimits = ROOMY, seed: int = 0
+) -> SimulatedPool:
+    return SimulatedPool(nodes=nodes, models=models, limits=limits, seed=seed)
+
+
+def is_loading(node: SimulatedNode) -> bool:
+    return node.model.load is not None
+
+
+def let_load_finish(node: SimulatedNode) -> None:
+    load = node.model.load
+    assert load is not None, f"{node.name} loads nothing"
+    load.done_s = node.engine.now_s()
+    node.engine.catch_up()
+
+
+def let_run(node: SimulatedNode) -> None:
+    """Everything that the node has in hand ends now."""
+    for copy in node.model.copies.values():
+        copy.sync(node.engine.now_s())
+        copy.speed = AT_ONCE_TPS / NEVER_TPS
+        for running in copy.prefilling.values():
+            running.prefilled_s = node.engine.now_s()
+    node.engine.catch_up()
+
+
+def running(pool: SimulatedPool) -> int:
+    """Calls in slots, over all nodes."""
+    return sum(copy.running for node in pool.nodes for copy in node.model.copies.values())
+
+
+def forwarded(pool: SimulatedPool, path: str) -> int:
+    """Calls that reached a node on this route; a load of the router's own has no prompt."""
+    return sum(len([seen for seen in node.journal.to(path) if b'"prompt"' in seen.body]) for node in pool.nodes)
+
+
+def no_bugs(pool: SimulatedPool) -> bool:
+    return not any(node.server.failures for node in pool.nodes)
