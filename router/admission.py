@@ -44,7 +44,8 @@ class Admission:
                 is_served = True
                 return answer
             assert isinstance(answer, Place)
-            self._fleet.wake_placer()
+            if not ticket.preferred:
+                self._fleet.wake_placer()  # no copy may serve it now; who waits for a slot alone needs no load
             async with asyncio.timeout(wait_s):
                 lease = await future
             is_served = True

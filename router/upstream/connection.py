@@ -21,6 +21,8 @@ Headers = list[tuple[bytes, bytes]]
 USER_TIMEOUT_MS = 30_000
 # Ollama's own limit for one head is 1 MiB (Go's http.DefaultMaxHeaderBytes); answers of nodes stay far below it.
 HEAD_BYTES_MAX = 1 << 20
+# Copying so much costs less than a second buffer costs the event loop.
+JOINED_BYTES_MAX = 64 * 1024
 
 
 class Listener(Protocol):
@@ -83,7 +85,10 @@ class NodeConnection(asyncio.Protocol):
         self._headers = []
         self._head_bytes = 0
         self._is_framed = self._has_head = self._has_ended = self._has_bytes = False
-        self._transport.writelines(parts)
+        if sum(map(len, parts)) <= JOINED_BYTES_MAX:
+            self._transport.write(b"".join(parts))
+        else:
+            self._transport.writelines(parts)
 
     def close(self) -> None:
         """Drops the listener, then the connection at once: Ollama stops generating when it closes."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 
 from router.errors import Outcome, Refusal, UpstreamTruncated
 from router.policy.retry import Failure, classify
@@ -80,13 +81,13 @@ class Passage:
     def head(self, status: int, node_headers: Headers) -> None:
         attempt = self.attempt
         attempt.status = status
-        attempt.first_byte_s = self._piece_s = self._loop.time()
+        attempt.first_byte_s = self._piece_s = monotonic()
         self._node_headers = node_headers
         if status == 200:
             self._pass_on()
 
     def piece(self, data: bytes) -> None:
-        self._piece_s = now = self._loop.time()
+        self._piece_s = now = monotonic()
         attempt = self.attempt
         meter = attempt.meter
         if meter is None:
@@ -131,7 +132,7 @@ class Passage:
         self._connection.pause_reading()
 
     def resume(self) -> None:
-        self._piece_s = self._loop.time()
+        self._piece_s = monotonic()
         self._connection.resume_reading()
 
     def stalled(self) -> None:
@@ -223,7 +224,7 @@ class Passage:
 
     def _watch(self) -> None:
         """One timer for both silences: before the first byte, and within a stream."""
-        now = self._loop.time()
+        now = monotonic()
         if self.attempt.first_byte_s is None:
             self._connection.close()
             self.attempt.failure = Failure.FIRST_BYTE_TIMEOUT
@@ -242,7 +243,7 @@ class Passage:
         self._is_over = True
         self._timer.cancel()
         self._reply.flow_to(None)
-        self.attempt.ended_s = self._loop.time()
+        self.attempt.ended_s = monotonic()
         if not self.over.done():
             self.over.set_result(None)
 
@@ -262,8 +263,7 @@ async def forward(
     pool: ConnectionPool, errand: Errand, reply: Reply, on_passage: Callable[[Passage | None], None]
 ) -> Attempt:
     """Never raises but CancelledError: then the connection is closed before anybody gives the slot back."""
-    loop = asyncio.get_running_loop()
-    attempt = Attempt(errand.node.name, started_s=loop.time())
+    attempt = Attempt(errand.node.name, started_s=monotonic())
     connection = pool.idle(errand.node)
     is_fresh = connection is None
     while True:
@@ -271,7 +271,7 @@ async def forward(
             try:
                 connection = await pool.connect(errand.node)
             except ConnectFailed as error:
-                attempt.failure, attempt.text, attempt.ended_s = error.failure, error.text, loop.time()
+                attempt.failure, attempt.text, attempt.ended_s = error.failure, error.text, monotonic()
                 return attempt
         passage = Passage(errand, reply, connection, attempt)
         on_passage(passage)

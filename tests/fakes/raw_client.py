@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tests.fakes.recordings import FOLDER, Headers
 
@@ -55,6 +56,11 @@ def body_of(headers: Headers, rest: bytes) -> tuple[bytes, bytes] | None:
             return body, rest
 
 
+def pieces(raw: bytes, at: Iterable[int]) -> tuple[bytes, ...]:
+    bounds = sorted({0, len(raw), *(position % (len(raw) + 1) for position in at)})
+    return tuple(raw[start:end] for start, end in pairwise(bounds))
+
+
 class RawClient:
     """One connection. Answers are read in order; nothing is read before it is asked for."""
 
@@ -68,6 +74,12 @@ class RawClient:
 
     def send(self, raw: bytes) -> None:
         self._writer.write(raw)
+
+    async def send_cut(self, raw: bytes, at: Iterable[int]) -> None:
+        """In several writes, a turn of the loop apart; positions are taken modulo its length."""
+        for piece in pieces(raw, at):
+            self._writer.write(piece)
+            await asyncio.sleep(0)
 
     def send_eof(self) -> None:
         self._writer.write_eof()

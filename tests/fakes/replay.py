@@ -8,11 +8,10 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import pairwise
 from types import TracebackType
 from typing import cast
 
-from tests.fakes.raw_client import body_of, head_of
+from tests.fakes.raw_client import body_of, head_of, pieces
 from tests.fakes.recordings import FOLDER, Headers, recording
 
 # Later than any test: /api/ps of the recordings says when its models left memory.
@@ -42,33 +41,21 @@ class Heard:
     connection: int
 
 
-def cut(raw: bytes, at: Iterable[int] = ()) -> Play:
-    """`raw` in several writes; positions are taken modulo its length."""
-    bounds = sorted({0, len(raw), *(position % (len(raw) + 1) for position in at)})
-    return tuple(raw[start:end] for start, end in pairwise(bounds))
-
-
 def recorded(name: str, at: Iterable[int] = ()) -> Play:
     """The recorded answer, after which the server closed."""
-    return (*cut((FOLDER / f"{name}.response").read_bytes(), at), End.CLOSE)
-
-
-def without(raw: bytes, line: bytes) -> bytes:
-    """An answer less one line of its head."""
-    head, _, body = raw.partition(b"\r\n\r\n")
-    return head.replace(b"\r\n" + line, b"") + b"\r\n\r\n" + body
+    return (*pieces((FOLDER / f"{name}.response").read_bytes(), at), End.CLOSE)
 
 
 def kept_alive(name: str, at: Iterable[int] = ()) -> Play:
     """The recorded answer as a client gets it that did not ask to close."""
-    return cut(without((FOLDER / f"{name}.response").read_bytes(), b"Connection: close"), at)
+    return pieces((FOLDER / f"{name}.response").read_bytes().replace(b"\r\nConnection: close", b"", 1), at)
 
 
 def close_delimited(name: str, at: Iterable[int] = ()) -> Play:
     """The recorded body with nothing but the close to tell its end."""
     answer = recording(name).response
     kind = answer.headers.get(b"content-type")
-    return (*cut(b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\n\r\n%b" % (kind, answer.body), at), End.CLOSE)
+    return (*pieces(b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\n\r\n%b" % (kind, answer.body), at), End.CLOSE)
 
 
 def said(status: int, body: bytes, *lines: bytes, kind: bytes = b"application/json") -> bytes:
@@ -80,16 +67,16 @@ def said(status: int, body: bytes, *lines: bytes, kind: bytes = b"application/js
 
 
 class ReplayNode:
-    """Has every model of the recordings on disk and in memory. `plays` answers calls in order; the last play repeats."""
+    """Has all models of the recordings, on disk and in memory. Calls get the `plays` in order; the last one repeats."""
 
-    def __init__(self, name: str = "replay", *plays: Play, group: str = "catalog", num_ctx: int = 2048) -> None:
+    def __init__(self, name: str = "replay", *plays: Play, num_ctx: int = 32768) -> None:
         self.name = name
         self.plays: deque[Play] = deque(plays)
         self.heard: list[Heard] = []
         self.answers_early = False  # a call is answered at its head, whatever of its body is still to come
         self.is_hanging = False  # connections are taken, and nothing is ever said
         self.callers: list[_Connection] = []
-        self._probes = _probes(group, num_ctx)
+        self._probes = _probes(num_ctx)
         self._server: asyncio.Server | None = None
         self._open: set[_Connection] = set()
         self._port = 0
@@ -226,11 +213,11 @@ class _Connection(asyncio.Protocol):
         self._next()
 
 
-def _probes(group: str, num_ctx: int) -> Mapping[bytes, bytes]:
-    resident = _EXPIRES.sub(_FAR, recording(f"{group}/ps-two").response.body)
+def _probes(num_ctx: int) -> Mapping[bytes, bytes]:
+    resident = _EXPIRES.sub(_FAR, recording("catalog/ps-two").response.body)
     return {
         b"/api/version": recording("catalog/version").response.body,
-        b"/api/tags": recording(f"{group}/tags").response.body,
+        b"/api/tags": recording("catalog/tags").response.body,
         b"/api/ps": resident.replace(b'"context_length":2048', b'"context_length":%d' % num_ctx),
         b"/api/show": recording("catalog/show").response.body,
     }

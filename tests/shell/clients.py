@@ -133,8 +133,15 @@ class Scrape:
             if sample.name == full and labels.items() <= sample.labels.items()
         )
 
-    def samples(self, name: str) -> list[tuple[Mapping[str, str], float]]:
-        return [(sample.labels, sample.value) for sample in self.families[f"ollama_router_{name}"].samples]
+    def labels(self, name: str, label: str) -> set[str]:
+        """The values that a label has, of samples that are not 0."""
+        full = f"ollama_router_{name}"
+        return {
+            sample.labels[label]
+            for family in self.families.values()
+            for sample in family.samples
+            if sample.name == full and sample.value
+        }
 
 
 async def scrape(router: Router) -> Scrape:

@@ -17,7 +17,7 @@ from router.wiring import Router, running
 LOOPBACK = "127.0.0.1:0"
 
 
-def settings_for(nodes: Sequence[SimulatedNode], **changes: Any) -> Settings:
+def settings_for(nodes: Sequence[SimulatedNode], /, **changes: Any) -> Settings:
     """Quick probes and no drain delay; everything else as an operator gets it."""
     basis: dict[str, Any] = {
         "listen": LOOPBACK,
@@ -31,7 +31,7 @@ def settings_for(nodes: Sequence[SimulatedNode], **changes: Any) -> Settings:
 
 @asynccontextmanager
 async def router_before(
-    nodes: Sequence[SimulatedNode], *, seed: int = 0, descriptor: int | None = None, **changes: Any
+    nodes: Sequence[SimulatedNode], /, *, seed: int = 0, descriptor: int | None = None, **changes: Any
 ) -> AsyncIterator[Router]:
     """Ready when every node was read. Log lines go to `descriptor`, by default nowhere."""
     silent = os.open(os.devnull, os.O_WRONLY) if descriptor is None else descriptor

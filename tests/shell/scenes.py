@@ -37,13 +37,18 @@ MODELS = (
     _model(SILENT, prefill_tps=NEVER_TPS),
     _model(COLD, load_s=NEVER_S),
 )
-ROOMY = NodeLimits(max_loaded=10)
 
 
 def pool_of(
-    nodes: int, *, models: Sequence[DiskModel] = MODELS, limits: NodeLimits = ROOMY, seed: int = 0
+    nodes: int, *, slots: int = 1, keep_alive_s: float = 300.0, models: Sequence[DiskModel] = MODELS
 ) -> SimulatedPool:
-    return SimulatedPool(nodes=nodes, models=models, limits=limits, seed=seed)
+    limits = NodeLimits(max_loaded=len(models), num_parallel=slots, keep_alive_s=keep_alive_s)
+    return SimulatedPool(nodes=nodes, models=models, limits=limits)
+
+
+def slotted(pool: SimulatedPool, slots: int) -> list[dict[str, object]]:
+    """The nodes as a configuration that knows their OLLAMA_NUM_PARALLEL."""
+    return [{"url": node.url, "name": node.name, "slots": slots} for node in pool.nodes]
 
 
 def is_loading(node: SimulatedNode) -> bool:
