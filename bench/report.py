@@ -1,4 +1,4 @@
-"""Samples -> a table with ratios and verdicts. The bars are DESIGN's numbers to hold, as data."""
+"""Samples -> a table with ratios and verdicts. The bars are the numbers to hold, as data."""
 
 from __future__ import annotations
 

@@ -16,30 +16,28 @@ from router.errors import (
     NoNode,
     NumCtxRefused,
     Outcome,
-    QueueFull,
     QueueTimeout,
     Refusal,
     Rejection,
-    UpstreamFailed,
     UpstreamTimeout,
 )
 from router.fleet.snapshot import Rows
 from router.fleet.tickets import Lease, Ticket
-from router.policy import retry
 from router.policy.alias import Aliases, RoutePlan
 from router.policy.guard import Refused, clamp_keep_alive, guard_num_ctx
-from router.policy.retry import Failure
+from router.policy.retry import Budget
 from router.policy.schedule import Decision, Want, schedule
 from router.seams import Call, Clock, FleetView, Observer, Record, Reply, Store
+from router.upstream.course import NO_NODE_RETRY_S, Course, RetryLimits, follow
 from router.upstream.errand import Errand, Guards, Reading, Terms, errand_for
-from router.upstream.forward import Attempt, Passage, forward
+from router.upstream.forward import Attempt, forward
+from router.upstream.live import LiveCall
 from router.upstream.notes import note_attempt, note_lease, note_leaving
 from router.upstream.pool import ConnectionPool
 from router.wire import dialects, headers
 from router.wire.intent import SLICE_BYTES, Intent, read_intent, unknown_model
 
 CLIENT_CLOSED_REQUEST = 499  # in logs and metrics only: nobody is there to read it
-NO_NODE_RETRY_S = 5.0  # two probes and a little: a node that comes back is seen by then
 ROWS_ASKED = 8  # nodes asked for a fact that is the same on all of them
 TIMEOUT_RETRY_S = (2.0, 10.0)  # spread, so that those who waited together do not return together
 
@@ -52,52 +50,6 @@ class Deadlines:
     plain_s: float
     idle_s: float
     max_wait_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class RetryLimits:
-    attempts: int
-    budget: float  # share of running calls that may be retries
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """What a call has behind it."""
-
-    made: int = 0
-    has_met_dead_runner: bool = False
-    is_counted: bool = False  # the attempt at hand is a retry that counts against the budget
-
-
-class LiveCall:
-    """A call between arrival and its end, so that a shutdown can reach it wherever it is."""
-
-    __slots__ = ("_refusal", "_task", "attempt", "passage")
-
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self._refusal: Refusal | None = None
-        self.passage: Passage | None = None
-        self.attempt: Attempt | None = None  # the last one begun
-
-    def attach(self, passage: Passage | None) -> None:
-        self.passage = passage
-        if passage is not None:
-            self.attempt = passage.attempt
-
-    def abort(self, refusal: Refusal) -> None:
-        """Ends it from our side: in its stream when one runs, else as an answer of its own."""
-        if self.passage is not None:
-            self.passage.abort(refusal)
-        elif self._task is not None and self._refusal is None:
-            self._refusal = refusal
-            self._task.cancel()
-
-    def why_cancelled(self) -> Refusal | None:
-        """None when the client left; otherwise the cancellation was ours and is taken back."""
-        if self._refusal is not None and self._task is not None:
-            self._task.uncancel()
-        return self._refusal
 
 
 class Pipeline:
@@ -164,6 +116,8 @@ class Pipeline:
                     hold.outcome, hold.tokens = self._settle(record, attempt)
                     # Before the slot goes to the next in line: it must not be handed a copy that has just died.
                     await self._fleet.attempt_ended(lease, attempt.failure, attempt.outcome)
+                if attempt.refusal is not None:
+                    raise attempt.refusal
                 if attempt.failure is None:
                     break
                 course, ticket = self._again(course, ticket, attempt, record)
@@ -287,30 +241,18 @@ class Pipeline:
 
     def _again(self, course: Course, ticket: Ticket, attempt: Attempt, record: Record) -> tuple[Course, Ticket]:
         """The next try, or the refusal that ends the call."""
-        failure = attempt.failure
-        assert failure is not None
-        excluded = ticket.excluded | {attempt.node}
-        tries = retry.Tries(
-            made=course.made + 1,
-            has_met_dead_runner=course.has_met_dead_runner,
-            has_other_node=any(
-                row.is_up and row.node not in excluded
-                for key in ticket.targets
-                for row in self._fleet.snapshot.holding(key).by_node.values()
-            ),
+        budget = Budget(self._running, self._retrying, self._retries.budget)
+        following = follow(
+            course,
+            ticket,
+            attempt,
+            snapshot=self._fleet.snapshot,
+            budget=budget,
             attempts=self._retries.attempts,
         )
-        budget = retry.Budget(self._running, self._retrying, self._retries.budget)
-        verdict = retry.verdict(failure, tries, budget)
-        if not isinstance(verdict, retry.Retry):
-            raise _final(failure, attempt)
-        record.retries.append((attempt.node, failure.value))
-        course = Course(
-            made=course.made + 1,
-            has_met_dead_runner=course.has_met_dead_runner or failure is Failure.RUNNER_DIED,
-            is_counted=verdict.is_counted,
-        )
-        return course, replace(ticket, excluded=excluded) if verdict.excludes_node else ticket
+        assert attempt.failure is not None
+        record.retries.append((attempt.node, attempt.failure.value))
+        return following
 
     def _refuse(self, call: Call, reply: Reply, record: Record, refusal: Refusal) -> None:
         record.outcome = refusal.outcome
@@ -353,12 +295,3 @@ def _decision_headers(request_id: str, record: Record, refused: Rejection | None
         refused=refused,
     )
     return [(b"x-request-id", request_id.encode()), *known]
-
-
-def _final(failure: Failure, attempt: Attempt) -> Refusal:
-    """What the client is told when nobody is left to ask."""
-    if failure is Failure.FIRST_BYTE_TIMEOUT:
-        return UpstreamTimeout(f"no answer in time (node {attempt.node})")
-    if failure is Failure.BUSY:
-        return QueueFull(retry_after_s=NO_NODE_RETRY_S)
-    return UpstreamFailed(f"no node could answer ({failure}): {attempt.text}")

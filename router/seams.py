@@ -23,7 +23,7 @@ class Clock(Protocol):
 
 
 class Store(Protocol):
-    """The single authority on slots and lines (DESIGN section 4). One instance belongs to one replica.
+    """The single authority on slots and lines (ARCHITECTURE.md, The store's contract). One instance is one replica's.
 
     Grants for waiting tickets arrive by the `on_grant` given to `open`: it returns True when a waiter took the lease,
     False gives it back at once. Refusals of waiting tickets (a line that was evicted or failed) arrive by `on_refusal`.
@@ -234,8 +234,6 @@ class Record:
 
 class Observer(Protocol):
     """Metrics, log line and span of one call, in one place."""
-
-    def call_started(self, route: str) -> None: ...
 
     def forwarding(self, route: str, model: str, delta: int) -> None:
         """+1 when a call is at a node, -1 when it no longer is: `requests_in_flight`."""

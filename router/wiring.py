@@ -23,7 +23,7 @@ from router.control.replicas import beat_for_ever, watch_lag
 from router.discovery.static import StaticDiscovery
 from router.errors import Rejection
 from router.lifecycle import DrainLimits, Lifecycle, Phase
-from router.pipeline import Deadlines, Pipeline, RetryLimits
+from router.pipeline import Deadlines, Pipeline
 from router.policy.alias import Aliases, aliases_of
 from router.server.app import App
 from router.server.buffers import Buffers
@@ -40,6 +40,7 @@ from router.telemetry.gauges import Sources
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
 from router.telemetry.observer import Telemetry
+from router.upstream.course import RetryLimits
 from router.upstream.errand import Guards
 from router.upstream.node_api import HttpNodeApi
 from router.upstream.pool import ConnectionPool
@@ -49,7 +50,7 @@ log = logging.getLogger("router")
 
 
 class SystemClock:
-    """The same monotonic clock that the loop's timers run on, but finer: uvloop's own time stands still within a turn."""
+    """The monotonic clock that the loop's timers run on, but finer: uvloop's time stands still within a turn."""
 
     def now_s(self) -> float:
         return time.monotonic()
@@ -84,108 +85,141 @@ class Router:
 async def running(settings: Settings, logs: Logs, rng: Random) -> AsyncIterator[Router]:
     """Everything joined and started; on exit everything is closed, in the opposite order."""
     async with AsyncExitStack() as stack:
-        clock = SystemClock()
-        aliases = aliases_of(settings.aliases)
-        limits = Limits(
-            settings.line.max_waiting_per_model,
-            {key: line.max_waiting for key, line in settings.line.models.items()},
-        )
-        store = MemoryStore(clock, rng, limits)
-        resolver = Resolver()
-        connections = ConnectionPool(connect_s=settings.timeouts.connect_s, resolve=resolver.address)
-        stack.push_async_callback(connections.close)
-        metrics = _metrics(settings, store, limits, logs, aliases, lambda: keeper)
-        keeper = FleetKeeper(store, clock, interval_s=settings.probe.interval_s, on_circuit=metrics.circuit_changed)
-        api = await stack.enter_async_context(
-            HttpNodeApi(clock, connect_s=settings.timeouts.connect_s, timeout_s=settings.probe.timeout_s)
-        )
-        admission = Admission(store, keeper)
-        await admission.open()
-        pipeline = Pipeline(
-            pool_name=settings.pool,
-            fleet=keeper,
-            store=store,
-            admission=admission,
-            connections=connections,
-            aliases=aliases,
-            observer=Telemetry(metrics, logs),
-            clock=clock,
-            rng=rng,
-            deadlines=_deadlines(settings),
-            retries=RetryLimits(settings.retry.attempts, settings.retry.budget),
-            guards=Guards(settings.guard.num_ctx is NumCtxGuard.PASS, settings.guard.keep_alive_max),
-        )
-        prober = Prober(
-            api=api,
-            keeper=keeper,
-            store=store,
-            clock=clock,
-            rng=rng,
-            limits=ProbeLimits(settings.probe.interval_s, settings.probe.timeout_s, settings.probe.concurrency),
-            resolver=resolver,
-            connections=connections,
-            observe=metrics.probe_ended,
-        )
-        stack.push_async_callback(prober.close)
-        placer = Placer(
-            api=api,
-            keeper=keeper,
-            store=store,
-            clock=clock,
-            mode=settings.placement.mode,
-            observe=metrics.load_ended,
-        )
-        for loop in (
-            prober.follow(StaticDiscovery(node_specs(settings))),
-            placer.run(),
-            beat_for_ever(store),
-            watch_lag(metrics.loop_lagged),
-        ):
-            _run(stack, loop)
+        core = await _core(stack, settings, logs, rng)
         lifecycle = Lifecycle(DrainLimits(settings.shutdown.drain_delay_s, settings.shutdown.stream_drain_s))
         buffers = Buffers(settings.limits.buffered_bytes)
-        fresh_id = _ids()
-        inference = Inference(
-            pipeline,
-            clock=clock,
-            buffers=buffers,
-            limits=BodyLimits(settings.limits.body_bytes, settings.client.body_s),
-            stall_s=settings.client.client_stall_s,
-            fresh_id=fresh_id,
-            is_leaving=lambda: lifecycle.is_leaving,
-        )
-        app = App(inference, Catalog(lambda: keeper.snapshot, aliases), fresh_id)
         listener = await listen_clients(
-            app,
+            _app(settings, core, lifecycle, buffers),
             *host_port(settings.listen),
             _client_limits(settings),
-            on_surplus=lambda: metrics.refused(Rejection.CONNECTIONS),
+            on_surplus=lambda: core.metrics.refused(Rejection.CONNECTIONS),
         )
         stack.push_async_callback(listener.shutdown)
         stack.push_async_callback(listener.close)
         checks = {
-            "discovery": prober.has_discovered.is_set,
-            "nodes_asked": prober.has_looked.is_set,
+            "discovery": core.prober.has_discovered.is_set,
+            "nodes_asked": core.prober.has_looked.is_set,
             "serving": lambda: lifecycle.phase is Phase.SERVING,
         }
-        metrics_port, close_probes = await listen_probes(Probes(metrics, checks), *host_port(settings.metrics_listen))
+        metrics_port, close_probes = await listen_probes(
+            Probes(core.metrics, checks), *host_port(settings.metrics_listen)
+        )
         stack.push_async_callback(close_probes)
-        await prober.has_discovered.wait()
+        await core.prober.has_discovered.wait()
         lifecycle.phase = Phase.SERVING
         yield Router(
             settings=settings,
             port=listener.port,
             metrics_port=metrics_port,
             lifecycle=lifecycle,
-            pipeline=pipeline,
-            keeper=keeper,
-            placer=placer,
-            store=store,
-            connections=connections,
+            pipeline=core.pipeline,
+            keeper=core.keeper,
+            placer=core.placer,
+            store=core.store,
+            connections=core.connections,
             buffers=buffers,
-            metrics=metrics,
+            metrics=core.metrics,
             listener=listener,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Core:
+    """All that serves calls but for the sockets."""
+
+    aliases: Aliases
+    store: MemoryStore
+    keeper: FleetKeeper
+    connections: ConnectionPool
+    metrics: Metrics
+    pipeline: Pipeline
+    prober: Prober
+    placer: Placer
+
+
+async def _core(stack: AsyncExitStack, settings: Settings, logs: Logs, rng: Random) -> _Core:
+    clock = SystemClock()
+    limits = Limits(
+        settings.line.max_waiting_per_model, {key: line.max_waiting for key, line in settings.line.models.items()}
+    )
+    aliases = aliases_of(settings.aliases)
+    store = MemoryStore(clock, rng, limits)
+    resolver = Resolver()
+    connections = ConnectionPool(connect_s=settings.timeouts.connect_s, resolve=resolver.address)
+    stack.push_async_callback(connections.close)
+    # The keeper comes after what it tells: metrics look it up at the scrape.
+    metrics = _metrics(settings, store, limits, logs, lambda: keeper)
+    keeper = FleetKeeper(store, clock, interval_s=settings.probe.interval_s, on_circuit=metrics.circuit_changed)
+    api = await stack.enter_async_context(
+        HttpNodeApi(clock, connect_s=settings.timeouts.connect_s, timeout_s=settings.probe.timeout_s)
+    )
+    prober = Prober(
+        api=api,
+        keeper=keeper,
+        store=store,
+        clock=clock,
+        rng=rng,
+        limits=ProbeLimits(settings.probe.interval_s, settings.probe.timeout_s, settings.probe.concurrency),
+        resolver=resolver,
+        connections=connections,
+        observe=metrics.probe_ended,
+    )
+    stack.push_async_callback(prober.close)
+    placer = Placer(
+        api=api, keeper=keeper, store=store, clock=clock, mode=settings.placement.mode, observe=metrics.load_ended
+    )
+    pipeline = await _pipeline(settings, store, keeper, connections, aliases, Telemetry(metrics, logs), clock, rng)
+    for loop in (
+        prober.follow(StaticDiscovery(node_specs(settings))),
+        placer.run(),
+        beat_for_ever(store),
+        watch_lag(metrics.loop_lagged),
+    ):
+        _run(stack, loop)
+    return _Core(aliases, store, keeper, connections, metrics, pipeline, prober, placer)
+
+
+async def _pipeline(  # noqa: PLR0917 - joined here and nowhere else
+    settings: Settings,
+    store: MemoryStore,
+    keeper: FleetKeeper,
+    connections: ConnectionPool,
+    aliases: Aliases,
+    observer: Telemetry,
+    clock: SystemClock,
+    rng: Random,
+) -> Pipeline:
+    admission = Admission(store, keeper)
+    await admission.open()
+    timeouts = settings.timeouts
+    return Pipeline(
+        pool_name=settings.pool,
+        fleet=keeper,
+        store=store,
+        admission=admission,
+        connections=connections,
+        aliases=aliases,
+        observer=observer,
+        clock=clock,
+        rng=rng,
+        deadlines=Deadlines(timeouts.first_byte_s, timeouts.plain_s, timeouts.idle_s, settings.line.max_wait_s),
+        retries=RetryLimits(settings.retry.attempts, settings.retry.budget),
+        guards=Guards(settings.guard.num_ctx is NumCtxGuard.PASS, settings.guard.keep_alive_max),
+    )
+
+
+def _app(settings: Settings, core: _Core, lifecycle: Lifecycle, buffers: Buffers) -> App:
+    fresh_id = _ids()
+    inference = Inference(
+        core.pipeline,
+        clock=SystemClock(),
+        buffers=buffers,
+        limits=BodyLimits(settings.limits.body_bytes, settings.client.body_s),
+        stall_s=settings.client.client_stall_s,
+        fresh_id=fresh_id,
+        is_leaving=lambda: lifecycle.is_leaving,
+    )
+    return App(inference, Catalog(lambda: core.keeper.snapshot, core.aliases), fresh_id)
 
 
 def serve(settings: Settings) -> int:
@@ -250,15 +284,9 @@ def _run(stack: AsyncExitStack, work: Coroutine[object, object, None]) -> None:
     stack.push_async_callback(end)
 
 
-def _metrics(  # noqa: PLR0917 - joined here and nowhere else
-    settings: Settings,
-    store: MemoryStore,
-    limits: Limits,
-    logs: Logs,
-    aliases: Aliases,
-    keeper: Callable[[], FleetKeeper],
+def _metrics(
+    settings: Settings, store: MemoryStore, limits: Limits, logs: Logs, keeper: Callable[[], FleetKeeper]
 ) -> Metrics:
-    """The keeper comes later than what it tells: metrics look it up at the scrape."""
     sources = Sources(
         snapshot=lambda: keeper().snapshot,
         occupancy=lambda: store.occupancy,
@@ -268,13 +296,12 @@ def _metrics(  # noqa: PLR0917 - joined here and nowhere else
         discovered=lambda: {"static": len(settings.nodes)},
         log_lines_dropped=lambda: logs.dropped,
     )
-    named = {*aliases.targets.values(), *settings.line.models}
+    named = {
+        *settings.aliases.values(),
+        *settings.line.models,
+        *(key for node in settings.nodes for key in node.models),
+    }
     return Metrics(sources, models_max=settings.metrics.models_max, named=named)
-
-
-def _deadlines(settings: Settings) -> Deadlines:
-    timeouts = settings.timeouts
-    return Deadlines(timeouts.first_byte_s, timeouts.plain_s, timeouts.idle_s, settings.line.max_wait_s)
 
 
 def _client_limits(settings: Settings) -> ClientLimits:

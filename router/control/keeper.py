@@ -57,7 +57,12 @@ class FleetKeeper:
 
     def circuits(self) -> dict[tuple[str, str | None], Circuit]:
         """Those not closed, by (node, weights); None for the node's own."""
-        return {key: state.circuit for key, state in self._breakers.items() if state.circuit is not Circuit.CLOSED}
+        now_s = self._clock.now_s()
+        states = {
+            key: breakers.step(state, breakers.Event.TIME_PASSED, now_s).circuit
+            for key, state in self._breakers.items()
+        }
+        return {key: circuit for key, circuit in states.items() if circuit is not Circuit.CLOSED}
 
     # discovery
 

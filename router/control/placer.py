@@ -121,7 +121,7 @@ class Placer:
         self._failures[copy] = (times, self._clock.now_s() + load_backoff_s(times), failed.text)
 
     async def _refuse_hopeless(self, lines: Sequence[LineView]) -> None:
-        """A line whose every node has just failed to load the model would wait for nothing: it gets the node's words."""
+        """A line whose every node has just failed to load would wait for nothing: it gets the node's words."""
         now_s = self._clock.now_s()
         for line in lines:
             rows = [row for row in self._keeper.snapshot.holding(line.model).by_node.values() if row.is_up]

@@ -1,6 +1,6 @@
 """Asks nodes what they are, in their own time: one task a node, so that a dead or slow one delays only itself.
 
-`/api/version` is liveness; `/api/ps` may stall for seconds on a busy but healthy node (OLLAMA section 5), so its
+`/api/version` is liveness; `/api/ps` may stall for seconds on a busy but healthy node (server/sched.go), so its
 failure is told and changes nothing.
 """
 

@@ -1,4 +1,4 @@
-"""Who waits for what, and who holds what: the facts that pass through the store's contract (DESIGN, section 4)."""
+"""Who waits for what, and who holds what: the facts that pass through the store's contract."""
 
 from __future__ import annotations
 

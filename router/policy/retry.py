@@ -1,4 +1,4 @@
-"""What a failed attempt means: for the call (invariant 4, DESIGN section 10), and for breakers."""
+"""What a failed attempt means: for the call (ARCHITECTURE.md, invariant 4), and for breakers."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ RULES: Mapping[Failure, Rule] = MappingProxyType(
     }
 )
 
-# OLLAMA.md section 3 (llm/llama_server.go, server/sched.go); recordings runner-died/api-chat, runner-died/v1-chat.
+# llm/llama_server.go, server/sched.go; recordings runner-died/api-chat, runner-died/v1-chat.
 RUNNER_TEXTS = (
     b"model runner has unexpectedly stopped",
     b"an error was encountered while running the model",

@@ -1,4 +1,4 @@
-"""Which nodes a call would like: filter, score, order. A wish only: the store grants slots (DESIGN, section 4)."""
+"""Which nodes a call would like: filter, score, order. A wish only: the store grants slots."""
 
 from __future__ import annotations
 

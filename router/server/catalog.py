@@ -74,7 +74,7 @@ class Catalog:
             }
             for model in self._listed(snapshot)
         ]
-        # Ollama itself says null for an empty list (OLLAMA section 1, /v1/models).
+        # Ollama itself says null for an empty list (openai/openai.go, ListCompletion).
         return _dump({"object": "list", "data": items or None}) + b"\n"
 
 

@@ -78,7 +78,6 @@ class BodyReader:
         except (web.PayloadAccessError, ValueError) as error:
             raise BadRequest("request body ended early or was framed wrongly") from error
 
-
     def _whole(self, data: bytes, limit: int) -> list[bytes]:
         """The usual body came with its head."""
         if len(data) > limit:

@@ -1,6 +1,6 @@
 """One Ollama node in virtual time: its load queue, its loaded copies and who is served when. Pure: `now_s` is passed.
 
-Sources: OLLAMA.md section 4 (server/sched.go). Serves the simulated nodes that speak HTTP and the discrete-event
+Source: server/sched.go. Serves the simulated nodes that speak HTTP and the discrete-event
 simulator alike: after every call of `ask`, `leave` or `advance` the owner asks `next_event_s` when to call `advance`.
 """
 
@@ -144,7 +144,7 @@ class NodeModel:
 
     def listed(self, now_s: float) -> list[tuple[Copy, float]]:
         """Copies as /api/ps shows them, longest remaining first, each with its expires_at."""
-        # Until a call has finished now + keep-alive, anew each time; later it may lie in the past (OLLAMA.md 5).
+        # Until a call has finished now + keep-alive, anew each time; later it may lie in the past (server/sched.go).
         rows = [
             (copy, copy.expires_s if copy.has_finished else now_s + copy.keep_alive_s) for copy in self.copies.values()
         ]

@@ -1,4 +1,4 @@
-"""CORS and Host rules of an Ollama with default settings (OLLAMA.md section 6, recordings catalog/cors-*). Pure."""
+"""CORS and Host rules of an Ollama with default settings (server/routes.go, recordings catalog/cors-*). Pure."""
 
 from __future__ import annotations
 

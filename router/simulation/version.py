@@ -1,4 +1,4 @@
-"""What an Ollama version does differently (OLLAMA.md, "Version watershed")."""
+"""What an Ollama version does differently."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""What replicas share: slots, lines, leases and grants, behind one contract."""

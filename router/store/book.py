@@ -1,4 +1,4 @@
-"""The store's contract (DESIGN, section 4) as a synchronous state machine for any number of replicas.
+"""The store's contract (ARCHITECTURE.md) as a synchronous state machine for any number of replicas.
 
 Each method is one atomic step. Nothing here waits or reads a clock: `now_s` is an argument, so that the memory store, a
 simulator and the model that tests other stores share these decisions.

@@ -82,9 +82,6 @@ class Metrics:
 
     # what calls tell
 
-    def call_started(self, route: str) -> None:
-        """Nothing to count: what is under way shows as queue_depth and requests_in_flight."""
-
     def forwarding(self, route: str, model: str, delta: int) -> None:
         # By key, not by label: a model that the cap meets between + and - would count for ever.
         place = (route, model)

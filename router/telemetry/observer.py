@@ -13,7 +13,6 @@ class Telemetry:
     def __init__(self, metrics: Metrics, logs: Logs) -> None:
         self._metrics = metrics
         self._logs = logs
-        self.call_started = metrics.call_started
         self.forwarding = metrics.forwarding
         self.attempt_ended = metrics.attempt_ended
 

@@ -56,7 +56,7 @@ class HttpNodeApi:
         return (await self._ask(node, "POST", "/api/show", {"model": model}, self._timeout_s))[0]
 
     async def load(self, node: NodeSpec, model: str, num_ctx: int, keep_alive_s: float | None) -> float:
-        """An empty prompt loads (OLLAMA section 5); a model that cannot generate answers 400 and is loaded as one that
+        """An empty prompt loads (server/routes.go); a model that cannot generate answers 400 and is loaded as one that
         embeds: what a model can do is not always in its capability list (recording catalog/tags, all-minilm)."""
         began_s = self._clock.now_s()
         wish: dict[str, object] = {"model": model}

@@ -39,7 +39,7 @@ class Endpoint:
     """
 
     path: str
-    route: str  # metric label, CONVENTIONS B.3's closed set
+    route: str  # metric label, a closed set
     dialect: Dialect
     shape: Shape
     go_type: str

@@ -62,7 +62,7 @@ class Meter:
         usage, the client did not.
         """
         shape = endpoint.shape
-        self.has_content = False  # CONVENTIONS B.5: a role alone is no content; of a plain answer, its first byte
+        self.has_content = False  # a role alone is no content; of a plain answer, its first byte
         self.content_events = 0  # estimates the output tokens of a stream that never tells
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None

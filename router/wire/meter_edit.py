@@ -1,6 +1,6 @@
 """What a streamed event becomes on its way to the client: its model member as the client named it, unasked usage gone.
 
-Each shape has its own editor, chosen once per answer. DESIGN's fifth invariant is the whole list of edits.
+Each shape has its own editor, chosen once per answer. Invariant 5 of ARCHITECTURE.md lists all edits.
 """
 
 from __future__ import annotations

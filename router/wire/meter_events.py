@@ -14,7 +14,7 @@ from router.wire.endpoints import Shape
 from router.wire.gojson import unquote
 
 # Marks, added up. Plain ints: an enum's `|` and `&` cost more than all else that happens to an event.
-CONTENT = 1  # text, reasoning or a tool call: a token for CONVENTIONS B.5
+CONTENT = 1  # text, reasoning or a tool call: what ends the time to first token
 COUNTS = 2  # carries the answer's true usage
 USAGE = 4  # nothing but usage: vanishes when the client did not ask
 END = 8  # the terminator

@@ -31,9 +31,17 @@ replicas = st.sampled_from(REPLICAS)
 nodes = st.sampled_from(NODES)
 weights = st.sampled_from(tuple(KEYS_OF))
 targets = st.lists(st.sampled_from(KEYS), min_size=1, max_size=2).map(tuple)
-excluded = st.sampled_from([frozenset[str](), frozenset[str](), frozenset({"n1"}), frozenset({"n2"}), frozenset(NODES)])
-contexts = st.sampled_from([0, 0, 0, 4096, 8192])
+excluded = st.sampled_from([frozenset[str]()] * 5 + [frozenset({"n1"}), frozenset({"n2"}), frozenset(NODES)])
+contexts = st.sampled_from([0, 0, 0, 0, 4096, 8192])
 picks = st.integers(0, 1_000)
+wishes = st.fixed_dictionaries(
+    {
+        "targets": targets,
+        "preferred": st.lists(st.sampled_from((*NODES, "gone")), max_size=2, unique=True).map(tuple),
+        "excluded": excluded,
+        "num_ctx": contexts,
+    }
+)
 
 
 class Histories(RuleBasedStateMachine):
@@ -47,6 +55,7 @@ class Histories(RuleBasedStateMachine):
         self.greeted: set[str] = set()  # lives of the store in which somebody said hello
         self.run = ""
         self.made = 0
+        self.reconnects = True
         self.saved: tuple[Any, Model] | None = None
         self.claimed: dict[str, dict[str, Lease]] = {name: {} for name in REPLICAS}  # what each believes it holds
         self.standing: dict[str, dict[str, Ticket]] = {name: {} for name in REPLICAS}
@@ -68,6 +77,8 @@ class Histories(RuleBasedStateMachine):
         if expected is not None:
             assert value is expected
             self.model.judge(grants)
+            if self.reconnects:
+                self.hello(who, keeps=True)
             return value, grants
         assert not isinstance(value, Stale)
         self.model.enter(who)
@@ -119,13 +130,15 @@ class Histories(RuleBasedStateMachine):
 
     # replicas
 
-    @initialize()
-    def join(self) -> None:
-        for name in REPLICAS[:2]:
+    @initialize(slots=st.integers(1, 3))
+    def join(self, slots: int) -> None:
+        for name in REPLICAS:
             self.hello(name, keeps=True)
         self.pass_time(1.0)
+        for node in NODES:
+            self.incarnate("a", node, "")
+            self.ready("b", node, "w", slots, 0)
 
-    @rule(who=replicas, keeps=st.booleans())
     def hello(self, who: str, keeps: bool) -> None:
         """With all that it believes to hold, or as a process that forgot some of it."""
         leases = list(self.claimed[who].values())
@@ -144,11 +157,8 @@ class Histories(RuleBasedStateMachine):
         self.standing[who] = {ticket.id: ticket for ticket in tickets}
         self.model.judge(self._new_grants())
 
-    @precondition(lambda self: self.pool.callers)
     @rule(who=replicas, acks=st.booleans())
     def beat(self, who: str, acks: bool) -> None:
-        if who not in self.pool.callers:
-            return
         ids = [lease.id for lease in self.claimed[who].values()] if acks else []
         value, grants = self.do(who, "beat", ids)
         if isinstance(value, Stale):
@@ -158,45 +168,50 @@ class Histories(RuleBasedStateMachine):
         self.model.judge(grants)
         assert {lease.ticket for lease in self.pool.answer.grants} == self.model.unclaimed_by(who)
 
-    @rule(who=replicas)
     def read(self, who: str) -> None:
-        if who in self.pool.callers:
-            value, grants = self.do(who, "read")
-            if not isinstance(value, Stale):
-                self.model.judge(grants)
+        value, grants = self.do(who, "read")
+        if not isinstance(value, Stale):
+            self.model.judge(grants)
 
-    @rule(who=replicas)
     def bye(self, who: str) -> None:
-        if who in self.pool.callers:
-            value, grants = self.do(who, "bye")
-            if not isinstance(value, Stale):
-                self.claimed[who], self.standing[who] = {}, {}
-                self.model.bye(who)
-                self.model.judge(grants)
+        value, grants = self.do(who, "bye")
+        if not isinstance(value, Stale):
+            self.claimed[who], self.standing[who] = {}, {}
+            self.model.bye(who)
+            self.model.judge(grants)
 
-    @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 2.0, 100.0, -5.0]))
+    @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 1.0, 2.0, 100.0, -5.0]))
     def pass_time(self, seconds: float) -> None:
         self.pool.clock_s += seconds
 
-    @rule(silent=replicas, beats=st.integers(1, 7))
-    def all_but_one_beat(self, silent: str, beats: int) -> None:
+    @rule(silent=st.sampled_from(("", "", *REPLICAS)), beats=st.integers(1, 7))
+    def beats_go_on(self, silent: str, beats: int) -> None:
+        """Of all replicas, or of all but one."""
         for _ in range(beats):
             self.pool.clock_s += 1.0
             for who in REPLICAS:
                 if who != silent:
                     self.beat(who, acks=True)
 
-    # lost writes, old sessions
+    @rule(
+        who=replicas,
+        kind=st.sampled_from(["bye", "restart", "hello", "save", "save", "fail over", "old", "read", "read"]),
+    )
+    def mishap(self, who: str, kind: str) -> None:
+        if kind == "bye":
+            self.bye(who)
+        elif kind in ("hello", "restart"):
+            self.hello(who, keeps=kind == "hello")
+        elif kind == "save":
+            self.saved = (self.pool.harness.snapshot(), copy.deepcopy(self.model))
+        elif kind == "fail over" and self.saved is not None:
+            self.fail_over(who, *self.saved)
+        elif kind == "old":
+            self.old_session_speaks(who)
+        else:
+            self.read(who)
 
-    @rule()
-    def save(self) -> None:
-        self.saved = (self.pool.harness.snapshot(), copy.deepcopy(self.model))
-
-    @precondition(lambda self: self.saved is not None)
-    @rule(who=replicas)
-    def fail_over(self, who: str) -> None:
-        assert self.saved is not None
-        store, model = self.saved
+    def fail_over(self, who: str, store: Any, model: Model) -> None:
         self.pool.harness.fail_over(store)
         while self.pool.harness.store.run in self.greeted:
             self.pool.harness.store.run += "'"
@@ -206,34 +221,23 @@ class Histories(RuleBasedStateMachine):
             self.seen.update((run, news.id) for news in stream if isinstance(news, Lease))
         self.hello(who, keeps=True)
 
-    @rule(who=replicas, pick=picks)
-    def old_session_speaks(self, who: str, pick: int) -> None:
-        if who not in self.pool.callers:
-            return
+    def old_session_speaks(self, who: str) -> None:
         now = self.pool.callers[who]
-        self.pool.callers[who] = Caller(who, now.session - 1 - pick)
-        ticket = Ticket(f"{who}-late", ("m",))
-        assert isinstance(self.do(who, "take", ticket)[0], Stale)
+        self.pool.callers[who] = Caller(who, now.session - 1)
+        self.reconnects = False
+        assert isinstance(self.do(who, "take", Ticket(f"{who}-late", ("m",)))[0], Stale)
+        self.reconnects = True
         self.pool.callers[who] = now
 
     # tickets
 
-    @rule(
-        who=replicas,
-        wants=targets,
-        away=excluded,
-        num_ctx=contexts,
-        preferred=st.lists(st.sampled_from((*NODES, "gone")), max_size=2, unique=True).map(tuple),
-    )
-    def take(
-        self, who: str, wants: tuple[str, ...], away: frozenset[str], num_ctx: int, preferred: tuple[str, ...]
-    ) -> None:
-        if who not in self.pool.callers:
-            return
-        self.made += 1
-        ticket = Ticket(f"{who}{self.made}", wants, preferred=preferred, excluded=away, num_ctx=num_ctx)
-        self.old_tickets.append((who, ticket))
-        self._take(who, ticket)
+    @rule(who=replicas, wanted=st.lists(wishes, min_size=1, max_size=4))
+    def take(self, who: str, wanted: list[dict[str, Any]]) -> None:
+        for wish in wanted:
+            self.made += 1
+            ticket = Ticket(f"{who}{self.made}", **wish)
+            self.old_tickets.append((who, ticket))
+            self._take(who, ticket)
 
     @precondition(lambda self: self.old_tickets)
     @rule(pick=picks, more=st.sampled_from([0, 0, 1, 1, 2]), away=excluded)
@@ -273,9 +277,9 @@ class Histories(RuleBasedStateMachine):
             self.model.leave(ticket.id)
             self.model.judge(grants)
 
-    @rule(who=replicas, pick=picks)
-    def give_back(self, who: str, pick: int) -> None:
-        if self.claimed[who]:
+    @rule(who=replicas, picked=st.lists(picks, min_size=1, max_size=4))
+    def give_back(self, who: str, picked: list[int]) -> None:
+        for pick in picked[: len(self.claimed[who])]:
             lease = self._some(list(self.claimed[who].values()), pick)
             del self.claimed[who][lease.ticket]
             self._give_back(who, lease)
@@ -294,9 +298,9 @@ class Histories(RuleBasedStateMachine):
             self.model.give_back(lease.id)
             self.model.judge(grants)
 
-    @rule(who=replicas, model=st.sampled_from(KEYS))
-    def refuse(self, who: str, model: str) -> None:
-        if who not in self.pool.callers:
+    @rule(who=replicas, model=st.sampled_from((*KEYS, None, None, None)))
+    def refuse(self, who: str, model: str | None) -> None:
+        if model is None:
             return
         value, grants = self.do(who, "refuse", model, LoadFailed("no"))
         if not isinstance(value, Stale):
@@ -308,66 +312,101 @@ class Histories(RuleBasedStateMachine):
     # nodes
 
     @rule(
+        who=replicas, node=nodes, weights=weights, slots=st.integers(1, 3), num_ctx=st.sampled_from([0, 0, 4096, 8192])
+    )
+    def ready(self, who: str, node: str, weights: str, slots: int, num_ctx: int) -> None:
+        """A fresh probe of a healthy node."""
+        number = self.model.node(node).number
+        facts = (number, weights, KEYS_OF[weights], CopyState.READY, slots, num_ctx, self.model.now)
+        self._set_copy(who, CopyReport(node, *facts))
+
+    @rule(who=replicas, node=nodes, slots=st.integers(1, 3))
+    def heals(self, who: str, node: str, slots: int) -> None:
+        self._gate(who, node, None, Gate.OPEN, 0.0)
+        for name in KEYS_OF:
+            self._gate(who, node, name, Gate.OPEN, 0.0)
+        self.incarnate(who, node, "")
+        self.ready(who, node, "w", slots, 0)
+
+    @rule(rounds=st.lists(st.tuples(replicas, picks, wishes), min_size=3, max_size=12), node=nodes)
+    def rush(self, rounds: list[tuple[str, int, dict[str, Any]]], node: str) -> None:
+        """Calls come and go while all is well."""
+        self.heals(rounds[0][0], node, 1 + rounds[0][1] % 2)
+        for who, pick, wish in rounds:
+            self.take(who, [{**wish, "num_ctx": 0}])
+            if pick % 3 == 0:
+                self.give_back(REPLICAS[pick % len(REPLICAS)], [pick])
+            if pick % 5 == 0:
+                self.beat(who, acks=True)
+        for who, pick, _ in rounds:
+            self.give_back(who, [pick])
+
+    @rule(
         who=replicas,
         node=nodes,
         weights=weights,
-        state=st.sampled_from([CopyState.READY] * 4 + list(CopyState)),
+        state=st.sampled_from(CopyState),
         slots=st.integers(0, 3),
-        num_ctx=st.sampled_from([0, 4096, 8192]),
-        ago_s=st.sampled_from([0.0, 0.0, 0.0, 0.5, 3.0, -100.0]),
+        ago_s=st.sampled_from([0.0, 0.0, 0.5, 3.0, -100.0]),
         behind=st.sampled_from([0, 0, 0, 1, -1]),
         is_probe=st.booleans(),
     )
-    def set_copy(self, who: str, node: str, weights: str, ago_s: float, behind: int, **facts: Any) -> None:
-        if who not in self.pool.callers:
-            return
-        seen_at_s = self.model.now - ago_s
-        incarnation = self.model.node(node).number - behind
-        report = CopyReport(node, incarnation, weights, KEYS_OF[weights], seen_at_s=seen_at_s, **facts)
+    def odd_report(self, who: str, node: str, weights: str, ago_s: float, behind: int, **facts: Any) -> None:
+        number = self.model.node(node).number - behind
+        self._set_copy(
+            who,
+            CopyReport(node, number, weights, KEYS_OF[weights], num_ctx=0, seen_at_s=self.model.now - ago_s, **facts),
+        )
+
+    def _set_copy(self, who: str, report: CopyReport) -> None:
         value, grants = self.do(who, "set_copy", report)
         if not isinstance(value, Stale):
             self.model.set_copy(who, report)
             self.model.judge(grants)
 
-    @rule(who=replicas, node=nodes, behind=st.sampled_from([0, 0, 1]))
-    def drop_node(self, who: str, node: str, behind: int) -> None:
-        if who not in self.pool.callers:
+    @rule(
+        who=replicas, node=nodes, uid=st.sampled_from(["", "", "", "x", "y"]), downs=st.sampled_from([None, None, 0, 1])
+    )
+    def goes_down_or_up(self, who: str, node: str, uid: str, downs: int | None) -> None:
+        if downs is None:
+            self.incarnate(who, node, uid)
             return
-        incarnation = self.model.node(node).number - behind
+        incarnation = self.model.node(node).number - downs
         value, grants = self.do(who, "drop_node", node, incarnation)
         if not isinstance(value, Stale):
             self.model.drop_node(node, incarnation)
             self.model.judge(grants)
 
-    @rule(who=replicas, node=nodes, uid=st.sampled_from(["", "", "x", "y"]))
     def incarnate(self, who: str, node: str, uid: str) -> None:
-        if who not in self.pool.callers:
-            return
         value, grants = self.do(who, "incarnate", node, uid)
         if not isinstance(value, Stale):
             assert value == self.model.incarnate(node, uid)
             self.model.judge(grants)
 
-    @rule(who=replicas, node=nodes, weights=weights, loading=st.booleans(), epoch=st.integers(1, 3))
-    def begin(self, who: str, node: str, weights: str, loading: bool, epoch: int) -> None:
-        if who not in self.pool.callers:
-            return
+    @rule(who=replicas, node=nodes, weights=weights, loading=st.booleans(), epoch=st.integers(1, 3), ends=st.booleans())
+    def load(self, who: str, node: str, weights: str, loading: bool, epoch: int, ends: bool) -> None:
         value, grants = self.do(who, "begin", node, weights, loading=loading, epoch=epoch)
-        if not isinstance(value, Stale):
-            assert value == self.model.begin(who, node, weights, loading=loading, epoch=epoch)
-            self.model.judge(grants)
+        if isinstance(value, Stale):
+            return
+        assert value == self.model.begin(who, node, weights, loading=loading, epoch=epoch)
+        self.model.judge(grants)
+        if value and ends:
+            number, state = self.model.node(node).number, CopyState.READY if loading else CopyState.ON_DISK
+            self._set_copy(
+                who, CopyReport(node, number, weights, KEYS_OF[weights], state, 2, 4096, self.model.now, is_probe=False)
+            )
 
     @rule(
         who=replicas,
         node=nodes,
         weights=st.one_of(st.none(), weights),
-        gate=st.sampled_from([Gate.OPEN, *Gate]),
-        in_s=st.sampled_from([-1.0, 2.0, 1_000.0]),
+        gate=st.sampled_from([Gate.OPEN, Gate.OPEN, Gate.OPEN, *Gate]),
+        in_s=st.sampled_from([-1.0, 2.0, 2.0, 1_000.0]),
     )
     def gate(self, who: str, node: str, weights: str | None, gate: Gate, in_s: float) -> None:
-        if who not in self.pool.callers:
-            return
-        until_s = self.model.now + in_s
+        self._gate(who, node, weights, gate, self.model.now + in_s)
+
+    def _gate(self, who: str, node: str, weights: str | None, gate: Gate, until_s: float) -> None:
         value, grants = self.do(who, "gate", node, weights, gate, until_s)
         if not isinstance(value, Stale):
             self.model.gate(node, weights, gate, until_s)
@@ -380,7 +419,7 @@ def test_random_histories_agree_with_the_model(harness: str) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=150,
+            max_examples=120,
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
@@ -49,6 +49,20 @@ def recorded(name: str, at: Iterable[int] = ()) -> Play:
 def kept_alive(name: str, at: Iterable[int] = ()) -> Play:
     """The recorded answer as a client gets it that did not ask to close."""
     return pieces((FOLDER / f"{name}.response").read_bytes().replace(b"\r\nConnection: close", b"", 1), at)
+
+
+def reworded(name: str, edit: Callable[[bytes], bytes], at: Iterable[int] = ()) -> Play:
+    """The recorded answer with each of its chunks edited, framed as it was."""
+    answer = recording(name).response
+    chunks = [edit(chunk) for chunk in answer.chunks]
+    lines = [b"HTTP/1.1 %d Status" % answer.status]
+    lines += [b"%b: %b" % pair for pair in answer.headers.pairs if pair[0] not in (b"Connection", b"Content-Length")]
+    if answer.headers.get(b"transfer-encoding"):
+        body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    else:
+        body = b"".join(chunks)
+        lines.append(b"Content-Length: %d" % len(body))
+    return pieces(b"\r\n".join([*lines, b"", body]), at)
 
 
 def close_delimited(name: str, at: Iterable[int] = ()) -> Play:

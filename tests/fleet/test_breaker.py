@@ -1,3 +1,5 @@
+"""Breakers open on failures in a row or by share, and close on a success."""
+
 from __future__ import annotations
 
 import random

@@ -1,3 +1,5 @@
+"""A node's health is a table, and every state of it is reached."""
+
 from __future__ import annotations
 
 import random

@@ -1,3 +1,5 @@
+"""What nodes report is read whole, and garbage is one kind of error."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""The snapshot after any history equals the one built afresh."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Names that stand for other names: chains end, circles are refused with their path."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""What a client may change about a copy that others share."""
+
 from __future__ import annotations
 
 import math

@@ -1,3 +1,5 @@
+"""What is loaded where for the lines that wait: once per set of weights, on the best node."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

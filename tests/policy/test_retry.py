@@ -1,3 +1,5 @@
+"""After a failed attempt: who is asked next, how often, and whom a breaker blames."""
+
 from __future__ import annotations
 
 import pytest

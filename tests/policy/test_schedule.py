@@ -1,3 +1,5 @@
+"""Which nodes a call would like: loaded and free first, affinity within its bound, ties spread."""
+
 from __future__ import annotations
 
 import random

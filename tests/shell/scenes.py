@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.simulation.catalog import DiskModel, model_of
-from router.simulation.facts import NodeLimits
+from router.simulation.facts import NodeLimits, Want, Work
 from router.simulation.node import SimulatedNode
 from router.simulation.pool import SimulatedPool
+from router.wire.names import parse_name
 
 NEVER_TPS = 1e-6  # tokens a second: the next one is due in twelve days
 AT_ONCE_TPS = 1e9
@@ -77,10 +78,19 @@ def running(pool: SimulatedPool) -> int:
     return sum(copy.running for node in pool.nodes for copy in node.model.copies.values())
 
 
-def forwarded(pool: SimulatedPool, path: str) -> int:
-    """Calls that reached a node on this route; a load of the router's own has no prompt."""
-    return sum(len([seen for seen in node.journal.to(path) if b'"prompt"' in seen.body]) for node in pool.nodes)
-
-
 def no_bugs(pool: SimulatedPool) -> bool:
     return not any(node.server.failures for node in pool.nodes)
+
+
+def load_into(node: SimulatedNode, name: str) -> None:
+    """As somebody else has loaded it, before the router looks."""
+    model = node.disk[parse_name(name).key]
+    call = node.engine.submit(Work(name, node.weights_of(model), Want.LOAD), lambda effect: None)
+    if is_loading(node):
+        let_load_finish(node)
+    node.engine.leave(call)
+
+
+def asked(node: SimulatedNode) -> int:
+    """Generations asked of it; a load of the router's own has no prompt."""
+    return sum(b'"prompt"' in seen.body or b'"messages"' in seen.body for seen in node.journal.calls)

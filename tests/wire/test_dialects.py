@@ -1,3 +1,5 @@
+"""Errors in the dialect of the route, as recorded, and official clients raise on them."""
+
 import json
 import re
 from collections.abc import Iterator

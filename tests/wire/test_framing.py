@@ -1,3 +1,5 @@
+"""Heads and chunks as HTTP/1.1 wants them."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

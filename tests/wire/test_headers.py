@@ -1,3 +1,5 @@
+"""What goes to the node, what comes back, and what stays here."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

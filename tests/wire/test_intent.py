@@ -1,3 +1,5 @@
+"""What a call wants is read by Go's rules, with Ollama's words where it refuses."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""The model field of a form is found as Go finds it, and nothing else is touched."""
+
 from __future__ import annotations
 
 from pathlib import Path

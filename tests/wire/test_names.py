@@ -1,3 +1,5 @@
+"""Model names follow Ollama's grammar."""
+
 from __future__ import annotations
 
 import pytest

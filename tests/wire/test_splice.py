@@ -1,3 +1,5 @@
+"""A splice changes its own range and nothing else."""
+
 from __future__ import annotations
 
 import pytest

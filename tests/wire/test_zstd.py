@@ -1,3 +1,5 @@
+"""Bodies that came as zstd are decoded within Ollama's own bounds."""
+
 from __future__ import annotations
 
 import pytest
