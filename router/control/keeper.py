@@ -181,8 +181,8 @@ class FleetKeeper:
         event = breakers.Event.FAILED if has_failed else breakers.Event.SUCCEEDED
         new = breakers.step(old or Breaker(), event, now_s)
         self._breakers[key] = new
-        if old is not None and new.circuit is old.circuit:
-            return
+        if old is not None and (new.circuit, new.until_s) == (old.circuit, old.until_s):
+            return  # another `until_s` is a trial that failed: open again, and the store is half-open by now
         self._on_circuit(key[0], new.circuit)
         if new.circuit is Circuit.OPEN:
             log.warning("circuit of %s on %s is open for %.0f s", key[1] or "all", key[0], new.until_s - now_s)

@@ -11,6 +11,7 @@ from router.errors import ForbiddenVerb
 from router.server.catalog import JSON, JSON_UTF8, Catalog
 from router.server.client import ClientConnection
 from router.server.inference import Inference
+from router.server.reply import Answered
 from router.wire import dialects, headers
 from router.wire.endpoints import BY_PATH, Dialect
 
@@ -43,36 +44,34 @@ class App:
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path
         endpoint = BY_PATH.get(path)
-        if endpoint is not None:
-            if request.method == "POST":
-                return await self._inference.serve(request, endpoint)
-            return self._plain(request, dialects.method_not_allowed("POST"))
+        if endpoint is not None and request.method == "POST":
+            return await self._inference.serve(request, endpoint)
+        return self._send(request, self._answer(request, path, endpoint is not None))
+
+    def _answer(self, request: web.BaseRequest, path: str, is_inference: bool) -> dialects.Answer:
+        if is_inference:
+            return dialects.method_not_allowed("POST")
         page = self._read_only.get(path)
         if page is None:
-            return self._unknown(request, path)
+            return self._refused(path) if path in MANAGING else dialects.not_found_page()
         methods, content_type, render = page
         if request.method not in methods:
-            return self._plain(request, dialects.method_not_allowed(", ".join(sorted(methods))))
-        return self._page(request, content_type, render())
+            return dialects.method_not_allowed(", ".join(methods))
+        return dialects.Answer(200, ((b"Content-Type", content_type.encode()),), render())
 
-    def _page(self, request: web.BaseRequest, content_type: str, body: bytes) -> web.Response:
-        answer = web.Response(body=body, headers={"Content-Type": content_type})
-        answer.headers["x-request-id"] = headers.request_id(request.headers.get("x-request-id"), self._fresh_id)
-        return answer
+    def _refused(self, path: str) -> dialects.Answer:
+        verb = path.rpartition("/")[2]
+        refusal = ForbiddenVerb(f"this router does not {verb} models: do it on the nodes that shall have them")
+        refused = headers.decision(refused=refusal.rejection)
+        answer = dialects.error_answer(Dialect.OLLAMA, refusal, "")
+        return dialects.Answer(answer.status, (*answer.headers, *refused), answer.body)
 
-    def _unknown(self, request: web.BaseRequest, path: str) -> web.Response:
-        if path in MANAGING:
-            verb = path.rpartition("/")[2]
-            refusal = ForbiddenVerb(f"this router does not {verb} models: do it on the nodes that shall have them")
-            request_id = headers.request_id(request.headers.get("x-request-id"), self._fresh_id)
-            return self._plain(request, dialects.error_answer(Dialect.OLLAMA, refusal, request_id))
-        return self._plain(request, dialects.not_found_page())
-
-    def _plain(self, request: web.BaseRequest, answer: dialects.Answer) -> web.Response:
-        response = web.Response(status=answer.status, body=answer.body)
-        for name, value in answer.headers:
-            response.headers[name.decode("latin-1")] = value.decode("latin-1")
-        response.headers.setdefault(
-            "x-request-id", headers.request_id(request.headers.get("x-request-id"), self._fresh_id)
-        )
-        return response
+    def _send(self, request: web.BaseRequest, answer: dialects.Answer) -> Answered:
+        """Whole at once. A body that is still on its way, to a route that wants none, ends the connection."""
+        reply = self._inference.reply_to(request)
+        reply.keep_alive(request.keep_alive and request.content.is_eof())
+        request_id = headers.request_id(request.headers.get("x-request-id"), self._fresh_id)
+        reply.start(answer.status, [*answer.headers, (b"x-request-id", request_id.encode())], len(answer.body))
+        reply.write_unless_head(answer.body, is_head=request.method == "HEAD")
+        reply.end()
+        return Answered(reply)

@@ -111,15 +111,8 @@ class Inference:
 
     async def serve(self, request: web.BaseRequest, endpoint: Endpoint) -> web.StreamResponse:
         connection = cast(ClientConnection, request.protocol)
-        transport = connection.transport
-        assert transport is not None, "a request came on a connection that is gone"
         body = BodyReader(request, self._limits, self._buffers)
-        reply = ClientReply(
-            transport,
-            is_http10=request.version <= HttpVersion10,
-            stall_s=self._stall_s,
-            buffers=self._buffers,
-        )
+        reply = self.reply_to(request)
 
         async def read_body() -> bytes:
             data = await body.read()
@@ -135,6 +128,13 @@ class Inference:
             reply.close()
             body.release()
         return Answered(reply)
+
+    def reply_to(self, request: web.BaseRequest) -> ClientReply:
+        transport = request.transport
+        assert transport is not None, "a request came on a connection that is gone"
+        return ClientReply(
+            transport, is_http10=request.version <= HttpVersion10, stall_s=self._stall_s, buffers=self._buffers
+        )
 
     def _call(
         self,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
+from email.utils import formatdate
+from functools import lru_cache
 
 from aiohttp import web
 
@@ -87,6 +90,8 @@ class ClientReply:
         if length is None and self._is_http10:
             self._keeps_alive = False  # only the close tells its end
         lines = list(headers)
+        if not any(name.lower() == b"date" for name, _ in lines):
+            lines.append((b"Date", _date(int(time.time()))))
         if length is not None:
             lines.append((b"Content-Length", b"%d" % length))
         elif self._is_chunked:
@@ -101,6 +106,13 @@ class ClientReply:
         if self._left is not None:
             self._left -= len(data)
         self._pending.append(framing.chunk(data) if self._is_chunked else data)
+
+    def write_unless_head(self, data: bytes, *, is_head: bool) -> None:
+        """The answer to HEAD promises the length of a body that does not come (RFC 9110 section 9.3.2)."""
+        if is_head:
+            self._left = None
+        else:
+            self.write(data)
 
     def flush(self) -> None:
         """What was written goes out in one piece: head and body, or the events of one read, cost one system call."""
@@ -218,6 +230,11 @@ class ClientReply:
         if self._buffered:
             self._buffers.change(-self._buffered)
             self._buffered = 0
+
+
+@lru_cache(maxsize=1)
+def _date(wall_s: int) -> bytes:
+    return formatdate(wall_s, usegmt=True).encode()
 
 
 class Answered(web.StreamResponse):

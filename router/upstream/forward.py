@@ -173,6 +173,8 @@ class Passage:
         )
         if errand.echo is not None and is_ok:
             length = None  # the name that is written instead may be longer or shorter
+        self._timer.cancel()
+        self._timer = self._loop.call_later(errand.idle_s, self._watch)
         self._reply.flow_to(self)
         self._reply.start(attempt.status, headers.for_client(self._node_headers, errand.decision), length)
         for data in self._held:
@@ -225,7 +227,7 @@ class Passage:
     def _watch(self) -> None:
         """One timer for both silences: before the first byte, and within a stream."""
         now = monotonic()
-        if self.attempt.first_byte_s is None:
+        if self.attempt.meter is None:  # nothing was passed on: an error that is told for ever is no answer either
             self._connection.close()
             self.attempt.failure = Failure.FIRST_BYTE_TIMEOUT
             self.attempt.outcome = Outcome.TIMEOUT

@@ -43,17 +43,20 @@ def body_of(headers: Headers, rest: bytes) -> tuple[bytes, bytes] | None:
     if headers.get(b"transfer-encoding").lower() != b"chunked":
         length = int(headers.get(b"content-length") or b"0")
         return None if len(rest) < length else (rest[:length], rest[length:])
-    body = b""
+    body, at = bytearray(), 0
     while True:
-        size, newline, rest = rest.partition(b"\r\n")
-        length = int(size, 16) if newline else 0
-        if not newline or len(rest) < length + 2:
+        end = rest.find(b"\r\n", at)
+        if end < 0:
             return None
-        body += rest[:length]
-        assert rest[length : length + 2] == b"\r\n", "a chunk that ends elsewhere"
-        rest = rest[length + 2 :]
+        length = int(rest[at:end].partition(b";")[0], 16)
+        at = end + 2 + length
+        if len(rest) < at + 2:
+            return None
+        body += rest[end + 2 : at]
+        assert rest[at : at + 2] == b"\r\n", "a chunk that ends elsewhere"
+        at += 2
         if not length:
-            return body, rest
+            return bytes(body), rest[at:]
 
 
 def pieces(raw: bytes, at: Iterable[int]) -> tuple[bytes, ...]:
@@ -118,6 +121,18 @@ class RawClient:
 
     async def some(self, size: int) -> bytes:
         return await self._reader.readexactly(size)
+
+    async def chunked_body(self, begun: bytes = b"") -> bytes:
+        """A body whose head is read, and of which `begun` is read as well, frames and all."""
+        raw = bytearray(begun)
+        while not raw.endswith(b"\r\n0\r\n\r\n"):
+            piece = await self._reader.read(1 << 16)
+            assert piece, "the connection closed before the last chunk"
+            raw += piece
+        whole = body_of(Headers(((b"Transfer-Encoding", b"chunked"),)), bytes(raw))
+        assert whole is not None
+        assert not whole[1]
+        return whole[0]
 
     async def rest(self) -> bytes:
         """Everything up to the connection's end, however it ends."""

@@ -208,6 +208,8 @@ class _Connection(asyncio.Protocol):
         if whole is None and not self._node.answers_early:
             return
         body, self._got = whole if whole is not None else (self._got[end + 4 :], b"")
+        if whole is None and self._transport is not None:
+            self._transport.pause_reading()  # so that the rest is still unsent when the answer comes
         play = self._node.asked(self, first_line, headers, body)
         self._playing = asyncio.create_task(self._play(play))
 

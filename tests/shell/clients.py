@@ -107,8 +107,13 @@ async def ask(router: Router, path: str, members: Mapping[str, Any], **headers: 
         return await client.answer()
 
 
-async def generate(router: Router, model: str, *, stream: bool = True, **headers: str) -> Answer:
-    return await ask(router, "/api/generate", {"model": model, "prompt": "Why?", "stream": stream}, **headers)
+async def generate(router: Router, model: str, *, stream: bool = True, prompt: str = "Why?", **headers: str) -> Answer:
+    return await ask(router, "/api/generate", {"model": model, "prompt": prompt, "stream": stream}, **headers)
+
+
+async def converse(router: Router, model: str, conversations: int) -> list[Answer]:
+    """One call of each, one after another: by affinity they spread over all nodes."""
+    return [await generate(router, model, prompt=f"{number}: why?") for number in range(conversations)]
 
 
 async def get(port: int, path: str) -> Answer:

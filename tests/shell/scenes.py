@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 from router.simulation.catalog import DiskModel, model_of
 from router.simulation.facts import NodeLimits, Want, Work
 from router.simulation.node import SimulatedNode
 from router.simulation.pool import SimulatedPool
 from router.wire.names import parse_name
+from router.wiring import Router
+from tests.shell.house import router_before, until
 
 NEVER_TPS = 1e-6  # tokens a second: the next one is due in twelve days
 AT_ONCE_TPS = 1e9
@@ -94,3 +98,23 @@ def load_into(node: SimulatedNode, name: str) -> None:
 def asked(node: SimulatedNode) -> int:
     """Generations asked of it; a load of the router's own has no prompt."""
     return sum(b'"prompt"' in seen.body or b'"messages"' in seen.body for seen in node.journal.calls)
+
+
+@asynccontextmanager
+async def holding(
+    nodes: int, *names: str, slots: int = 1, **settings: Any
+) -> AsyncIterator[tuple[SimulatedPool, Router]]:
+    """A router that has seen these models (QUICK, if none is named) in the memory of every node."""
+    names = names or (QUICK,)
+    async with pool_of(nodes, slots=slots) as pool:
+        for node in pool.nodes:
+            for name in names:
+                load_into(node, name)
+        async with router_before(pool.nodes, nodes=slotted(pool, slots), **settings) as router:
+            await until(lambda: all(ready_on(router, name) == nodes for name in names))
+            yield pool, router
+
+
+def ready_on(router: Router, name: str) -> int:
+    """On how many nodes."""
+    return len(router.keeper.snapshot.holding(parse_name(name).key).ready.rows)

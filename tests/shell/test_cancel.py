@@ -12,7 +12,18 @@ from router.simulation.http import Reply
 from router.wiring import Router
 from tests.shell.clients import Client, ask, generate, scrape
 from tests.shell.house import assert_at_rest, router_before, until
-from tests.shell.scenes import COLD, ENDLESS, QUICK, SILENT, is_loading, let_load_finish, no_bugs, pool_of, running, slotted
+from tests.shell.scenes import (
+    COLD,
+    ENDLESS,
+    QUICK,
+    SILENT,
+    is_loading,
+    let_load_finish,
+    no_bugs,
+    pool_of,
+    running,
+    slotted,
+)
 
 DEATHS = 200
 WAVE = 25

@@ -7,14 +7,14 @@ import json
 import pytest
 
 from router.simulation.facts import Event
-from router.simulation.pool import SimulatedPool
 from router.wire.names import parse_name
 from router.wiring import Router
-from tests.shell.clients import Answer, Client, ask, generate, scrape
+from tests.shell.clients import Answer, Client, ask, converse, generate, scrape
 from tests.shell.house import assert_at_rest, router_before, until
-from tests.shell.scenes import ENDLESS, QUICK, SILENT, asked, load_into, no_bugs, pool_of, running
+from tests.shell.scenes import ENDLESS, QUICK, SILENT, asked, holding, no_bugs, pool_of, running
 
-RARELY = {"interval_s": 600}  # what traffic shows must come from traffic
+# What traffic shows must come from traffic. Twice the interval is less than a keep-alive, or no copy counted as ready.
+RARELY = {"interval_s": 100}
 CALL = {"prompt": "?", "messages": [{"role": "user", "content": "?"}], "input": "?", "max_tokens": 8, "stream": True}
 ROUTES = {
     "/api/generate": b'{"error":"',
@@ -26,18 +26,6 @@ ROUTES = {
 }
 TERMINATORS = (b"data: [DONE]", b"message_stop", b"response.completed", b'"done":true')
 ON_EACH_ROUTE = pytest.mark.parametrize("path", ROUTES)
-
-
-def loaded(pool: SimulatedPool, *names: str) -> SimulatedPool:
-    """Every node holds them before the router looks."""
-    for node in pool.nodes:
-        for name in names or (QUICK,):
-            load_into(node, name)
-    return pool
-
-
-def other(pool: SimulatedPool, name: str) -> str:
-    return next(node.name for node in pool.nodes if node.name != name)
 
 
 async def rest(router: Router) -> None:
@@ -57,13 +45,13 @@ def assert_error_event(path: str, answer: Answer) -> None:
 
 
 async def test_a_node_that_refuses_is_replaced_before_anybody_sees_it() -> None:
-    async with pool_of(2) as pool, router_before(loaded(pool).nodes, probe=RARELY) as router:
+    async with holding(2, probe=RARELY) as (pool, router):
         failing = pool.nodes[0]
         await failing.set_fault("refuse")
-        answers = [await generate(router, QUICK) for _ in range(12)]
+        answers = await converse(router, QUICK, 16)
         assert {(answer.status, answer.node) for answer in answers} == {(200, "sim-2")}
         page = await scrape(router)
-        assert page.value("node_up", node="sim-1") == 0
+            assert page.value("node_up", node="sim-1") == 0
         assert page.value("node_up", node="sim-2") == 1
         assert page.value("failovers_total", reason="connect_refused") == 1, "once is enough to know"
         assert page.value("upstream_requests_total", node="sim-1", outcome="connect_refused") == 1
@@ -71,7 +59,7 @@ async def test_a_node_that_refuses_is_replaced_before_anybody_sees_it() -> None:
 
 
 async def test_a_retried_call_says_how_often_it_was_tried() -> None:
-    async with pool_of(2) as pool, router_before(loaded(pool).nodes, probe=RARELY) as router:
+    async with holding(2, probe=RARELY) as (pool, router):
         for node in pool.nodes:
             await node.set_fault("malformed", times=1, path="/api/generate")
         answer = await generate(router, QUICK, stream=False)
@@ -83,20 +71,17 @@ async def test_a_retried_call_says_how_often_it_was_tried() -> None:
 @pytest.mark.parametrize("fault", ["malformed", "refuse", "status=503", "runner_died=0"])
 @pytest.mark.parametrize("stream", [True, False])
 async def test_what_one_node_cannot_another_does(fault: str, stream: bool) -> None:
-    async with pool_of(2) as pool, router_before(loaded(pool).nodes, probe=RARELY) as router:
+    async with holding(2, probe=RARELY) as (pool, router):
         name, _, argument = fault.partition("=")
-        for node in pool.nodes:
-            node.faults.set(name, argument, times=1, path="/api/chat")
-            if node is not pool.nodes[0]:
-                node.faults.clear()
+        pool.nodes[0].faults.set(name, argument, times=1, path="/api/chat")
         answers = [
-            await ask(router, "/api/chat", {"model": QUICK, "messages": [{"role": "user", "content": "?"}]})
-            for _ in range(8)
+            await ask(router, "/api/chat", {"model": QUICK, "messages": [{"role": "user", "content": f"{number}?"}]})
+            for number in range(16)
         ]
         assert {answer.status for answer in answers} == {200}
         assert sorted({answer.headers["x-ollama-router-attempts"] for answer in answers}) == ["1", "2"]
         page = await scrape(router)
-        assert page.value("requests_total", outcome="ok") == 8
+        assert page.value("requests_total", outcome="ok") == 16
         assert page.value("failovers_total") == 1
         await rest(router)
         assert no_bugs(pool)
@@ -105,7 +90,7 @@ async def test_what_one_node_cannot_another_does(fault: str, stream: bool) -> No
 @ON_EACH_ROUTE
 @pytest.mark.parametrize("fault", ["cut=3", "end=3", "runner_died=3"])
 async def test_a_stream_that_breaks_ends_with_an_error_event(path: str, fault: str) -> None:
-    async with pool_of(2) as pool, router_before(loaded(pool).nodes, probe=RARELY) as router:
+    async with holding(2, probe=RARELY) as (pool, router):
         answer = await ask(router, path, {"model": QUICK, **CALL}, x_simulate=fault)
         assert_error_event(path, answer)
         page = await scrape(router)
@@ -116,8 +101,7 @@ async def test_a_stream_that_breaks_ends_with_an_error_event(path: str, fault: s
 
 async def test_a_node_that_crashes_in_mid_stream_ends_it_with_an_error_event() -> None:
     async with (
-        pool_of(1) as pool,
-        router_before(loaded(pool, ENDLESS).nodes) as router,
+        holding(1, ENDLESS) as (pool, router),
         Client(router.port) as client,
     ):
         client.send("/v1/chat/completions", {"model": ENDLESS, **CALL})
@@ -130,7 +114,7 @@ async def test_a_node_that_crashes_in_mid_stream_ends_it_with_an_error_event() -
 
 async def test_a_plain_answer_that_breaks_is_a_broken_answer() -> None:
     """Its promised length is the only thing that can tell."""
-    async with pool_of(1) as pool, router_before(loaded(pool).nodes, probe=RARELY) as router:
+    async with holding(1, probe=RARELY) as (pool, router):
         call = {"model": QUICK, **CALL, "stream": False}
         answer = await ask(router, "/api/generate", call, x_simulate="refuse")
         assert (answer.status, answer.headers["x-should-retry"]) == (502, "false")
@@ -139,7 +123,7 @@ async def test_a_plain_answer_that_breaks_is_a_broken_answer() -> None:
 
 @ON_EACH_ROUTE
 async def test_a_call_that_kills_runners_is_tried_twice_and_no_more(path: str) -> None:
-    async with pool_of(3) as pool, router_before(loaded(pool).nodes, probe=RARELY) as router:
+    async with holding(3, probe=RARELY) as (pool, router):
         answer = await ask(router, path, {"model": QUICK, **CALL}, x_simulate="runner_died=0")
         assert (answer.status, answer.headers["x-should-retry"]) == (502, "false")
         assert "error" in answer.json
@@ -154,8 +138,7 @@ async def test_a_call_that_kills_runners_is_tried_twice_and_no_more(path: str) -
 @ON_EACH_ROUTE
 async def test_a_node_that_hangs_before_its_first_byte_is_a_504_in_time(path: str) -> None:
     async with (
-        pool_of(2) as pool,
-        router_before(loaded(pool).nodes, probe=RARELY, timeouts={"first_byte_s": 0.3}) as router,
+        holding(2, probe=RARELY, timeouts={"first_byte_s": 0.3}) as (pool, router),
     ):
         answer = await ask(router, path, {"model": QUICK, **CALL}, x_simulate="hang")
         assert (answer.status, answer.headers["x-should-retry"]) == (504, "false")
@@ -169,7 +152,7 @@ async def test_a_node_that_hangs_before_its_first_byte_is_a_504_in_time(path: st
 async def test_a_plain_call_may_take_longer_than_a_first_byte() -> None:
     """Its first byte is the end of its generation: `plain_s` bounds it."""
     limits = {"first_byte_s": 0.2, "plain_s": 0.5}
-    async with pool_of(1) as pool, router_before(loaded(pool).nodes, probe=RARELY, timeouts=limits) as router:
+    async with holding(1, probe=RARELY, timeouts=limits) as (pool, router):
         slow = await generate(router, QUICK, stream=False, x_simulate="hang=0.3")
         hung = await generate(router, QUICK, stream=False, x_simulate="hang")
         assert (slow.status, hung.status) == (200, 504)
@@ -178,8 +161,7 @@ async def test_a_plain_call_may_take_longer_than_a_first_byte() -> None:
 async def test_waiting_in_line_counts_towards_the_first_byte() -> None:
     limits = {"first_byte_s": 0.3}
     async with (
-        pool_of(1) as pool,
-        router_before(loaded(pool, ENDLESS).nodes, probe=RARELY, timeouts=limits) as router,
+        holding(1, ENDLESS, probe=RARELY, timeouts=limits) as (pool, router),
         Client(router.port) as client,
     ):
         client.send("/api/generate", {"model": ENDLESS, **CALL})
@@ -191,8 +173,7 @@ async def test_waiting_in_line_counts_towards_the_first_byte() -> None:
 @ON_EACH_ROUTE
 async def test_a_stream_that_goes_silent_ends_with_an_error_event(path: str) -> None:
     async with (
-        pool_of(1) as pool,
-        router_before(loaded(pool, ENDLESS).nodes, probe=RARELY, timeouts={"idle_s": 0.3}) as router,
+        holding(1, ENDLESS, probe=RARELY, timeouts={"idle_s": 0.3}) as (pool, router),
     ):
         answer = await ask(router, path, {"model": ENDLESS, **CALL})
         assert_error_event(path, answer)
@@ -212,7 +193,7 @@ async def test_a_model_on_no_node_is_a_404(path: str) -> None:
 
 
 async def test_a_model_whose_nodes_are_all_down_is_a_503_with_retry_after() -> None:
-    async with pool_of(2) as pool, router_before(loaded(pool).nodes) as router:
+    async with holding(2) as (pool, router):
         for node in pool.nodes:
             await node.set_fault("refuse")
         await until(lambda: not router.keeper.snapshot.has_node_up(parse_name(QUICK).key))
@@ -228,23 +209,26 @@ async def test_a_model_whose_nodes_are_all_down_is_a_503_with_retry_after() -> N
 
 async def test_nodes_that_die_under_everybody_who_waits_refuse_them() -> None:
     async with (
-        pool_of(1) as pool,
-        router_before(loaded(pool, ENDLESS).nodes) as router,
-        Client(router.port) as first,
-        Client(router.port) as second,
+        holding(1, ENDLESS) as (pool, router),
+        Client(router.port) as served,
+        Client(router.port) as next_in_line,
+        Client(router.port) as waiting,
     ):
-        first.send("/api/generate", {"model": ENDLESS, **CALL})
-        await first.first(b'"done":false')
-        second.send("/api/generate", {"model": ENDLESS, **CALL})
-        await until(lambda: bool(router.store.book.ledger.waiting))
+        served.send("/api/generate", {"model": ENDLESS, **CALL})
+        await served.first(b'"done":false')
+        for count, client in enumerate((next_in_line, waiting), 1):
+            client.send("/api/generate", {"model": ENDLESS, **CALL})
+            await until(lambda count=count: len(router.store.book.ledger.waiting) == count)
         await pool.nodes[0].crash()
-        answer = await second.answer()
+        # The first in line got the slot that the crash freed, and found out for all others.
+        assert (await next_in_line.answer()).status == 502
+        answer = await waiting.answer()
         assert (answer.status, answer.refused) == (503, "no_node")
         await rest(router)
 
 
 async def test_behind_an_open_breaker_calls_wait_and_are_served() -> None:
-    async with pool_of(1) as pool, router_before(loaded(pool).nodes) as router:
+    async with holding(1) as (pool, router):
         pool.nodes[0].faults.set("malformed", times=3, path="/api/generate")
         for _ in range(3):
             assert (await generate(router, QUICK)).status == 502
@@ -260,21 +244,21 @@ async def test_behind_an_open_breaker_calls_wait_and_are_served() -> None:
 
 async def test_a_breaker_that_fails_its_trial_closes_the_gate_again() -> None:
     """Half-open is one call; when that fails the copy gets nothing until its longer time is over."""
-    async with pool_of(2) as pool, router_before(loaded(pool).nodes) as router:
+    async with holding(2) as (pool, router):
         failing = pool.nodes[0]
         failing.faults.set("malformed", path="/api/generate")
         while not router.keeper.circuits():
-            assert (await generate(router, QUICK)).status == 200
+            await converse(router, QUICK, 16)
         tripped = asked(failing)
         while asked(failing) == tripped:
-            assert (await generate(router, QUICK)).status == 200
-        for _ in range(50):
-            assert (await generate(router, QUICK)).status == 200
+            await converse(router, QUICK, 16)
+        answers = await converse(router, QUICK, 64)
+        assert {answer.status for answer in answers} == {200}
         assert asked(failing) == tripped + 1
 
 
 async def test_a_busy_node_is_passed_on_as_busy_when_there_is_no_other() -> None:
-    async with pool_of(1) as pool, router_before(loaded(pool).nodes) as router:
+    async with holding(1) as (pool, router):
         answer = await generate(router, QUICK, x_simulate="status=503")
         assert (answer.status, int(answer.headers["retry-after"]) >= 1) == (503, True)
         assert answer.json["error"] == "server busy, please try again.  maximum pending requests exceeded"
@@ -285,7 +269,7 @@ async def test_a_busy_node_is_passed_on_as_busy_when_there_is_no_other() -> None
 
 @pytest.mark.parametrize(("status", "outcome"), [("400", "client_error"), ("501", "upstream_error")])
 async def test_any_other_status_is_the_nodes_own_answer(status: str, outcome: str) -> None:
-    async with pool_of(2) as pool, router_before(loaded(pool).nodes, probe=RARELY) as router:
+    async with holding(2, probe=RARELY) as (pool, router):
         answer = await generate(router, QUICK, x_simulate=f"status={status}")
         assert (answer.status, answer.json) == (int(status), {"error": "simulated"})
         assert sum(asked(node) for node in pool.nodes) == 1
@@ -293,7 +277,7 @@ async def test_any_other_status_is_the_nodes_own_answer(status: str, outcome: st
 
 
 async def test_a_wrong_content_type_is_passed_on_byte_for_byte() -> None:
-    async with pool_of(1) as pool, router_before(loaded(pool).nodes, probe=RARELY) as router:
+    async with holding(1, probe=RARELY) as (pool, router):
         answer = await generate(router, QUICK, x_simulate="wrong_content_type")
         assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
         assert answer.body.endswith(b"}\n")
@@ -302,11 +286,11 @@ async def test_a_wrong_content_type_is_passed_on_byte_for_byte() -> None:
 
 
 async def test_a_model_that_a_node_has_lost_is_asked_elsewhere_and_marked_absent() -> None:
-    async with pool_of(2) as pool, router_before(loaded(pool).nodes, probe=RARELY) as router:
+    async with holding(2, probe=RARELY) as (pool, router):
         key = parse_name(QUICK).key
         loser = pool.nodes[0]
         del loser.disk[key]
-        answers = [await generate(router, QUICK) for _ in range(12)]
+        answers = await converse(router, QUICK, 16)
         assert {(answer.status, answer.node) for answer in answers} == {(200, "sim-2")}
         assert asked(loser) == 1
         assert list(router.keeper.snapshot.holding(key).by_node) == ["sim-2"]
@@ -316,7 +300,7 @@ async def test_a_model_that_a_node_has_lost_is_asked_elsewhere_and_marked_absent
 
 
 async def test_a_model_that_every_node_has_lost_is_a_404_at_last() -> None:
-    async with pool_of(2) as pool, router_before(loaded(pool).nodes, probe=RARELY) as router:
+    async with holding(2, probe=RARELY) as (pool, router):
         for node in pool.nodes:
             del node.disk[parse_name(QUICK).key]
         first, second = await generate(router, QUICK), await generate(router, QUICK)
@@ -327,11 +311,10 @@ async def test_a_model_that_every_node_has_lost_is_a_404_at_last() -> None:
 @pytest.mark.parametrize("model", [SILENT, ENDLESS])
 async def test_a_node_that_hangs_holds_nobody_else(model: str) -> None:
     async with (
-        pool_of(2) as pool,
-        router_before(loaded(pool, model, QUICK).nodes) as router,
+        holding(2, model, QUICK) as (pool, router),
         Client(router.port) as stuck,
     ):
         stuck.send("/api/generate", {"model": model, **CALL})
         await until(lambda: running(pool) == 1)
-        answers = [await generate(router, QUICK) for _ in range(6)]
+        answers = await converse(router, QUICK, 6)
         assert {answer.status for answer in answers} == {200}
