@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import logging
 import secrets
@@ -254,6 +255,9 @@ async def _serve(settings: Settings) -> int:
                 len(settings.nodes),
                 ", ".join(node.url for node in settings.nodes),
             )
+            # What stands now stands until the end: the collector need not walk it during a stream.
+            gc.collect()
+            gc.freeze()
             await _until_told()
             await router.leave()
         log.info("left well")

@@ -14,6 +14,8 @@ from router.wire.names import parse_name
 from router.wiring import Router
 from tests.shell.house import router_before, until
 
+Scene = tuple[SimulatedPool, Router]
+
 NEVER_TPS = 1e-6  # tokens a second: the next one is due in twelve days
 AT_ONCE_TPS = 1e9
 AT_ONCE_S = 0.0

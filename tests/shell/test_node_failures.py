@@ -51,7 +51,7 @@ async def test_a_node_that_refuses_is_replaced_before_anybody_sees_it() -> None:
         answers = await converse(router, QUICK, 16)
         assert {(answer.status, answer.node) for answer in answers} == {(200, "sim-2")}
         page = await scrape(router)
-            assert page.value("node_up", node="sim-1") == 0
+        assert page.value("node_up", node="sim-1") == 0
         assert page.value("node_up", node="sim-2") == 1
         assert page.value("failovers_total", reason="connect_refused") == 1, "once is enough to know"
         assert page.value("upstream_requests_total", node="sim-1", outcome="connect_refused") == 1
