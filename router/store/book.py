@@ -264,7 +264,7 @@ class Book:
                 continue  # the same step took it back
             if replica == name:
                 mine.append(news)
-            elif replica in self.replicas:
+            else:
                 self.replicas[replica].stream.append(news)
         ledger.news.clear()
         grants = tuple(news for news in mine if isinstance(news, Lease))

@@ -46,9 +46,6 @@ class Drain:
         self._buckets: deque[list[int]] = deque()  # [second, grants], at most one per second of the window
         self._total = 0
 
-    def __len__(self) -> int:
-        return len(self._buckets)
-
     def begin(self, now_s: float) -> None:
         """Somebody stands in an empty line: time without anybody waiting says nothing about its speed."""
         self._forget(now_s)

@@ -127,10 +127,23 @@ def test_dropped_node_serves_nobody_and_its_leases_stay_until_given_back(pool: P
 
 def test_remembered_nodes_that_are_down_are_bounded(pool: Pool) -> None:
     store, caller = pool.harness.store, pool.callers["a"]
+    pool.ready("a", "n0")
     for i in range(DOWN_NODES_MAX + 1):
         store.drop_node(caller, f"n{i}", 5, pool.clock_s)
     assert pool.incarnate("a", "n0") == 1
     assert pool.incarnate("a", "n1") == 6
+
+
+def test_forgotten_node_is_never_one_with_leases(pool: Pool) -> None:
+    store, caller = pool.harness.store, pool.callers["a"]
+    pool.ready("a", "n0")
+    lease = pool.take("a", call("1"))
+    for i in range(DOWN_NODES_MAX + 1):
+        store.drop_node(caller, f"n{i}", 5, pool.clock_s)
+    assert pool.leases_on("n0") == 1
+    assert pool.incarnate("a", "n1") == 1
+    pool.give_back("a", lease)
+    assert pool.incarnate("a", "n0") == 6
 
 
 # loads
@@ -198,6 +211,7 @@ def test_load_ends_with_a_new_start_of_the_node(pool: Pool) -> None:
 
 
 def test_load_ends_when_its_loader_is_reaped(pool: Pool) -> None:
+    pool.incarnate("a", "n1")
     pool.begin("a", "n1", "w")
     pool.wait(7, beating="b")
     pool.ready("b", "n1")

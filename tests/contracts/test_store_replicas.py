@@ -239,6 +239,14 @@ def test_after_lost_writes_nothing_is_handed_out_until_all_have_said_hello(pool:
     assert granted(pool, "a") == [("4", "n1")]
 
 
+def test_replica_that_saw_more_than_the_store_knows_makes_it_settle_in_the_same_life_too(pool: Pool) -> None:
+    pool.ready("a", "n1")
+    pool.hello("b", last_seq=1_000)
+    assert pool.take("a", call("1")) == Place("m", 1, 1)
+    pool.wait(BEAT_S, beating="b")
+    assert granted(pool, "a") == [("1", "n1")]
+
+
 def test_session_of_a_lost_hello_is_never_given_again(pool: Pool) -> None:
     past = pool.harness.snapshot()
     lost = pool.hello("a")
