@@ -32,7 +32,7 @@ from router.upstream.course import NO_NODE_RETRY_S, Course, RetryLimits, follow
 from router.upstream.errand import Errand, Guards, Reading, Terms, errand_for
 from router.upstream.forward import Attempt, forward
 from router.upstream.live import LiveCall
-from router.upstream.notes import note_attempt, note_lease, note_leaving
+from router.upstream.notes import note_attempt, note_lease, note_leaving, note_wait
 from router.upstream.pool import ConnectionPool
 from router.wire import dialects, headers
 from router.wire.intent import SLICE_BYTES, Intent, read_intent, unknown_model
@@ -106,10 +106,10 @@ class Pipeline:
             while True:
                 decision = self._decide(ticket, call, reading.intent)
                 ticket = replace(ticket, attempt=course.made + 1, preferred=decision.preferred)
-                waits_from_s = self._clock.now_s()
+                live.stand_in_line(self._clock.now_s())
                 hold = self._admission.lease(ticket, *self._patience(call, record))
                 async with hold as lease:
-                    note_lease(record, lease, decision, self._clock.now_s() - waits_from_s)
+                    note_lease(record, lease, decision, live.step_out(self._clock.now_s()))
                     errand = self._errand(call, reading, plan, lease, record)
                     with self._at_node(record, course):
                         attempt = await forward(self._connections, errand, reply, live.attach)
@@ -122,9 +122,12 @@ class Pipeline:
                     break
                 course, ticket = self._again(course, ticket, attempt, record)
         except Refusal as refusal:
+            is_late = isinstance(refusal, QueueTimeout | UpstreamTimeout)
+            note_wait(record, live.step_out(self._clock.now_s()), "timeout" if is_late else "rejected")
             self._refuse(call, reply, record, refusal)
         except asyncio.CancelledError:
             ours = live.why_cancelled()
+            note_wait(record, live.step_out(self._clock.now_s()), "rejected" if ours is not None else "cancelled")
             if ours is None:
                 note_leaving(record, live.attempt, reply)
                 raise

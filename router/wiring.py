@@ -49,6 +49,9 @@ from router.upstream.resolver import Resolver
 
 log = logging.getLogger("router")
 
+# A call makes some hundred objects and nearly no cycles: collecting every 700, Python's default, cost 6 % of a plain call.
+YOUNG_OBJECTS = 50_000
+
 
 class SystemClock:
     """The monotonic clock that the loop's timers run on, but finer: uvloop's time stands still within a turn."""
@@ -258,6 +261,7 @@ async def _serve(settings: Settings) -> int:
             # What stands now stands until the end: the collector need not walk it during a stream.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
             await _until_told()
             await router.leave()
         log.info("left well")

@@ -174,21 +174,21 @@ class FleetKeeper:
         await self.not_loaded(lease.node, lease.weights)
 
     async def _judge(self, key: tuple[str, str | None], *, has_failed: bool) -> None:
-        old = self._breakers.get(key)
-        if old is None and not has_failed:
+        if key not in self._breakers and not has_failed:
             return  # a copy that never failed needs no breaker
+        old = self._breakers.get(key, Breaker())
         now_s = self._clock.now_s()
         event = breakers.Event.FAILED if has_failed else breakers.Event.SUCCEEDED
-        new = breakers.step(old or Breaker(), event, now_s)
+        new = breakers.step(old, event, now_s)
         self._breakers[key] = new
-        if old is not None and (new.circuit, new.until_s) == (old.circuit, old.until_s):
+        if (new.circuit, new.until_s) == (old.circuit, old.until_s):
             return  # another `until_s` is a trial that failed: open again, and the store is half-open by now
         self._on_circuit(key[0], new.circuit)
         if new.circuit is Circuit.OPEN:
             log.warning("circuit of %s on %s is open for %.0f s", key[1] or "all", key[0], new.until_s - now_s)
             until_s = self._store.now_s() + new.until_s - now_s
             await self._store.gate(key[0], key[1], Gate.CLOSED, until_s)
-        elif old is not None and new.circuit is Circuit.CLOSED:
+        elif new.circuit is Circuit.CLOSED:
             await self._store.gate(key[0], key[1], Gate.OPEN, 0.0)
 
     # the picture

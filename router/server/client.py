@@ -78,6 +78,12 @@ class ClientConnection(RequestHandler):
         if self._ahead_bytes > PIPELINED_BYTES_MAX:
             self.force_close()
 
+    def close(self) -> None:
+        """aiohttp only forgets a connection that waits for its next request, which then would never be answered."""
+        super().close()
+        if self._awaits_head and self._head_timer is None and self.transport is not None:
+            self.transport.close()
+
     def head_read(self) -> None:
         """A request's head is whole: it was not sent a byte at a time to hold the connection."""
         self._awaits_head = False

@@ -19,6 +19,9 @@ from router.wire import headers
 from router.wire.endpoints import Endpoint
 
 
+_FULL = "the router holds as many bytes as it may, please try again"
+
+
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
     body_bytes: int
@@ -43,7 +46,7 @@ class BodyReader:
         if declared is not None and declared > limit:
             raise TooLarge(f"request body of {declared} bytes is larger than the limit of {limit} bytes")
         if self._buffers.is_full:
-            raise BuffersFull("the router holds as many bytes as it may, please try again")
+            raise BuffersFull(_FULL)
         if self._request.headers.get("Expect", "").lower() == "100-continue" and self._request.version >= HttpVersion11:
             transport = self._request.transport
             if transport is not None:
@@ -71,7 +74,7 @@ class BodyReader:
                     if self._held > limit:
                         raise TooLarge(f"request body is larger than the limit of {limit} bytes")
                     if self._buffers.is_full:
-                        raise BuffersFull("the router holds as many bytes as it may, please try again")
+                        raise BuffersFull(_FULL)
                     pieces.append(piece)
         except TimeoutError:
             raise BadRequest(f"request body was not complete within {self._limits.body_s:g} s") from None
@@ -84,6 +87,8 @@ class BodyReader:
             raise TooLarge(f"request body is larger than the limit of {limit} bytes")
         self._held = len(data)
         self._buffers.change(len(data))
+        if self._buffers.is_full:
+            raise BuffersFull(_FULL)
         return [data]
 
 
@@ -117,7 +122,7 @@ class Inference:
         async def read_body() -> bytes:
             data = await body.read()
             # Only now: an answer to a body that is still on its way must close the connection.
-            reply.keep_alive(request.keep_alive and not self._is_leaving())
+            reply.keep_alive(request.keep_alive)
             connection.hold(reply)
             return data
 
@@ -133,7 +138,11 @@ class Inference:
         transport = request.transport
         assert transport is not None, "a request came on a connection that is gone"
         return ClientReply(
-            transport, is_http10=request.version <= HttpVersion10, stall_s=self._stall_s, buffers=self._buffers
+            transport,
+            is_http10=request.version <= HttpVersion10,
+            stall_s=self._stall_s,
+            buffers=self._buffers,
+            is_leaving=self._is_leaving,
         )
 
     def _call(

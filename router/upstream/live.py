@@ -11,13 +11,23 @@ from router.upstream.forward import Attempt, Passage
 class LiveCall:
     """What can be ended from outside: the passage when one runs, else the task that reads, waits or asks."""
 
-    __slots__ = ("_refusal", "_task", "attempt", "passage")
+    __slots__ = ("_refusal", "_task", "_waits_from_s", "attempt", "passage")
 
     def __init__(self) -> None:
         self._task = asyncio.current_task()
         self._refusal: Refusal | None = None
+        self._waits_from_s: float | None = None  # None but in line
         self.passage: Passage | None = None
-        self.attempt: Attempt | None = None  # the last one begun
+        self.attempt: Attempt | None = None  # the last one begun since it stood in line
+
+    def stand_in_line(self, now_s: float) -> None:
+        self._waits_from_s = now_s
+        self.attempt = None
+
+    def step_out(self, now_s: float) -> float | None:
+        """Seconds in line since `stand_in_line`; None when it did not wait."""
+        since_s, self._waits_from_s = self._waits_from_s, None
+        return None if since_s is None else now_s - since_s
 
     def attach(self, passage: Passage | None) -> None:
         self.passage = passage

@@ -9,13 +9,20 @@ from router.seams import Record, Reply
 from router.upstream.forward import Attempt
 
 
-def note_lease(record: Record, lease: Lease, decision: Decision, waited_s: float) -> None:
+def note_lease(record: Record, lease: Lease, decision: Decision, waited_s: float | None) -> None:
     record.attempts += 1
     record.node = lease.node
     record.model = lease.model
-    record.queued_s += waited_s
+    record.queued_s += waited_s or 0.0
     record.reason = decision.reason_of(lease.node)
     record.is_cold = record.is_cold or not decision.preferred
+
+
+def note_wait(record: Record, waited_s: float | None, result: str) -> None:
+    """A wait that brought no slot; `result` is a label of `queue_wait_seconds`."""
+    if waited_s is not None:
+        record.queued_s += waited_s
+        record.queue_result = result
 
 
 def note_attempt(record: Record, attempt: Attempt) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 Pair = tuple[bytes, bytes]
 
@@ -39,6 +40,7 @@ _NOT_FOR_CLIENT = _HOP_BY_HOP | {b"content-length"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 
 # One header line is for people; a text that is longer belongs in the log.
+PRINTABLE_CACHED = 4096  # nodes, models, reasons and small numbers repeat from call to call
 DECISION_BYTES_MAX = 512
 
 _NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]")
@@ -149,5 +151,6 @@ def _without_comments(value: bytes) -> bytes:
     return bytes(kept)
 
 
+@lru_cache(maxsize=PRINTABLE_CACHED)
 def _printable(text: str) -> bytes:
     return _NOT_PRINTABLE.sub("?", text)[:DECISION_BYTES_MAX].encode("ascii")

@@ -13,6 +13,8 @@ from tests.fakes.recordings import FOLDER, Headers
 
 # Of an answer's head; whatever is longer is no answer of ours.
 _READ_LIMIT = 1 << 20
+# A dialogue that is stuck fails where it is stuck.
+DIALOGUE_S_MAX = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,8 @@ async def raw_client(port: int, *, receive_buffer: int = 0) -> AsyncIterator[Raw
     limit = receive_buffer or _READ_LIMIT
     reader, writer = await asyncio.open_connection(sock=sock, limit=limit)
     try:
-        yield RawClient(reader, writer)
+        async with asyncio.timeout(DIALOGUE_S_MAX):
+            yield RawClient(reader, writer)
     finally:
         writer.transport.abort()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -83,14 +84,18 @@ def said(status: int, body: bytes, *lines: bytes, kind: bytes = b"application/js
 class ReplayNode:
     """Has all models of the recordings, on disk and in memory. Calls get the `plays` in order; the last one repeats."""
 
-    def __init__(self, name: str = "replay", *plays: Play, num_ctx: int = 32768) -> None:
+    def __init__(
+        self, name: str = "replay", *plays: Play, num_ctx: int = 32768, version: str = "0.0.0", models: str = ""
+    ) -> None:
+        """`models`: part of the names of those that it has; all by default."""
         self.name = name
         self.plays: deque[Play] = deque(plays)
         self.heard: list[Heard] = []
         self.answers_early = False  # a call is answered at its head, whatever of its body is still to come
         self.is_hanging = False  # connections are taken, and nothing is ever said
         self.callers: list[_Connection] = []
-        self._probes = _probes(num_ctx)
+        self.probed = 0
+        self._probes = _probes(num_ctx, version, models)
         self._server: asyncio.Server | None = None
         self._open: set[_Connection] = set()
         self._port = 0
@@ -153,6 +158,7 @@ class ReplayNode:
     def asked(self, connection: _Connection, first_line: bytes, headers: Headers, body: bytes) -> Play:
         """What is answered to one request: a probe's page, or the next play."""
         method, path, _ = first_line.split(b" ")
+        self.probed += method == b"GET" or path == b"/api/show"
         if path == b"/api/show":
             return (said(200, _MINILM if b"all-minilm" in body else self._probes[path]),)
         if method == b"GET":
@@ -229,11 +235,17 @@ class _Connection(asyncio.Protocol):
         self._next()
 
 
-def _probes(num_ctx: int) -> Mapping[bytes, bytes]:
+def _probes(num_ctx: int, version: str, models: str) -> Mapping[bytes, bytes]:
     resident = _EXPIRES.sub(_FAR, recording("catalog/ps-two").response.body)
+    resident = resident.replace(b'"context_length":2048', b'"context_length":%d' % num_ctx)
     return {
-        b"/api/version": recording("catalog/version").response.body,
-        b"/api/tags": recording("catalog/tags").response.body,
-        b"/api/ps": resident.replace(b'"context_length":2048', b'"context_length":%d' % num_ctx),
+        b"/api/version": b'{"version":"%b"}' % version.encode(),
+        b"/api/tags": _only(recording("catalog/tags").response.body, models),
+        b"/api/ps": _only(resident, models),
         b"/api/show": recording("catalog/show").response.body,
     }
+
+
+def _only(listing: bytes, models: str) -> bytes:
+    kept = [item for item in json.loads(listing)["models"] if models in item["name"]]
+    return json.dumps({"models": kept}, separators=(",", ":")).encode() if models else listing

@@ -25,7 +25,7 @@ QUICK = "quick:1b"  # loads and answers at once
 ENDLESS = "endless:1b"  # one token, then nothing until `let_run`
 SILENT = "silent:1b"  # no first token until `let_run`
 COLD = "cold:1b"  # loads until `let_load_finish`
-TWIN = "twin:1b"  # the same weights as QUICK under another name
+TWIN = "twin:1b"  # the weights of ENDLESS under another name
 
 
 def _model(
@@ -36,11 +36,11 @@ def _model(
     )
 
 
-_WEIGHTS = {QUICK: "quick", TWIN: "quick"}
+_WEIGHTS = {ENDLESS: "endless", TWIN: "endless"}
 MODELS = (
     _model(QUICK),
-    _model(TWIN),
     _model(ENDLESS, decode_tps=NEVER_TPS),
+    _model(TWIN, decode_tps=NEVER_TPS),
     _model(SILENT, prefill_tps=NEVER_TPS),
     _model(COLD, load_s=NEVER_S),
 )

@@ -170,12 +170,11 @@ FORGED = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"
 async def test_bytes_after_an_answer_never_become_the_next_one(extra: Play, is_apart: bool) -> None:
     (plain,) = kept_alive("openai/v1-chat")
     slipping: Play = (plain, *extra) if is_apart else (b"".join((plain, *extra)),)
-    async with ReplayNode("a", slipping, (plain,)) as node:
-        async with router_before([node]) as router:
-            for _ in range(3):
-                answer = await exchange(router.port, post(CHAT, BODY))
-                assert (answer.status, answer.body) == (200, RECORDED_CHAT)
-            assert node.heard[1].connection == node.heard[2].connection
+    async with ReplayNode("a", slipping, (plain,)) as node, router_before([node]) as router:
+        for _ in range(3):
+            answer = await exchange(router.port, post(CHAT, BODY))
+            assert (answer.status, answer.body) == (200, RECORDED_CHAT)
+        assert node.heard[1].connection == node.heard[2].connection
 
 
 async def test_an_answer_before_the_end_of_the_request_costs_the_connection() -> None:
@@ -372,7 +371,6 @@ async def test_a_body_that_is_declared_too_large_is_refused_before_it_is_sent(pa
             assert (answer.status, answer.header("x-ollama-router-refused")) == (413, "too_large")
             assert (answer.header("connection"), answer.header("x-should-retry")) == ("close", "false")
             assert "2049" in error_text(path, answer.body)
-            assert await client.rest() == b""
         assert node.heard == []
 
 
@@ -406,7 +404,6 @@ async def test_a_body_that_does_not_come_is_given_up(path: str) -> None:
             answer = await client.answer()
             assert (answer.status, answer.header("connection")) == (400, "close")
             assert error_text(path, answer.body) == "request body was not complete within 0.05 s"
-            assert await client.rest() == b""
         assert node.heard == []
 
 
@@ -458,7 +455,7 @@ async def test_bodies_that_do_not_fit_into_memory_together_are_refused(path: str
                 second.send(post(path, of_length(1000)))
                 answer = await second.answer()
                 assert (answer.status, answer.header("x-ollama-router-refused")) == (503, "buffers_full")
-                assert (answer.header("connection"), answer.header("retry-after")) == ("close", "1")
+                assert answer.header("retry-after") == "1"
                 error_text(path, answer.body)
             gate.set()
             assert (await first.answer()).body == RECORDED_CHAT
@@ -555,30 +552,30 @@ async def test_a_client_that_stopped_reading_is_cut_and_its_slot_is_free() -> No
         assert not (await client.rest()).endswith(b"0\r\n\r\n")
 
 
-async def test_a_client_that_reads_little_but_reads_is_left_in_peace() -> None:
-    """The kernel's buffer takes nothing for long, since it frees a third of itself at once: the client still reads."""
-    raw, body = bulk(MEBIBYTES)
+async def test_a_client_that_reads_slowly_is_not_taken_for_one_that_stopped() -> None:
+    """It has read fast before, so the kernel holds megabytes for it and takes nothing new for long."""
+    raw, body = bulk(40)
     stall_s = 1.0
     async with (
         ReplayNode("a", (raw,)) as node,
         router_before([node], limits=SMALL, client={"client_stall_s": stall_s}) as router,
-        raw_client(router.port, receive_buffer=4096) as client,
+        raw_client(router.port) as client,
     ):
         client.send(post(CHAT, STREAM))
         await client.head()
+        got = await client.some(12 << 20)
         await until(lambda: router.buffers.held > SMALL["stream_buffer_bytes"])
-        got = await read_slowly(client, for_s=1.3 * stall_s)
-        assert len(got) < (MEBIBYTES << 20) // 8
+        got += await read_slowly(client, 600_000, for_s=2.2 * stall_s)
+        assert router.pipeline.live
         assert await client.chunked_body(got) == body
 
 
-async def read_slowly(client: RawClient, for_s: float) -> bytes:
-    """4 KiB every fiftieth of the time: far more than a stalled client takes, far less than the kernel frees."""
+async def read_slowly(client: RawClient, bytes_per_s: int, for_s: float) -> bytes:
     loop = asyncio.get_running_loop()
-    began_s, got = loop.time(), b""
-    for turn in range(50):
-        await until(lambda turn=turn: loop.time() >= began_s + for_s * turn / 50)
-        got += await client.some(4096)
+    began_s, got, steps_per_s = loop.time(), b"", 25
+    for step in range(int(for_s * steps_per_s)):
+        await until(lambda step=step: loop.time() >= began_s + step / steps_per_s)
+        got += await client.some(bytes_per_s // steps_per_s)
     return got
 
 
@@ -608,7 +605,7 @@ async def test_garbage_is_refused_without_a_traceback(garbage: bytes) -> None:
                 assert b"Traceback" not in answer
                 assert b"aiohttp" not in answer
             await until(lambda: not router.pipeline.live)
-        os.set_blocking(read, False)
+        os.write(write, b"end")
         assert b"Traceback" not in os.read(read, 1 << 20)
     finally:
         os.close(read)

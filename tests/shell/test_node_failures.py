@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,7 @@ from router.wire.names import parse_name
 from router.wiring import Router
 from tests.shell.clients import Answer, Client, ask, converse, generate, scrape
 from tests.shell.house import assert_at_rest, router_before, until
-from tests.shell.scenes import ENDLESS, QUICK, SILENT, asked, holding, no_bugs, pool_of, running
+from tests.shell.scenes import ENDLESS, QUICK, SILENT, asked, holding, let_run, no_bugs, pool_of, running
 
 # What traffic shows must come from traffic. Twice the interval is less than a keep-alive, or no copy counted as ready.
 RARELY = {"interval_s": 100}
@@ -90,7 +92,7 @@ async def test_what_one_node_cannot_another_does(fault: str, stream: bool) -> No
 @ON_EACH_ROUTE
 @pytest.mark.parametrize("fault", ["cut=3", "end=3", "runner_died=3"])
 async def test_a_stream_that_breaks_ends_with_an_error_event(path: str, fault: str) -> None:
-    async with holding(2, probe=RARELY) as (pool, router):
+    async with holding(2, probe=RARELY) as (_, router):
         answer = await ask(router, path, {"model": QUICK, **CALL}, x_simulate=fault)
         assert_error_event(path, answer)
         page = await scrape(router)
@@ -112,9 +114,22 @@ async def test_a_node_that_crashes_in_mid_stream_ends_it_with_an_error_event() -
         await rest(router)
 
 
-async def test_a_plain_answer_that_breaks_is_a_broken_answer() -> None:
-    """Its promised length is the only thing that can tell."""
-    async with holding(1, probe=RARELY) as (pool, router):
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_node_that_crashes_before_its_first_byte_is_replaced(stream: bool) -> None:
+    async with holding(2, SILENT) as (pool, router), Client(router.port) as client:
+        client.send("/api/generate", {"model": SILENT, **CALL, "stream": stream})
+        await until(lambda: running(pool) == 1)
+        dying, survivor = sorted(pool.nodes, key=asked, reverse=True)
+        await dying.crash()
+        await until(lambda: running(pool) == 1)
+        let_run(survivor)
+        answer = await client.answer()
+        assert (answer.status, answer.node, answer.headers["x-ollama-router-attempts"]) == (200, survivor.name, "2")
+        await rest(router)
+
+
+async def test_a_connection_that_closes_without_an_answer_is_a_502_at_last() -> None:
+    async with holding(1, probe=RARELY) as (_, router):
         call = {"model": QUICK, **CALL, "stream": False}
         answer = await ask(router, "/api/generate", call, x_simulate="refuse")
         assert (answer.status, answer.headers["x-should-retry"]) == (502, "false")
@@ -152,7 +167,7 @@ async def test_a_node_that_hangs_before_its_first_byte_is_a_504_in_time(path: st
 async def test_a_plain_call_may_take_longer_than_a_first_byte() -> None:
     """Its first byte is the end of its generation: `plain_s` bounds it."""
     limits = {"first_byte_s": 0.2, "plain_s": 0.5}
-    async with holding(1, probe=RARELY, timeouts=limits) as (pool, router):
+    async with holding(1, probe=RARELY, timeouts=limits) as (_, router):
         slow = await generate(router, QUICK, stream=False, x_simulate="hang=0.3")
         hung = await generate(router, QUICK, stream=False, x_simulate="hang")
         assert (slow.status, hung.status) == (200, 504)
@@ -277,7 +292,7 @@ async def test_any_other_status_is_the_nodes_own_answer(status: str, outcome: st
 
 
 async def test_a_wrong_content_type_is_passed_on_byte_for_byte() -> None:
-    async with holding(1, probe=RARELY) as (pool, router):
+    async with holding(1, probe=RARELY) as (_, router):
         answer = await generate(router, QUICK, x_simulate="wrong_content_type")
         assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
         assert answer.body.endswith(b"}\n")
@@ -318,3 +333,41 @@ async def test_a_node_that_hangs_holds_nobody_else(model: str) -> None:
         await until(lambda: running(pool) == 1)
         answers = await converse(router, QUICK, 6)
         assert {answer.status for answer in answers} == {200}
+
+
+FAULTS = ("cut=3", "status=400", "status=503", "end=2")
+FAULTS_OF_NODES = ("malformed", "runner_died=0")  # three of them would open a breaker, and everybody would wait
+
+
+async def test_after_a_mixed_run_the_page_is_valid_and_the_log_tells_each_call_once(tmp_path: Path) -> None:
+    """No prompt, no key and no traceback in any line; every gauge of calls is 0."""
+    secret, key = "the-words-of-a-prompt", "sk-a-secret-key"
+    descriptor = os.open(tmp_path / "log", os.O_RDWR | os.O_CREAT)
+    call = {**CALL, "model": QUICK, "prompt": secret, "messages": [{"role": "user", "content": secret}]}
+    try:
+        async with holding(2, QUICK, ENDLESS, descriptor=descriptor) as (_, router):
+            for path in ROUTES:
+                for fault in FAULTS:
+                    await ask(router, path, call, authorization=f"Bearer {key}", x_simulate=fault)
+                    for stream in (True, False):
+                        assert (await ask(router, path, {**call, "stream": stream}, x_api_key=key)).status == 200
+                await ask(router, path, {**call, "model": "nobody:7b"})
+            for fault in FAULTS_OF_NODES:
+                assert (await ask(router, "/api/chat", call, x_simulate=fault)).status == 502
+            await ask(router, "/v1/chat/completions", {**call, "model": 7})
+            async with Client(router.port) as client:
+                client.send("/api/generate", {**call, "model": ENDLESS})
+                await client.first(b'"done":false')
+            await rest(router)
+            page = await scrape(router)
+            for gauge in ("requests_in_flight", "queue_depth", "node_slots_used"):
+                assert page.value(gauge) == 0, gauge
+            total = page.value("requests_total")
+            assert total == len(ROUTES) * (3 * len(FAULTS) + 1) + len(FAULTS_OF_NODES) + 2
+            assert page.labels("requests_total", "model") == {QUICK, ENDLESS, "unknown"}
+        lines = [json.loads(line) for line in (tmp_path / "log").read_bytes().splitlines()]
+        told = [line for line in lines if line["event"] == "call"]
+        assert len(told) == len({line["request_id"] for line in told}) == total
+        assert not any(secret in str(line) or key in str(line) or "exception" in line for line in lines)
+    finally:
+        os.close(descriptor)

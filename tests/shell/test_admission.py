@@ -1,0 +1,268 @@
+"""Slots and lines as a client meets them, and that every slot comes back whoever waits, leaves or is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from router.admission import Admission
+from router.errors import QueueFull, QueueTimeout
+from router.fleet.node import CopyState
+from router.fleet.snapshot import Snapshot
+from router.fleet.tickets import CopyReport, Ticket
+from router.store.answers import Limits
+from router.store.memory import MemoryStore
+from router.wire.names import parse_name
+from tests.shell.clients import Client, ask, generate, scrape
+from tests.shell.house import assert_at_rest, until
+from tests.shell.scenes import ENDLESS, holding, let_run, running
+
+LATE = QueueTimeout("too late", retry_after_s=1)
+PATIENT_S = 60.0
+
+
+class Clock:
+    def now_s(self) -> float:
+        return 0.0
+
+    def wall_s(self) -> float:
+        return 0.0
+
+
+class Fleet:
+    """Counts who asked for a load."""
+
+    def __init__(self) -> None:
+        self.snapshot = Snapshot()
+        self.wakes = 0
+
+    def wake_placer(self) -> None:
+        self.wakes += 1
+
+    async def attempt_ended(self, lease: object, failure: object, outcome: object) -> None: ...
+
+
+async def counter(slots: int, *, max_waiting: int = 100) -> tuple[Admission, MemoryStore, Fleet]:
+    """One copy of model m on node a."""
+    store, fleet = MemoryStore(Clock(), Random(0), Limits(max_waiting)), Fleet()
+    admission = Admission(store, fleet)
+    await admission.open()
+    incarnation = await store.incarnate("a", "1")
+    await store.set_copy(CopyReport("a", incarnation, "w", ("m",), CopyState.READY, slots, 4096, 0.0))
+    return admission, store, fleet
+
+
+def ticket(number: int) -> Ticket:
+    return Ticket(f"t{number}", ("m",))
+
+
+def is_empty(store: MemoryStore) -> bool:
+    ledger = store.book.ledger
+    return not (ledger.tickets or ledger.leases or ledger.waiting or ledger.unclaimed or store.occupancy)
+
+
+async def test_a_slot_that_is_free_is_had_at_once_and_given_back_at_the_end() -> None:
+    admission, store, fleet = await counter(1)
+    async with admission.lease(ticket(1), PATIENT_S, LATE) as lease:
+        assert (lease.node, lease.weights) == ("a", "w")
+        assert store.occupancy == {("a", "w"): 1}
+    assert is_empty(store)
+    assert fleet.wakes == 0, "nobody waited"
+
+
+async def test_whoever_waits_says_so_and_gets_the_slot_in_turn() -> None:
+    admission, store, fleet = await counter(1)
+    served: list[int] = []
+
+    async def call(number: int) -> None:
+        async with admission.lease(ticket(number), PATIENT_S, LATE):
+            served.append(number)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(call(number) for number in range(5)))
+    assert served == [0, 1, 2, 3, 4]
+    assert fleet.wakes == 4
+    assert is_empty(store)
+
+
+async def test_a_grant_to_one_who_leaves_in_that_moment_goes_to_the_next() -> None:
+    admission, store, _ = await counter(1)
+    hold = admission.lease(ticket(0), PATIENT_S, LATE)
+    await hold.__aenter__()
+    first = asyncio.create_task(admission.take(ticket(1), PATIENT_S, LATE))
+    second = asyncio.create_task(admission.take(ticket(2), PATIENT_S, LATE))
+    await until(lambda: admission.waiting == 2)
+    await hold.__aexit__(None, None, None)
+    first.cancel()  # its future has the lease already, but it has not run since
+    assert (await second).ticket == "t2"
+    assert first.cancelled()
+    await store.leave("t2")
+    assert is_empty(store)
+
+
+async def test_a_call_that_fails_gives_its_slot_back() -> None:
+    admission, store, _ = await counter(1)
+    with pytest.raises(ZeroDivisionError):
+        async with admission.lease(ticket(1), PATIENT_S, LATE):
+            raise ZeroDivisionError
+    assert is_empty(store)
+
+
+async def test_a_full_line_refuses_and_keeps_no_trace() -> None:
+    admission, store, _ = await counter(1, max_waiting=0)
+    async with admission.lease(ticket(1), PATIENT_S, LATE):
+        with pytest.raises(QueueFull):
+            await admission.take(ticket(2), PATIENT_S, LATE)
+        assert (admission.waiting, len(store.book.ledger.tickets)) == (0, 1)
+    assert is_empty(store)
+
+
+async def test_patience_that_ends_leaves_the_line() -> None:
+    admission, store, _ = await counter(1)
+    async with admission.lease(ticket(1), PATIENT_S, LATE):
+        with pytest.raises(QueueTimeout, match="too late"):
+            await admission.take(ticket(2), 0.0, LATE)
+        assert (admission.waiting, await store.lines()) == (0, ())
+    assert is_empty(store)
+
+
+@examples(max_examples=60, deadline=None)
+@given(
+    slots=st.integers(1, 3),
+    max_waiting=st.integers(0, 6),
+    steps=st.lists(
+        st.tuples(st.sampled_from(["arrive", "leave", "finish", "turn"]), st.integers(0, 11)), min_size=5, max_size=60
+    ),
+)
+def test_no_history_of_arrivals_and_departures_loses_a_slot(
+    slots: int, max_waiting: int, steps: list[tuple[str, int]]
+) -> None:
+    asyncio.run(_history(slots, max_waiting, steps))
+
+
+async def _history(slots: int, max_waiting: int, steps: list[tuple[str, int]]) -> None:
+    admission, store, _ = await counter(slots, max_waiting=max_waiting)
+    calls: dict[int, asyncio.Task[None]] = {}
+    ends: dict[int, asyncio.Event] = {}
+
+    async def call(number: int) -> None:
+        async with admission.lease(ticket(number), PATIENT_S, LATE) as lease:
+            assert lease.ticket == f"t{number}"
+            await ends[number].wait()
+
+    for kind, which in steps:
+        alive = [number for number, task in calls.items() if not task.done()]
+        if kind == "arrive":
+            ends[len(calls)] = asyncio.Event()
+            calls[len(calls)] = asyncio.create_task(call(len(calls)))
+        elif kind == "leave" and alive:
+            calls[alive[which % len(alive)]].cancel()
+        elif kind == "finish" and alive:
+            ends[alive[which % len(alive)]].set()
+        elif kind == "turn":
+            await asyncio.sleep(0)
+        assert store.occupancy.get(("a", "w"), 0) <= slots
+        assert len(store.book.ledger.waiting) <= max_waiting
+        assert not store.book.ledger.waiting or store.occupancy[("a", "w")] == slots, "nobody waits beside a free slot"
+    for end in ends.values():
+        end.set()
+    results = await asyncio.gather(*calls.values(), return_exceptions=True)
+    assert all(result is None or isinstance(result, asyncio.CancelledError | QueueFull) for result in results), results
+    assert is_empty(store)
+    assert admission.waiting == 0
+
+
+# The same from outside.
+
+
+def prompt(number: int, *, stream: bool = True) -> dict[str, object]:
+    return {"model": ENDLESS, "prompt": f"{number}: why?", "stream": stream}
+
+
+async def line_up(stack: AsyncExitStack, port: int, count: int) -> list[Client]:
+    """So many clients; the first takes the only slot."""
+    clients = [await stack.enter_async_context(Client(port)) for _ in range(count)]
+    for number, client in enumerate(clients):
+        client.send("/api/generate", prompt(number))
+        if number == 0:
+            await client.first(b'"done":false')
+    return clients
+
+
+async def test_a_full_line_answers_busy_with_ever_longer_advice() -> None:
+    line = {"max_waiting_per_model": 2}
+    async with holding(1, ENDLESS, line=line) as (pool, router), AsyncExitStack() as stack:
+        clients = await line_up(stack, router.port, 3)
+        await until(lambda: len(router.store.book.ledger.waiting) == 2)
+        answers = [await ask(router, "/api/generate", prompt(number)) for number in range(12)]
+        assert {(answer.status, answer.refused) for answer in answers} == {(503, "queue_full")}
+        assert {answer.json["error"] for answer in answers} == {
+            "server busy, please try again.  maximum pending requests exceeded"
+        }
+        advice_s = [int(answer.headers["retry-after-ms"]) / 1000 for answer in answers]
+        # The k-th waits for k others, give or take a fifth.
+        assert all(later > 1.3 * earlier for earlier, later in zip(advice_s[:4], advice_s[4:8], strict=True)), advice_s
+        assert 1 <= min(advice_s) <= max(advice_s) <= 60
+        assert (await scrape(router)).value("rejections_total", reason="queue_full") == 12
+        while router.pipeline.live:
+            let_run(pool.nodes[0])
+            await asyncio.sleep(0)
+        assert [(await client.answer()).status for client in clients] == [200, 200, 200]
+        assert_at_rest(router)
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages", "/v1/responses"])
+async def test_who_has_waited_too_long_is_told_to_come_back(path: str) -> None:
+    async with holding(1, ENDLESS, line={"max_wait_s": 0.2}) as (_, router), AsyncExitStack() as stack:
+        await line_up(stack, router.port, 1)
+        call = {"model": ENDLESS, "messages": [{"role": "user", "content": "?"}], "input": "?", "max_tokens": 8}
+        answer = await ask(router, path, call)
+        assert (answer.status, answer.refused) == (503, "queue_timeout")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert int(answer.headers["x-ollama-router-queue-ms"]) > 0
+        assert ENDLESS in answer.body.decode()
+        page = await scrape(router)
+        assert page.value("rejections_total", reason="queue_timeout") == 1
+        assert page.value("queue_wait_seconds_count", model=ENDLESS, result="timeout") == 1
+        assert page.value("queue_depth") == 0
+
+
+async def test_who_leaves_the_line_shows_how_long_it_waited() -> None:
+    async with holding(1, ENDLESS) as (_, router), AsyncExitStack() as stack:
+        _, waiting = await line_up(stack, router.port, 2)
+        await until(lambda: bool(router.store.book.ledger.waiting))
+        waiting.leave()
+        await until(lambda: len(router.pipeline.live) == 1)
+        page = await scrape(router)
+        assert page.value("queue_wait_seconds_count", model=ENDLESS, result="cancelled") == 1
+        assert page.value("queue_depth") == 0
+        assert page.value("requests_in_flight") == 1
+
+
+async def test_the_line_is_served_in_the_order_of_arrival() -> None:
+    async with holding(1, ENDLESS) as (pool, router), AsyncExitStack() as stack:
+        clients = await line_up(stack, router.port, 1)
+        for number in range(1, 5):
+            client = await stack.enter_async_context(Client(router.port))
+            client.send("/api/generate", prompt(number))
+            await until(lambda number=number: len(router.store.book.ledger.waiting) == number)
+            clients.append(client)
+        for client in clients:
+            await client.first(b'"done":false')
+            client.leave()
+            await until(lambda: running(pool) <= 1)
+        asked_for = [seen.body for seen in pool.nodes[0].journal.to("/api/generate") if b'"prompt"' in seen.body]
+        assert [body.split(b": why?")[0][-1:] for body in asked_for] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_lines_of_different_models_do_not_wait_for_each_other() -> None:
+    async with holding(1, ENDLESS, "quick:1b") as (_, router), AsyncExitStack() as stack:
+        await line_up(stack, router.port, 3)
+        assert (await generate(router, "quick:1b")).status == 200
+        assert len(router.keeper.snapshot.holding(parse_name(ENDLESS).key).ready.rows) == 1

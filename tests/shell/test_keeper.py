@@ -1,0 +1,316 @@
+"""The fleet's picture: what probes, loads and traffic tell it, and that the store hears the same."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+
+import pytest
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from router.control.keeper import FleetKeeper
+from router.errors import Outcome
+from router.fleet.breaker import Circuit
+from router.fleet.node import CopyState, Health, NodeSpec
+from router.fleet.reports import Shown, parse_ps, parse_tags
+from router.fleet.tickets import Lease, Place, Ticket
+from router.policy.retry import Failure
+from router.store.memory import MemoryStore
+from router.wire.names import parse_name
+
+KEY = parse_name("m:1").key
+FOREVER = "2300-01-01T00:00:00Z"
+SOON = "2026-01-01T00:00:01Z"
+NOON_S = 1_767_225_600.0  # 2026-01-01T00:00:00Z
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time_s = 100.0
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    def wall_s(self) -> float:
+        return NOON_S
+
+
+def run(step) -> None:  # type: ignore[no-untyped-def]
+    """Neither the keeper nor the store in memory ever suspends: a step is one call."""
+    with pytest.raises(StopIteration):
+        step.send(None)
+
+
+def key_of(name: str) -> str:
+    return parse_name(name).key
+
+
+def tags(*names: str):  # type: ignore[no-untyped-def]
+    models = [{"name": name, "model": name, "digest": f"d-{name}", "size": 10, "details": {}} for name in names]
+    return parse_tags(json.dumps({"models": models}).encode(), key_of)
+
+
+def ps(*names: str, until: str = FOREVER):  # type: ignore[no-untyped-def]
+    models = [
+        {"name": name, "digest": f"d-{name}", "size": 10, "size_vram": 10, "context_length": 4096, "expires_at": until}
+        for name in names
+    ]
+    return parse_ps(json.dumps({"models": models}).encode(), key_of)
+
+
+class House:
+    """Nodes a, b ... that are up and have m:1 on disk."""
+
+    def __init__(self, nodes: str = "a") -> None:
+        self.clock = Clock()
+        self.store = MemoryStore(self.clock, Random(0))
+        self.circuits: list[tuple[str, Circuit]] = []
+        self.keeper = FleetKeeper(
+            self.store,
+            self.clock,
+            interval_s=2.0,
+            on_circuit=lambda node, circuit: self.circuits.append((node, circuit)),
+        )
+        self.granted: list[Lease] = []
+        run(self.store.open(self._on_grant, lambda ticket, refusal: None))
+        for name in nodes:
+            run(self.keeper.add(NodeSpec(name, name, 11434)))
+            run(self.keeper.answered(name, "0.33.0"))
+            run(self.keeper.saw_tags(name, tags("m:1")))
+
+    def _on_grant(self, lease: Lease) -> bool:
+        self.granted.append(lease)
+        return True
+
+    def take(self, ticket: str) -> Lease | Place:
+        try:
+            self.store.take(Ticket(ticket, (KEY,))).send(None)
+        except StopIteration as done:
+            return done.value
+        raise AssertionError("the store in memory never waits")
+
+    def lease(self, ticket: str) -> Lease:
+        lease = self.take(ticket)
+        assert isinstance(lease, Lease), lease
+        return lease
+
+    def saw_ps(self, name: str, *names: str, asked_at_s: float | None = None, until: str = FOREVER) -> None:
+        asked_s = self.store.now_s() if asked_at_s is None else asked_at_s
+        run(self.keeper.saw_ps(name, ps(*names, until=until), NOON_S, asked_s))
+
+    def fail(self, lease: Lease, failure: Failure | None, outcome: Outcome = Outcome.OK) -> None:
+        """In the pipeline's order: the slot goes on only when it is known what came of it."""
+        run(self.keeper.attempt_ended(lease, failure, outcome))
+        run(self.store.give_back(lease, outcome, 0))
+
+    def is_ready(self, name: str) -> bool:
+        return any(row.node == name for row in self.keeper.snapshot.holding(KEY).ready.rows)
+
+
+def test_what_is_resident_serves_and_what_is_not_does_not() -> None:
+    house = House()
+    assert isinstance(house.take("t1"), Place)
+    house.saw_ps("a", "m:1")
+    assert [lease.ticket for lease in house.granted] == ["t1"]
+    run(house.store.give_back(house.granted[0], Outcome.OK, 0))
+    house.saw_ps("a")
+    assert not house.is_ready("a")
+    assert isinstance(house.take("t2"), Place)
+
+
+def test_a_report_that_was_asked_for_before_a_load_ended_changes_nothing() -> None:
+    """/api/ps does not list what is loading, and its answer may come after the load's."""
+    house = House()
+    asked_at_s = house.store.now_s()
+    house.clock.time_s += 1
+    run(house.store.begin("a", house.keeper.snapshot.nodes["a"].models[KEY].weights, loading=True, epoch=1))
+    run(house.keeper.loaded("a", house.keeper.snapshot.nodes["a"].models[KEY].weights, 4096))
+    house.saw_ps("a", asked_at_s=asked_at_s)
+    assert house.is_ready("a")
+    assert house.lease("t1").num_ctx == 4096
+
+
+def test_a_copy_about_to_expire_is_not_ready_unless_somebody_uses_it() -> None:
+    house = House()
+    house.saw_ps("a", "m:1", until=SOON)
+    assert not house.is_ready("a")
+    house.saw_ps("a", "m:1")
+    lease = house.lease("t1")
+    house.saw_ps("a", "m:1", until=SOON)
+    assert house.is_ready("a"), "expires_at stands still while a call runs"
+    run(house.store.give_back(lease, Outcome.OK, 0))
+    house.saw_ps("a", "m:1", until=SOON)
+    assert not house.is_ready("a")
+
+
+def test_a_refused_connection_takes_the_node_down_at_once_for_everybody() -> None:
+    house = House("ab")
+    for name in "ab":
+        house.saw_ps(name, "m:1")
+    leases = {lease.node: lease for lease in (house.lease("t1"), house.lease("t2"))}
+    house.fail(leases["a"], Failure.CONNECT_REFUSED)
+    assert house.keeper.snapshot.nodes["a"].health is Health.DOWN
+    assert not house.is_ready("a")
+    assert isinstance(house.take("t3"), Place), "b is taken, a is down"
+    assert house.keeper.circuits() == {}, "down says more than a breaker"
+
+
+def test_three_missed_probes_take_it_down_and_two_good_ones_bring_back_another_start() -> None:
+    house = House()
+    house.saw_ps("a", "m:1")
+    before = house.keeper.snapshot.nodes["a"].incarnation
+    for health in (Health.DEGRADED, Health.DEGRADED, Health.DOWN):
+        assert house.is_ready("a")
+        run(house.keeper.missed("a"))
+        assert house.keeper.snapshot.nodes["a"].health is health
+    run(house.keeper.answered("a", "0.33.0"))
+    assert house.keeper.snapshot.nodes["a"].health is Health.DOWN
+    run(house.keeper.answered("a", "0.33.0"))
+    node = house.keeper.snapshot.nodes["a"]
+    assert (node.health, node.incarnation, dict(node.copies)) == (Health.HEALTHY, before + 1, {})
+    assert KEY in node.models, "the disk is as it was"
+
+
+def test_a_pod_with_another_uid_has_nothing_in_memory() -> None:
+    house = House()
+    house.saw_ps("a", "m:1")
+    run(house.keeper.add(NodeSpec("a", "a", 11434, uid="other")))
+    assert isinstance(house.take("t1"), Place)
+
+
+def test_a_model_that_a_node_has_lost_is_absent_there() -> None:
+    house = House("ab")
+    for name in "ab":
+        house.saw_ps(name, "m:1")
+    leases = {lease.node: lease for lease in (house.lease("t1"), house.lease("t2"))}
+    house.fail(leases["a"], Failure.MODEL_GONE)
+    assert list(house.keeper.snapshot.holding(KEY).by_node) == ["b"]
+    assert isinstance(house.take("t3"), Place)
+
+
+def test_a_copy_that_fails_is_closed_and_tried_with_one_call_at_a_time() -> None:
+    house = House()
+    house.saw_ps("a", "m:1")
+    for number in range(3):
+        house.fail(house.lease(f"f{number}"), Failure.RESET)
+    assert isinstance(house.take("t1"), Place)
+    assert isinstance(house.take("t2"), Place)
+    house.clock.time_s += 3
+    run(house.store.beat())
+    (trial,) = house.granted
+    house.fail(trial, Failure.RESET)
+    run(house.store.beat())
+    assert len(house.granted) == 1, "the trial failed: closed again, for longer"
+    assert isinstance(house.take("t3"), Place)
+    house.clock.time_s += 5
+    run(house.store.beat())
+    house.fail(house.granted[1], None)
+    assert house.keeper.circuits() == {}
+    assert house.circuits == [("a", Circuit.OPEN), ("a", Circuit.OPEN), ("a", Circuit.CLOSED)]
+    assert [lease.ticket for lease in house.granted] == ["t1", "t2", "t3"]
+
+
+def test_what_says_nothing_about_the_node_is_held_against_nobody() -> None:
+    house = House()
+    house.saw_ps("a", "m:1")
+    for number, outcome in enumerate([Outcome.CANCELLED, Outcome.STALLED, Outcome.DRAINED, Outcome.TIMEOUT] * 5):
+        house.fail(house.lease(f"c{number}"), None, outcome)
+    for number in range(12):
+        house.fail(house.lease(f"b{number}"), Failure.BUSY)
+    assert house.keeper.circuits() == {}
+
+
+def test_a_node_that_is_gone_from_discovery_leaves_nothing() -> None:
+    house = House()
+    house.saw_ps("a", "m:1")
+    for number in range(3):
+        house.fail(house.lease(f"f{number}"), Failure.RESET)
+    run(house.keeper.remove("a"))
+    assert (dict(house.keeper.snapshot.nodes), dict(house.keeper.snapshot.index)) == ({}, {})
+    assert house.keeper.circuits() == {}
+    assert isinstance(house.take("t1"), Place)
+    # What was under way when it went has no effect any more.
+    house.saw_ps("a", "m:1")
+    run(house.keeper.saw_tags("a", tags("m:1")))
+    run(house.keeper.answered("a", "0.33.0"))
+    run(house.keeper.loaded("a", "w", 1))
+    run(house.keeper.not_loaded("a", "w"))
+    assert dict(house.keeper.snapshot.nodes) == {}
+
+
+def test_what_a_manifest_shows_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.control.keeper.SHOWN_MAX", 1)
+    house = House()
+    assert house.keeper.lacks("d1")
+    house.keeper.saw_show("d1", Shown("w"))
+    assert not house.keeper.lacks("d1")
+    assert not house.keeper.lacks("d2"), "full: digests stand in for weights"
+
+
+class Histories(RuleBasedStateMachine):
+    """Whatever is told in whatever order: the snapshot and the store agree on who may serve."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.house = House("ab")
+        self.leases: list[Lease] = []
+        self.tickets = 0
+
+    nodes = st.sampled_from("ab")
+
+    @rule(name=nodes)
+    def probe(self, name: str) -> None:
+        run(self.house.keeper.answered(name, "0.33.0"))
+
+    @rule(name=nodes)
+    def miss(self, name: str) -> None:
+        run(self.house.keeper.missed(name))
+
+    @rule(name=nodes, resident=st.booleans(), until=st.sampled_from([FOREVER, SOON]))
+    def report(self, name: str, resident: bool, until: str) -> None:
+        if self.house.keeper.snapshot.nodes[name].health is not Health.DOWN:
+            self.house.saw_ps(name, *["m:1"] * resident, until=until)
+
+    @rule(name=nodes, listed=st.booleans())
+    def list_disk(self, name: str, listed: bool) -> None:
+        if self.house.keeper.snapshot.nodes[name].health is not Health.DOWN:
+            run(self.house.keeper.saw_tags(name, tags(*["m:1"] * listed)))
+
+    @rule()
+    def arrive(self) -> None:
+        self.tickets += 1
+        answer = self.house.take(f"t{self.tickets}")
+        if isinstance(answer, Lease):
+            self.leases.append(answer)
+
+    @rule(failure=st.sampled_from([None, *Failure]), which=st.integers(0, 99))
+    def end(self, failure: Failure | None, which: int) -> None:
+        self.leases += self.house.granted
+        self.house.granted.clear()
+        if self.leases:
+            self.house.fail(self.leases.pop(which % len(self.leases)), failure)
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 10.0]))
+    def wait(self, seconds: float) -> None:
+        self.house.clock.time_s += seconds
+        run(self.house.store.beat())
+
+    @invariant()
+    def they_agree(self) -> None:
+        for name, node in self.house.keeper.snapshot.nodes.items():
+            entry = self.house.store.book.ledger.copies.nodes[name]
+            ready = {weights for weights, copy in entry.copies.items() if copy.state is CopyState.READY}
+            believed = {weights for weights, copy in node.copies.items() if copy.state is CopyState.READY}
+            assert ready == (believed if node.health is not Health.DOWN else set())
+            assert entry.incarnation == node.incarnation
+
+    @invariant()
+    def no_slot_is_used_twice(self) -> None:
+        held = len(self.leases) + len(self.house.granted)
+        assert sum(self.house.store.occupancy.values()) == held
+
+
+Histories.TestCase.settings = examples(max_examples=40, stateful_step_count=30, deadline=None)
+TestHistories = Histories.TestCase

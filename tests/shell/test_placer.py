@@ -1,0 +1,271 @@
+"""Who is loaded where and when: the placer against a node api that ends its loads when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+from router.control.keeper import FleetKeeper
+from router.control.placer import Placer
+from router.errors import LoadFailed, NoNode, NotLoaded, Refusal
+from router.fleet.node import NodeSpec
+from router.fleet.reports import parse_tags
+from router.fleet.tickets import Lease, Place, Ticket
+from router.policy.placement import Mode
+from router.seams import NodeFailed
+from router.simulation.catalog import model_of
+from router.store.memory import MemoryStore
+from router.wire.names import parse_name
+from tests.shell.clients import Client, ask, generate, scrape
+from tests.shell.house import router_before, until
+from tests.shell.scenes import COLD, QUICK, SILENT, is_loading, let_load_finish, let_run, pool_of
+
+EMBEDDING = (model_of("embed:1b", gib=0.3, load_s=0, is_embedding=True),)
+
+
+class Clock:
+    time_s = 100.0
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    def wall_s(self) -> float:
+        return 0.0
+
+
+class Loads:
+    """The node api: each load hangs until it is `end`ed."""
+
+    def __init__(self) -> None:
+        self.running: dict[tuple[str, str], asyncio.Future[float]] = {}
+        self.asked: list[tuple[str, str, int, float | None]] = []
+
+    async def load(self, node: NodeSpec, model: str, num_ctx: int, keep_alive_s: float | None) -> float:
+        self.asked.append((node.name, model, num_ctx, keep_alive_s))
+        future = self.running[node.name, model] = asyncio.get_running_loop().create_future()
+        try:
+            return await future
+        finally:
+            del self.running[node.name, model]
+
+    def end(self, node: str, model: str, failed: NodeFailed | None = None) -> None:
+        future = self.running[node, model]
+        if failed is None:
+            future.set_result(1.0)
+        else:
+            future.set_exception(failed)
+
+
+class House:
+    """Nodes a, b ... with models m:1 and n:1 on disk, and a placer that runs."""
+
+    def __init__(self, nodes: str, mode: Mode = Mode.ON_DEMAND) -> None:
+        self.nodes = nodes
+        self.clock = Clock()
+        self.store = MemoryStore(self.clock, Random(0))
+        self.keeper = FleetKeeper(self.store, self.clock, interval_s=2.0, on_circuit=lambda node, circuit: None)
+        self.loads = Loads()
+        self.ended: list[tuple[str, str, str, str]] = []
+        self.granted: list[Lease] = []
+        self.refused: list[tuple[str, Refusal]] = []
+        self.placer = Placer(
+            api=self.loads,  # type: ignore[arg-type]
+            keeper=self.keeper,
+            store=self.store,
+            clock=self.clock,
+            mode=mode,
+            observe=lambda node, key, reason, result, took_s: self.ended.append((node, key, reason, result)),
+        )
+
+    async def __aenter__(self) -> House:
+        await self.store.open(self._grant, lambda ticket, refusal: self.refused.append((ticket, refusal)))
+        listed = b'{"models":[{"name":"m:1","digest":"dm","size":10},{"name":"n:1","digest":"dn","size":10}]}'
+        for name in self.nodes:
+            await self.keeper.add(NodeSpec(name, name, 11434))
+            await self.keeper.answered(name, "0.33.0")
+            await self.keeper.saw_tags(name, parse_tags(listed, lambda text: parse_name(text).key))
+        self._task = asyncio.create_task(self.placer.run())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        for future in self.loads.running.values():
+            future.cancel()
+        self._task.cancel()
+        await asyncio.gather(self._task, self.placer.finish(), return_exceptions=True)
+
+    def _grant(self, lease: Lease) -> bool:
+        self.granted.append(lease)
+        return True
+
+    async def wait_for(self, ticket: str, model: str = "m:1", **wish: object) -> None:
+        answer = await self.store.take(Ticket(ticket, (parse_name(model).key,), **wish))  # type: ignore[arg-type]
+        assert isinstance(answer, Place)
+        self.keeper.wake_placer()
+
+    @property
+    def where(self) -> set[tuple[str, str]]:
+        return set(self.loads.running)
+
+
+async def test_one_load_serves_everybody_who_waits_and_asks_for_the_most_of_them() -> None:
+    async with House("abc") as house:
+        for number in range(5):
+            await house.wait_for(f"t{number}", num_ctx=1024 * number, keep_alive_s=60.0 * number)
+        await until(lambda: len(house.where) == 1)
+        ((node, model),) = house.where
+        assert house.loads.asked == [(node, "m:1", 4096, 240.0)]
+        house.loads.end(node, model)
+        await until(lambda: bool(house.granted))
+        assert (house.granted[0].ticket, house.granted[0].node) == ("t0", node)
+        assert house.ended == [(node, parse_name("m:1").key, "line", "ok")]
+        assert len(house.loads.asked) == 1
+
+
+async def test_a_load_outlives_everybody_who_asked_for_it() -> None:
+    async with House("a") as house:
+        await house.wait_for("t1")
+        await until(lambda: len(house.where) == 1)
+        await house.store.leave("t1")
+        house.keeper.wake_placer()
+        await asyncio.sleep(0)
+        assert house.where == {("a", "m:1")}
+        house.loads.end("a", "m:1")
+        await until(lambda: bool(house.ended))
+        assert isinstance(await house.store.take(Ticket("t2", (parse_name("m:1").key,))), Lease)
+
+
+async def test_a_node_loads_one_model_at_a_time() -> None:
+    async with House("a") as house:
+        await house.wait_for("t1", "m:1")
+        await until(lambda: len(house.where) == 1)
+        await house.wait_for("t2", "n:1")
+        await asyncio.sleep(0)
+        assert house.where == {("a", "m:1")}
+        house.loads.end("a", "m:1")
+        await until(lambda: house.where == {("a", "n:1")})
+
+
+async def test_two_models_are_loaded_on_two_nodes_at_once() -> None:
+    async with House("ab") as house:
+        await house.wait_for("t1", "m:1")
+        await house.wait_for("t2", "n:1")
+        await until(lambda: len(house.where) == 2)
+        assert {node for node, _ in house.where} == {"a", "b"}
+
+
+async def test_a_failed_load_goes_to_the_next_node_and_its_words_to_those_who_wait_at_last() -> None:
+    async with House("ab") as house:
+        await house.wait_for("t1")
+        await until(lambda: len(house.where) == 1)
+        ((first, _),) = house.where
+        house.loads.end(first, "m:1", NodeFailed(500, "llama-server reported out-of-memory during startup: x"))
+        second = "b" if first == "a" else "a"
+        await until(lambda: house.where == {(second, "m:1")})
+        assert house.refused == []
+        house.loads.end(second, "m:1", NodeFailed(500, "the words"))
+        await until(lambda: bool(house.refused))
+        ((ticket, refusal),) = house.refused
+        assert (ticket, type(refusal), refusal.status) == ("t1", LoadFailed, 500)
+        assert "out-of-memory" in refusal.text or "the words" in refusal.text
+        assert [result for *_, result in house.ended] == ["oom", "failed"]
+
+
+async def test_after_a_failed_load_the_node_is_left_alone_for_a_while_and_then_tried_again() -> None:
+    async with House("a") as house:
+        await house.wait_for("t1")
+        await until(lambda: len(house.where) == 1)
+        house.loads.end("a", "m:1", NodeFailed(500, "no"))
+        await until(lambda: len(house.refused) == 1)
+        await house.wait_for("t2")
+        await until(lambda: len(house.refused) == 2)
+        assert len(house.loads.asked) == 1, "refused at once, the node is not asked"
+        house.clock.time_s += 6
+        await house.wait_for("t3")
+        await until(lambda: len(house.loads.asked) == 2)
+        house.loads.end("a", "m:1")
+        await until(lambda: [lease.ticket for lease in house.granted] == ["t3"])
+
+
+async def test_observe_touches_no_node() -> None:
+    async with House("ab", Mode.OBSERVE) as house:
+        await house.wait_for("t1")
+        await until(lambda: bool(house.refused))
+        assert isinstance(house.refused[0][1], NotLoaded)
+        assert house.loads.asked == []
+
+
+async def test_a_line_whose_nodes_are_gone_is_refused() -> None:
+    async with House("a") as house:
+        for _ in range(3):
+            await house.keeper.missed("a")
+        await house.wait_for("t1")
+        await until(lambda: bool(house.refused))
+        assert isinstance(house.refused[0][1], NoNode)
+
+
+async def test_who_leaves_begins_nothing_and_finishes_what_runs() -> None:
+    async with House("ab") as house:
+        await house.wait_for("t1", "m:1")
+        await until(lambda: len(house.where) == 1)
+        finished = asyncio.create_task(house.placer.finish())
+        await asyncio.sleep(0)
+        await house.wait_for("t2", "n:1")
+        await asyncio.sleep(0)
+        assert not finished.done()
+        assert len(house.where) == 1
+        ((node, model),) = house.where
+        house.loads.end(node, model)
+        await finished
+        assert [lease.ticket for lease in house.granted] == ["t1"]
+        assert house.where == set()
+
+
+# The same from outside.
+
+
+async def test_in_observe_a_model_loaded_nowhere_is_refused_at_once() -> None:
+    async with pool_of(2) as pool, router_before(pool.nodes, placement={"mode": "observe"}) as router:
+        answer = await generate(router, QUICK)
+        assert (answer.status, answer.refused) == (503, "not_loaded")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert pool.loads_started == 0
+
+
+async def test_while_one_model_loads_others_are_served_and_loaded_elsewhere() -> None:
+    async with pool_of(2) as pool, router_before(pool.nodes) as router, Client(router.port) as client:
+        client.send("/api/generate", {"model": COLD, "prompt": "?"})
+        await until(lambda: any(map(is_loading, pool.nodes)))
+        loading = next(filter(is_loading, pool.nodes))
+        answer = await generate(router, QUICK)
+        assert (answer.status, answer.node != loading.name) == (200, True)
+        let_load_finish(loading)
+        assert (await client.answer()).status == 200
+
+
+async def test_an_embedding_model_is_loaded_as_one() -> None:
+    """A generate without a prompt is refused with 400 by a model that embeds only: the load tries /api/embed."""
+    async with pool_of(1, models=EMBEDDING) as pool, router_before(pool.nodes) as router:
+        answer = await ask(router, "/api/embed", {"model": "embed:1b", "input": "text"})
+        assert (answer.status, len(answer.json["embeddings"])) == (200, 1)
+        assert (await scrape(router)).value("model_loads_total", model="embed:1b", result="ok") == 1
+        assert pool.loads_started == 1
+
+
+async def test_a_context_that_is_asked_for_is_loaded_and_a_larger_one_is_refused_then() -> None:
+    async with pool_of(1) as pool, router_before(pool.nodes) as router:
+        call = {"model": QUICK, "prompt": "?", "options": {"num_ctx": 16384}}
+        first = await ask(router, "/api/generate", call)
+        same = await ask(router, "/api/generate", call)
+        larger = await ask(router, "/api/generate", {**call, "options": {"num_ctx": 32768}})
+        assert (first.status, same.status) == (200, 200)
+        assert (larger.status, larger.refused) == (400, "num_ctx")
+        assert pool.loads_started == 1
+
+
+async def test_a_node_that_is_busy_with_one_model_may_load_another() -> None:
+    async with pool_of(1) as pool, router_before(pool.nodes) as router, Client(router.port) as busy:
+        busy.send("/api/generate", {"model": SILENT, "prompt": "?"})
+        await until(lambda: bool(router.store.occupancy))
+        assert (await generate(router, QUICK)).status == 200
+        let_run(pool.nodes[0])
+        assert (await busy.answer()).status == 200
