@@ -211,13 +211,14 @@ class Pipeline:
         # The first byte of a plain answer is the end of its generation: only the wait for a slot is bounded by ours.
         plain_due_s = self._clock.now_s() + limits.plain_s
         due_s = call.arrived_s + limits.first_byte_s if reading.intent.streams else plain_due_s
+        loaded_ctx = self._fleet.loaded_ctx(lease.node, lease.weights)
         return errand_for(
             call,
             reading,
             lease,
             self._fleet.snapshot.nodes[lease.node].spec,
             is_alias=plan.is_alias,
-            guards=self._guards,
+            guards=replace(self._guards, loaded_ctx=loaded_ctx) if loaded_ctx else self._guards,
             via=self._via,
             decision=_decision_headers(call.request_id, record),
             terms=Terms(due_s, limits.idle_s),

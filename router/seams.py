@@ -120,6 +120,10 @@ class FleetView(Protocol):
         """What traffic showed of a copy and its node; never called for a client that left."""
         ...
 
+    def loaded_ctx(self, node: str, weights: str) -> int:
+        """The context that a load of ours named for this copy; 0 where it has its node's default."""
+        ...
+
     def wake_placer(self) -> None:
         """A ticket went to stand in line: it may need a load."""
         ...

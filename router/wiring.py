@@ -49,7 +49,7 @@ from router.upstream.resolver import Resolver
 
 log = logging.getLogger("router")
 
-# A call makes some hundred objects and nearly no cycles: collecting every 700, Python's default, cost 6 % of a plain call.
+# A call makes hundreds of objects and nearly no cycles: collecting every 700, the default, cost 6 % of a plain call.
 YOUNG_OBJECTS = 50_000
 
 

@@ -42,12 +42,16 @@ class FleetKeeper:
         self._vitals: dict[str, Vitals] = {}
         self._breakers: dict[tuple[str, str | None], Breaker] = {}
         self._resident_since_s: dict[str, float] = {}  # store time of the youngest fact on a node's memory
+        self._loaded_ctx: dict[tuple[str, str], int] = {}  # what loads of ours named, by (node, weights)
         self.shown: dict[str, Shown] = {}  # by manifest digest
         self.snapshot = Snapshot()
         self.placer_wanted = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<FleetKeeper {self.snapshot!r}>"
+
+    def loaded_ctx(self, node: str, weights: str) -> int:
+        return self._loaded_ctx.get((node, weights), 0)
 
     def wake_placer(self) -> None:
         self.placer_wanted.set()
@@ -79,8 +83,8 @@ class FleetKeeper:
         self.snapshot = self.snapshot.without_node(name)
         self._vitals.pop(name, None)
         self._resident_since_s.pop(name, None)
-        for key in [key for key in self._breakers if key[0] == name]:
-            del self._breakers[key]
+        self._breakers = {key: state for key, state in self._breakers.items() if key[0] != name}
+        self._loaded_ctx = {key: num_ctx for key, num_ctx in self._loaded_ctx.items() if key[0] != name}
         await self._store.drop_node(name, node.incarnation)
         self.wake_placer()
 
@@ -120,11 +124,13 @@ class FleetKeeper:
 
     # loads
 
-    async def loaded(self, name: str, weights: str, num_ctx: int) -> None:
+    async def loaded(self, name: str, weights: str, num_ctx: int, *, is_renewal: bool = False) -> None:
         """A load of ours has ended well; the next probe tells the rest."""
         node = self.snapshot.nodes.get(name)
         if node is None:
             return
+        if num_ctx and not is_renewal:
+            self._loaded_ctx[name, weights] = num_ctx
         now_s = self._store.now_s()
         self._resident_since_s[name] = now_s
         keys = tuple(sorted(key for key, model in node.models.items() if model.weights == weights))
@@ -142,6 +148,7 @@ class FleetKeeper:
         now_s = self._store.now_s()
         self._resident_since_s[name] = now_s
         keys = tuple(sorted(key for key, model in node.models.items() if model.weights == weights))
+        self._loaded_ctx.pop((name, weights), None)
         copies = {other: copy for other, copy in node.copies.items() if other != weights}
         self._swap(replace(node, copies=MappingProxyType(copies)))
         gone = Copy(weights, CopyState.ON_DISK, keys, slots=0)
@@ -212,6 +219,8 @@ class FleetKeeper:
         node = self.snapshot.nodes.get(name)
         if node is not None:
             is_another = new.health is Health.DOWN or incarnation != node.incarnation
+            if is_another:
+                self._loaded_ctx = {key: num_ctx for key, num_ctx in self._loaded_ctx.items() if key[0] != name}
             copies = MappingProxyType({}) if is_another else node.copies
             self._swap(replace(node, health=new.health, incarnation=incarnation, copies=copies))
         self.wake_placer()
@@ -220,9 +229,12 @@ class FleetKeeper:
         node = self.snapshot.nodes[before.name]
         for weights, copy in before.copies.items():
             if weights not in node.copies:
+                self._loaded_ctx.pop((node.name, weights), None)
                 gone = replace(copy, state=CopyState.ON_DISK)
                 await self._store.set_copy(_report(node, gone, seen_at_s, is_probe=True))
         for copy in node.copies.values():
+            if copy.num_ctx != self._loaded_ctx.get((node.name, copy.weights), copy.num_ctx):
+                del self._loaded_ctx[node.name, copy.weights]  # somebody else has loaded it anew
             await self._store.set_copy(_report(node, copy, seen_at_s, is_probe=True))
 
     def _swap(self, node: Node) -> None:

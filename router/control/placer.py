@@ -111,7 +111,7 @@ class Placer:
             self._failures.pop(copy, None)
             self._observe(load.node, load.key, reason, "ok", took_s)
             log.info("loaded %s on %s in %.1f s", load.key, load.node, took_s)
-            await self._keeper.loaded(load.node, load.weights, load.num_ctx)
+            await self._keeper.loaded(load.node, load.weights, load.num_ctx, is_renewal=load.is_renewal)
         self._keeper.wake_placer()
 
     def _note_failure(self, copy: tuple[str, str], failed: NodeFailed) -> None:

@@ -7,15 +7,19 @@ once: aiohttp stops reading when 32 requests are pipelined or an unread body fil
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from router.server.reply import ClientReply
+
+log = logging.getLogger(__name__)
 
 # What a client may send ahead while its call is served: a pipelined request. More than that is not a client of ours.
 PIPELINED_BYTES_MAX = 64 * 1024
@@ -84,6 +88,24 @@ class ClientConnection(RequestHandler):
         if self._awaits_head and self._head_timer is None and self.transport is not None:
             self.transport.close()
 
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """aiohttp would log a traceback of its parser for whatever a scanner sends to the port. Go answers so too
+
+        (net/http/server.go, conn.serve), in plain text and without a date.
+        """
+        if status != 400 or self.transport is None:
+            return super().handle_error(request, status, exc, message)
+        is_too_long = isinstance(exc, LineTooLong)
+        log.debug("no HTTP from %s: %s", request.remote, type(exc).__name__)
+        self.transport.write(HEAD_TOO_LONG_ANSWER if is_too_long else BAD_REQUEST_ANSWER)
+        return Refused()
+
     def head_read(self) -> None:
         """A request's head is whole: it was not sent a byte at a time to hold the connection."""
         self._awaits_head = False
@@ -142,6 +164,28 @@ class ClientServer(web.Server):
             auto_decompress=False,
         )
 
+
+class Refused(web.StreamResponse):
+    """Tells aiohttp that all was said, and that the connection closes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keep_alive = False
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Nothing to prepare: the answer is on the wire."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing to write: the answer is on the wire."""
+
+
+def _bare(reason: bytes) -> bytes:
+    head = b"HTTP/1.1 %b\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    return head % reason + reason
+
+
+BAD_REQUEST_ANSWER = _bare(b"400 Bad Request")
+HEAD_TOO_LONG_ANSWER = _bare(b"431 Request Header Fields Too Large")
 
 SURPLUS_BODY = b'{"error":"too many connections to this router, please try again"}'
 SURPLUS_ANSWER = b"\r\n".join(

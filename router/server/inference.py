@@ -18,7 +18,6 @@ from router.server.reply import Answered, ClientReply
 from router.wire import headers
 from router.wire.endpoints import Endpoint
 
-
 _FULL = "the router holds as many bytes as it may, please try again"
 
 

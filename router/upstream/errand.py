@@ -50,10 +50,14 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Guards:
-    """What of a client's options may reach a node. `keeps_context` leaves num_ctx to the node's own judgement."""
+    """What of a client's options may reach a node. `keeps_context` leaves num_ctx to the node's own judgement.
+
+    `loaded_ctx` is the context that we loaded this copy with, 0 where we named none.
+    """
 
     keeps_context: bool
     keep_alive_max_s: float
+    loaded_ctx: int = 0
 
 
 def errand_for(
@@ -102,12 +106,33 @@ def splices_of(endpoint: Endpoint, intent: Intent, lease: Lease, guards: Guards,
         # A form carries the name bare, JSON as a literal.
         name = lease.model.encode() if endpoint.is_multipart else go_string(lease.model)
         splices += [Splice(span.start, span.end, name) for span in intent.model_spans]
-    if not guards.keeps_context and isinstance(guard_num_ctx(intent.num_ctx, lease.num_ctx, context_max=0), Cut):
-        splices += [Splice(span.start, span.end, b"") for span in intent.num_ctx_spans]
+    if endpoint.takes_options:
+        if not guards.keeps_context:
+            splices += _context_splices(intent, lease, guards.loaded_ctx)
+        splices += _keep_alive_splices(intent, guards.keep_alive_max_s)
+    return sorted(splices, key=lambda splice: splice.start)
+
+
+def _context_splices(intent: Intent, lease: Lease, loaded_ctx: int) -> list[Splice]:
+    """So that the copy is not reloaded (server/sched.go, needsReload).
+
+    A copy with its default context takes every call that names none. One that we loaded with a context of its own
+    reloads for a call that names another or none: there the call is given the loaded one, in a last `options` member,
+    which Go merges into those before it.
+    """
+    if loaded_ctx:
+        if intent.num_ctx == loaded_ctx or not intent.members_end:
+            return []
+        return [Splice(intent.members_end, intent.members_end, b',"options":{"num_ctx":%d}' % loaded_ctx)]
+    if isinstance(guard_num_ctx(intent.num_ctx, lease.num_ctx, context_max=0), Cut):
+        return [Splice(span.start, span.end, b"") for span in intent.num_ctx_spans]
+    return []
+
+
+def _keep_alive_splices(intent: Intent, max_s: float) -> list[Splice]:
     if intent.keep_alive_s == 0:
         # Obeyed, it would unload the copy under everybody, and the next call would load it again.
-        splices += [Splice(span.start, span.end, b"") for span in intent.keep_alive_spans]
-    elif intent.keep_alive_s is not None and intent.keep_alive_s > guards.keep_alive_max_s:
-        clamped = b"%d" % guards.keep_alive_max_s
-        splices += [Splice(span.start, span.end, clamped) for span in intent.keep_alive_values]
-    return sorted(splices, key=lambda splice: splice.start)
+        return [Splice(span.start, span.end, b"") for span in intent.keep_alive_spans]
+    if intent.keep_alive_s is not None and intent.keep_alive_s > max_s:
+        return [Splice(span.start, span.end, b"%d" % max_s) for span in intent.keep_alive_values]
+    return []

@@ -48,6 +48,7 @@ class Intent:
     num_ctx: int | None
     num_ctx_spans: tuple[Span, ...]  # cut all of them and the option is gone, commas included
     num_ctx_values: tuple[Span, ...]  # replace all of them and it has another value
+    members_end: int  # where a member can be added to the body's object; 0 where there is none
     keep_alive_s: float | None  # inf is for ever
     keep_alive_spans: tuple[Span, ...]
     keep_alive_values: tuple[Span, ...]
@@ -95,6 +96,7 @@ def _read_json(endpoint: Endpoint, body: bytes, was_encoded: bool) -> Intent:
         num_ctx=num_ctx,
         num_ctx_spans=_spans(fields.num_ctx_cuts),
         num_ctx_values=_spans((member.value, member.end) for member in fields.num_ctx_members),
+        members_end=fields.last.end if fields.last is not None else 0,
         keep_alive_s=fields.keep_alive_s,
         keep_alive_spans=_spans(fields.keep_alive_cuts),
         keep_alive_values=_spans((member.value, member.end) for member in fields.keep_alive_members),
@@ -209,6 +211,7 @@ def _read_form(endpoint: Endpoint, body: bytes, content_type: str) -> Intent:
         num_ctx=None,
         num_ctx_spans=(),
         num_ctx_values=(),
+        members_end=0,
         keep_alive_s=None,
         keep_alive_spans=(),
         keep_alive_values=(),

@@ -1,4 +1,4 @@
-"""A router before replaying nodes that outlives one test, on a loop of its own: hundreds of small exchanges share it."""
+"""A router before replaying nodes that outlives one test, on a loop of its own: hundreds of exchanges share it."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""HTTP as it is spoken by clients and nodes on bad days. Each of these was a trap of a parser that others walked into."""
+"""HTTP as clients and nodes speak it on bad days. Each of these was a trap that a parser or a proxy walked into."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 from collections import deque
 from types import SimpleNamespace
@@ -436,8 +435,7 @@ async def test_a_head_larger_than_usual_passes_and_a_huge_one_is_refused() -> No
         assert len(node.heard[0].headers.get(b"x")) == 500_000
         async with raw_client(router.port) as client:
             client.send(post(CHAT, BODY, b"X: " + b"a" * (2 << 20)))
-            answer = await client.answer()
-            assert answer.status in (400, 431)
+            assert (await client.head())[0] == b"HTTP/1.1 431 Request Header Fields Too Large"
 
 
 @pytest.mark.parametrize("path", ["/api/chat", CHAT, "/v1/messages"])
@@ -587,26 +585,22 @@ async def read_slowly(client: RawClient, bytes_per_s: int, for_s: float) -> byte
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"GET\r\n\r\n",
+        b"GET * HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/9.9\r\nHost: a\r\n\r\n",
+        b"\x00" * 5000,
         b"POST /api/chat HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
         b"POST /api/chat HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST /api/chat HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
         b"POST /api/chat HTTP/1.1\r\nHost: a\r\nbad header\r\n\r\n",
     ],
 )
-async def test_garbage_is_refused_without_a_traceback(garbage: bytes) -> None:
-    read, write = os.pipe()
-    try:
-        async with ReplayNode("a") as node, router_before([node], descriptor=write) as router:
-            async with raw_client(router.port) as client:
-                client.send(garbage)
-                client.send_eof()
-                answer = await client.rest()
-                assert not answer or re.match(rb"HTTP/1\.[01] 400 ", answer)
-                assert b"Traceback" not in answer
-                assert b"aiohttp" not in answer
-            await until(lambda: not router.pipeline.live)
-        os.write(write, b"end")
-        assert b"Traceback" not in os.read(read, 1 << 20)
-    finally:
-        os.close(read)
-        os.close(write)
+async def test_garbage_is_refused_as_go_refuses_it(garbage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async with ReplayNode("a") as node, router_before([node]) as router, raw_client(router.port) as client:
+        client.send(garbage)
+        client.send_eof()
+        answer = await client.rest()
+        assert not answer or answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        assert b"aiohttp" not in answer
+        await until(lambda: not router.pipeline.live)
+        assert_at_rest(router)
+    assert [record.message for record in caplog.records if record.exc_info] == []

@@ -1,4 +1,4 @@
-"""The declared differences, each against bytes put together by hand: aliases, usage nobody asked for, guarded options."""
+"""The declared differences, against bytes put together by hand: aliases, usage nobody asked for, guarded options."""
 
 from __future__ import annotations
 
