@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 
 from router.errors import Outcome, Refusal
 from router.fleet.tickets import Lease, Place, Ticket
 from router.seams import FleetView, Store
+
+Late = Callable[[], Refusal]
 
 
 class Admission:
@@ -28,12 +31,12 @@ class Admission:
     async def open(self) -> None:
         await self._store.open(self._granted, self._refused)
 
-    def lease(self, ticket: Ticket, wait_s: float, late: Refusal) -> SlotHold:
-        """`late` is raised when no slot came within `wait_s`."""
+    def lease(self, ticket: Ticket, wait_s: float, late: Late) -> SlotHold:
+        """`late` makes what is raised when no slot came within `wait_s`."""
         return SlotHold(self, self._store, ticket, wait_s, late)
 
-    async def take(self, ticket: Ticket, wait_s: float, late: Refusal) -> Lease:
-        """Raises QueueFull at once, `late` after `wait_s`, or what the store refuses a waiting ticket with."""
+    async def take(self, ticket: Ticket, wait_s: float, late: Late) -> Lease:
+        """Raises QueueFull at once, what `late` makes after `wait_s`, or what the store refuses who waits with."""
         # The future stands before the take: a grant may overtake the answer that says Place.
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiting[ticket.id] = future
@@ -51,7 +54,7 @@ class Admission:
             is_served = True
             return lease  # noqa: TRY300 - the ticket is served exactly here
         except TimeoutError:
-            raise late from None
+            raise late() from None
         finally:
             del self._waiting[ticket.id]
             if not is_served:
@@ -76,7 +79,7 @@ class SlotHold:
 
     __slots__ = ("_admission", "_late", "_lease", "_store", "_ticket", "_wait_s", "outcome", "tokens")
 
-    def __init__(self, admission: Admission, store: Store, ticket: Ticket, wait_s: float, late: Refusal) -> None:
+    def __init__(self, admission: Admission, store: Store, ticket: Ticket, wait_s: float, late: Late) -> None:
         self._admission = admission
         self._store = store
         self._ticket = ticket

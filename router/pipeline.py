@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from random import Random
 
@@ -197,14 +198,17 @@ class Pipeline:
                 raise NumCtxRefused(judged.text)
         return decision
 
-    def _patience(self, call: Call, record: Record) -> tuple[float, Refusal]:
+    def _patience(self, call: Call, record: Record) -> tuple[float, Callable[[], Refusal]]:
         """How long this call may still stand in line, and what it is told then."""
         due_s = call.arrived_s + self._deadlines.first_byte_s - self._clock.now_s()
         line_s = self._deadlines.max_wait_s - record.queued_s
         if line_s < due_s:
-            text = f"no slot for '{record.model_asked}' within {self._deadlines.max_wait_s:g} s, please try again"
-            return max(0.0, line_s), QueueTimeout(text, retry_after_s=self._rng.uniform(*TIMEOUT_RETRY_S))
-        return max(0.0, due_s), UpstreamTimeout(f"no answer within {self._deadlines.first_byte_s:g} s")
+            return max(0.0, line_s), partial(self._waited_too_long, record)
+        return max(0.0, due_s), lambda: UpstreamTimeout(f"no answer within {self._deadlines.first_byte_s:g} s")
+
+    def _waited_too_long(self, record: Record) -> Refusal:
+        text = f"no slot for '{record.model_asked}' within {self._deadlines.max_wait_s:g} s, please try again"
+        return QueueTimeout(text, retry_after_s=self._rng.uniform(*TIMEOUT_RETRY_S))
 
     def _errand(self, call: Call, reading: Reading, plan: RoutePlan, lease: Lease, record: Record) -> Errand:
         limits = self._deadlines

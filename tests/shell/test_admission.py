@@ -23,7 +23,11 @@ from tests.shell.clients import Client, ask, generate, scrape
 from tests.shell.house import assert_at_rest, until
 from tests.shell.scenes import ENDLESS, holding, let_run, running
 
-LATE = QueueTimeout("too late", retry_after_s=1)
+
+def late() -> QueueTimeout:
+    return QueueTimeout("too late", retry_after_s=1)
+
+
 PATIENT_S = 60.0
 
 
@@ -69,7 +73,7 @@ def is_empty(store: MemoryStore) -> bool:
 
 async def test_a_slot_that_is_free_is_had_at_once_and_given_back_at_the_end() -> None:
     admission, store, fleet = await counter(1)
-    async with admission.lease(ticket(1), PATIENT_S, LATE) as lease:
+    async with admission.lease(ticket(1), PATIENT_S, late) as lease:
         assert (lease.node, lease.weights) == ("a", "w")
         assert store.occupancy == {("a", "w"): 1}
     assert is_empty(store)
@@ -81,7 +85,7 @@ async def test_whoever_waits_says_so_and_gets_the_slot_in_turn() -> None:
     served: list[int] = []
 
     async def call(number: int) -> None:
-        async with admission.lease(ticket(number), PATIENT_S, LATE):
+        async with admission.lease(ticket(number), PATIENT_S, late):
             served.append(number)
             await asyncio.sleep(0)
 
@@ -93,10 +97,10 @@ async def test_whoever_waits_says_so_and_gets_the_slot_in_turn() -> None:
 
 async def test_a_grant_to_one_who_leaves_in_that_moment_goes_to_the_next() -> None:
     admission, store, _ = await counter(1)
-    hold = admission.lease(ticket(0), PATIENT_S, LATE)
+    hold = admission.lease(ticket(0), PATIENT_S, late)
     await hold.__aenter__()
-    first = asyncio.create_task(admission.take(ticket(1), PATIENT_S, LATE))
-    second = asyncio.create_task(admission.take(ticket(2), PATIENT_S, LATE))
+    first = asyncio.create_task(admission.take(ticket(1), PATIENT_S, late))
+    second = asyncio.create_task(admission.take(ticket(2), PATIENT_S, late))
     await until(lambda: admission.waiting == 2)
     await hold.__aexit__(None, None, None)
     first.cancel()  # its future has the lease already, but it has not run since
@@ -109,25 +113,25 @@ async def test_a_grant_to_one_who_leaves_in_that_moment_goes_to_the_next() -> No
 async def test_a_call_that_fails_gives_its_slot_back() -> None:
     admission, store, _ = await counter(1)
     with pytest.raises(ZeroDivisionError):
-        async with admission.lease(ticket(1), PATIENT_S, LATE):
+        async with admission.lease(ticket(1), PATIENT_S, late):
             raise ZeroDivisionError
     assert is_empty(store)
 
 
 async def test_a_full_line_refuses_and_keeps_no_trace() -> None:
     admission, store, _ = await counter(1, max_waiting=0)
-    async with admission.lease(ticket(1), PATIENT_S, LATE):
+    async with admission.lease(ticket(1), PATIENT_S, late):
         with pytest.raises(QueueFull):
-            await admission.take(ticket(2), PATIENT_S, LATE)
+            await admission.take(ticket(2), PATIENT_S, late)
         assert (admission.waiting, len(store.book.ledger.tickets)) == (0, 1)
     assert is_empty(store)
 
 
 async def test_patience_that_ends_leaves_the_line() -> None:
     admission, store, _ = await counter(1)
-    async with admission.lease(ticket(1), PATIENT_S, LATE):
+    async with admission.lease(ticket(1), PATIENT_S, late):
         with pytest.raises(QueueTimeout, match="too late"):
-            await admission.take(ticket(2), 0.0, LATE)
+            await admission.take(ticket(2), 0.0, late)
         assert (admission.waiting, await store.lines()) == (0, ())
     assert is_empty(store)
 
@@ -152,7 +156,7 @@ async def _history(slots: int, max_waiting: int, steps: list[tuple[str, int]]) -
     ends: dict[int, asyncio.Event] = {}
 
     async def call(number: int) -> None:
-        async with admission.lease(ticket(number), PATIENT_S, LATE) as lease:
+        async with admission.lease(ticket(number), PATIENT_S, late) as lease:
             assert lease.ticket == f"t{number}"
             await ends[number].wait()
 

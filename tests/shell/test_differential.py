@@ -136,7 +136,23 @@ def test_what_go_cannot_read_is_refused_as_recorded(house: ReplayHouse, name: st
 
 
 # What only a node can know: whether this model takes tools, thinks, completes; what an image's URL hides.
-NODES_BUSINESS = ["chat-think-unsupported", "chat-tools-unsupported", "effort", "embed-on-chat-model", "generate-suffix-unsupported", "gzip", "image-url", "keep-alive", "option-type", "part-type", "top-logprobs", "v1-embeddings-null", "v1-embeddings-on-chat-model", "v1-embeddings-tokens", "v1-transcriptions-bad"]
+NODES_BUSINESS = (
+    "chat-think-unsupported",
+    "chat-tools-unsupported",
+    "effort",
+    "embed-on-chat-model",
+    "generate-suffix-unsupported",
+    "gzip",
+    "image-url",
+    "keep-alive",
+    "option-type",
+    "part-type",
+    "top-logprobs",
+    "v1-embeddings-null",
+    "v1-embeddings-on-chat-model",
+    "v1-embeddings-tokens",
+    "v1-transcriptions-bad",
+)
 _REQUEST_ID = re.compile(rb"req_[0-9a-f]{24}")
 
 

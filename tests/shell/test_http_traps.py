@@ -58,15 +58,18 @@ async def test_a_stream_to_an_http10_client_ends_with_the_connection(name: str) 
 
 
 async def test_a_plain_answer_to_an_http10_client_keeps_its_connection_when_asked() -> None:
-    async with ReplayNode("a", kept_alive("openai/v1-chat")) as node, router_before([node]) as router:
-        async with raw_client(router.port) as old:
-            for _ in range(2):
-                old.send(post(CHAT, BODY, b"Connection: keep-alive", version=b"1.0"))
-                answer = await old.answer()
-                assert (answer.body, answer.header("connection")) == (RECORDED_CHAT, "keep-alive")
-            old.send(post(CHAT, BODY, version=b"1.0"))
-            assert (await old.answer()).header("connection") == "close"
-            assert await old.rest() == b""
+    async with (
+        ReplayNode("a", kept_alive("openai/v1-chat")) as node,
+        router_before([node]) as router,
+        raw_client(router.port) as old,
+    ):
+        for _ in range(2):
+            old.send(post(CHAT, BODY, b"Connection: keep-alive", version=b"1.0"))
+            answer = await old.answer()
+            assert (answer.body, answer.header("connection")) == (RECORDED_CHAT, "keep-alive")
+        old.send(post(CHAT, BODY, version=b"1.0"))
+        assert (await old.answer()).header("connection") == "close"
+        assert await old.rest() == b""
 
 
 async def test_an_aliased_plain_answer_to_an_http10_client_is_whole() -> None:
@@ -83,9 +86,9 @@ async def test_an_aliased_plain_answer_to_an_http10_client_is_whole() -> None:
 
 async def test_a_pipelined_request_waits_and_is_answered_in_its_turn() -> None:
     gate = asyncio.Event()
-    first, second = kept_alive("openai/v1-chat-stream"), kept_alive("openai/v1-chat")
+    begin, rest = kept_alive("openai/v1-chat-stream", [700])
     async with (
-        ReplayNode("a", (*first[:1], gate), second) as node,
+        ReplayNode("a", (begin, gate, rest), kept_alive("openai/v1-chat")) as node,
         router_before([node]) as router,
         raw_client(router.port) as client,
     ):
@@ -117,12 +120,15 @@ async def test_more_than_a_pipelined_request_ahead_closes_the_connection() -> No
 
 
 async def test_a_connection_lives_on_after_a_refusal_of_a_whole_request() -> None:
-    async with ReplayNode("a", kept_alive("openai/v1-chat")) as node, router_before([node]) as router:
-        async with raw_client(router.port) as client:
-            client.send(post(CHAT, b"[]"))
-            assert (await client.answer()).status == 400
-            client.send(post(CHAT, BODY))
-            assert (await client.answer()).body == RECORDED_CHAT
+    async with (
+        ReplayNode("a", kept_alive("openai/v1-chat")) as node,
+        router_before([node]) as router,
+        raw_client(router.port) as client,
+    ):
+        client.send(post(CHAT, b"[]"))
+        assert (await client.answer()).status == 400
+        client.send(post(CHAT, BODY))
+        assert (await client.answer()).body == RECORDED_CHAT
 
 
 async def test_an_idle_connection_is_closed_after_its_time() -> None:
