@@ -231,15 +231,18 @@ class ClientReply:
             return
         transport.write(data)
         self._written += len(data)
-        self._account()
-        if self._buffers.is_full:
-            self._throttle()
+        buffered = transport.get_write_buffer_size()
+        if buffered != self._buffered:
+            self._count(buffered)
+            if self._buffers.is_full:
+                self._throttle()
 
     def _account(self) -> None:
-        buffered = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        if buffered != self._buffered:
-            self._buffers.change(buffered - self._buffered)
-            self._buffered = buffered
+        self._count(self._transport.get_write_buffer_size() if self._transport is not None else 0)
+
+    def _count(self, buffered: int) -> None:
+        self._buffers.change(buffered - self._buffered)
+        self._buffered = buffered
 
     def _settle(self) -> None:
         if self._buffered:

@@ -6,6 +6,8 @@ JSON, never raises on what a node sends, and passes what it does not understand.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from router.wire.endpoints import Endpoint, Shape
 from router.wire.meter_edit import MODEL, Edit, event_editor
 from router.wire.meter_events import (
@@ -160,17 +162,25 @@ class Meter:
     def _feed_edited(self, edit: Edit, block: bytes) -> bytes:
         out = b""
         if block:
-            events: list[bytes] = []
-            for event in block.split(self._end):
-                edited = edit(event, self._mark(event)) if event else event
-                if edited is not None:
-                    events.append(edited)
-            out = self._end.join(events)
             self._last = block
+            end = self._end
+            if block.find(end) == len(block) - len(end):
+                # The usual piece is one event; most of them pass as they are.
+                event = block[: -len(end)]
+                edited = edit(event, self._mark(event))
+                out = block if edited is event else b"" if edited is None else edited + end
+            else:
+                out = end.join(self._edited(edit, block.split(end)))
         if self._edit is None:
             # The last edit is done, or an event is too long to hold back: from here on pieces pass as they come.
             out += self._partial
         return out
+
+    def _edited(self, edit: Edit, events: list[bytes]) -> Iterator[bytes]:
+        for event in events:
+            edited = edit(event, self._mark(event)) if event else event
+            if edited is not None:
+                yield edited
 
     def _mark(self, event: bytes) -> int:
         assert self._classify is not None, "a plain answer has no events"
