@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,6 +37,7 @@ from router.upstream.notes import note_attempt, note_lease, note_leaving, note_w
 from router.upstream.pool import ConnectionPool
 from router.wire import dialects, headers
 from router.wire.intent import SLICE_BYTES, Intent, read_intent, unknown_model
+from router.wire.unload import CONTENT_TYPE, is_unload, unloaded
 
 CLIENT_CLOSED_REQUEST = 499  # in logs and metrics only: nobody is there to read it
 ROWS_ASKED = 8  # nodes asked for a fact that is the same on all of them
@@ -102,6 +103,9 @@ class Pipeline:
         try:
             reading = await self._read(call, record)
             plan = self._plan(call, reading.intent, record)
+            if is_unload(reading.intent):
+                self._answer_unload(call, reply, record, reading.intent)
+                return
             ticket = self._ticket(call, reading.intent, plan)
             course = Course()
             while True:
@@ -262,6 +266,11 @@ class Pipeline:
         record.retries.append((attempt.node, attempt.failure.value))
         return following
 
+    def _answer_unload(self, call: Call, reply: Reply, record: Record, intent: Intent) -> None:
+        body = unloaded(call.endpoint, intent, self._clock.wall_s())
+        pairs = [(b"Content-Type", CONTENT_TYPE), *_decision_headers(call.request_id, record)]
+        _send(reply, 200, pairs, body)
+
     def _refuse(self, call: Call, reply: Reply, record: Record, refusal: Refusal) -> None:
         record.outcome = refusal.outcome
         record.rejection = refusal.rejection
@@ -270,14 +279,19 @@ class Pipeline:
             return  # whoever ended the stream has told it there
         answer = dialects.error_answer(call.endpoint.dialect, refusal, call.request_id)
         pairs = [*answer.headers, *_decision_headers(call.request_id, record, refused=refusal.rejection)]
-        reply.start(answer.status, pairs, len(answer.body))
-        reply.write(answer.body)
-        reply.end()
+        _send(reply, answer.status, pairs, answer.body)
 
     def _finish(self, record: Record, reply: Reply) -> None:
         record.duration_s = self._clock.now_s() - record.arrived_s
         record.status = reply.status or CLIENT_CLOSED_REQUEST
         self._observer.observe(record)
+
+
+def _send(reply: Reply, status: int, pairs: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+    """An answer of our own, whole at once."""
+    reply.start(status, pairs, len(body))
+    reply.write(body)
+    reply.end()
 
 
 def _intent_of(call: Call, raw: bytes) -> Intent:

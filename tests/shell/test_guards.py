@@ -8,14 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.fleet.tickets import Lease
+from router.simulation.facts import Event
 from router.simulation.pool import SimulatedPool
 from router.upstream.errand import Guards, splices_of
 from router.wire.endpoints import BY_PATH
 from router.wire.intent import Intent, read_intent
 from router.wire.splice import apply
+from tests.fakes.recordings import recording
 from tests.shell.clients import ask
 from tests.shell.house import router_before
-from tests.shell.scenes import QUICK, holding, pool_of
+from tests.shell.scenes import COLD, QUICK, holding, pool_of
 
 GENERATE = BY_PATH["/api/generate"]
 DEFAULT_CTX = 4096
@@ -90,6 +92,22 @@ async def test_keep_alive_zero_unloads_nothing_under_the_others() -> None:
         for _ in range(2):
             answer = await ask(router, "/api/generate", {"model": QUICK, "prompt": "Why?", "keep_alive": 0})
             assert answer.status == 200
+        assert loads(pool) == 1
+
+
+async def test_an_unload_is_answered_as_ollama_does_and_neither_obeyed_nor_turned_into_a_load() -> None:
+    async with holding(1, QUICK) as (pool, router):
+        for path, members, recorded in (
+            ("/api/generate", {}, "native/unload"),
+            ("/api/chat", {"messages": []}, "native/load-chat"),
+            ("/api/embed", {}, "native/embed-load"),
+        ):
+            answer = await ask(router, path, {"model": QUICK, "keep_alive": 0, **members})
+            like = json.loads(recording(recorded).response.body)
+            assert (answer.status, list(answer.json)) == (200, list(like))
+            assert answer.json.get("done_reason", "unload") == "unload"
+        assert pool.nodes[0].journal.counts[Event.EXPIRED] == 0
+        await ask(router, "/api/generate", {"model": COLD, "keep_alive": 0})
         assert loads(pool) == 1
 
 
