@@ -128,6 +128,7 @@ class Inference:
         call = self._call(request, endpoint, read_body, body.release)
         try:
             await self._pipeline.serve(call, reply)
+            await reply.taken()
         finally:
             reply.close()
             body.release()

@@ -19,6 +19,7 @@ from router.wire import framing
 
 # A client that took less than this within `client_stall_s` has stopped reading; a slow one takes more.
 STALL_BYTES = 1024
+NO_BODY = (204, 304)  # RFC 9110: their end is the head's, and a chunk after it would be read as the next answer
 # While the bytes of all calls together are over their limit, a stream looks this often whether it may go on.
 THROTTLE_S = 0.05
 
@@ -31,6 +32,8 @@ class ClientReply:
         "_buffered",
         "_buffers",
         "_flow",
+        "_has_body",
+        "_is_behind",
         "_is_chunked",
         "_is_cut",
         "_is_http10",
@@ -66,6 +69,8 @@ class ClientReply:
         self._is_leaving = is_leaving
         self._flow: Flow | None = None
         self._pending: list[bytes] = []
+        self._has_body = True
+        self._is_behind = False  # the transport holds more than it may for one stream
         self._is_chunked = False
         self._is_cut = False
         self._left: int | None = None  # bytes of the promised length still owed
@@ -93,14 +98,15 @@ class ClientReply:
     def start(self, status: int, headers: Sequence[tuple[bytes, bytes]], length: int | None) -> None:
         assert not self.has_started, "an answer has one head"
         self.status = status
-        self._left = length
-        self._is_chunked = length is None and not self._is_http10
-        if self._is_leaving() or (length is None and self._is_http10):
+        self._has_body = status >= 200 and status not in NO_BODY
+        self._left = length if self._has_body else None
+        self._is_chunked = length is None and self._has_body and not self._is_http10
+        if self._is_leaving() or (length is None and self._has_body and self._is_http10):
             self._keeps_alive = False  # this process ends soon; or only the close tells the body's end
         lines = list(headers)
         if not any(name.lower() == b"date" for name, _ in lines):
             lines.append((b"Date", _date(int(time.time()))))
-        if length is not None:
+        if length is not None and self._has_body:
             lines.append((b"Content-Length", b"%d" % length))
         elif self._is_chunked:
             lines.append((b"Transfer-Encoding", b"chunked"))
@@ -111,6 +117,8 @@ class ClientReply:
         self._pending.append(framing.response_head(status, lines))
 
     def write(self, data: bytes) -> None:
+        if not self._has_body:
+            return
         if self._left is not None:
             self._left -= len(data)
         self._pending.append(framing.chunk(data) if self._is_chunked else data)
@@ -140,7 +148,6 @@ class ClientReply:
         if self._is_chunked:
             self._pending.append(framing.LAST_CHUNK)
         self.flush()
-        self._settle()
 
     def cut(self) -> None:
         """The answer stays unfinished: what is written still goes out, and its end is a broken connection.
@@ -150,7 +157,22 @@ class ClientReply:
         self._keeps_alive = False
         self._is_cut = True
         self.flush()
-        self._settle()
+
+    async def taken(self) -> None:
+        """Returns when the client has taken what was written, or its connection has ended: by its side or, when it
+
+        takes next to nothing for `client_stall_s`, by ours. Until then the bytes count as held.
+        """
+        accepted, since_s = self._accepted(), self._loop.time()
+        while self._transport is not None and self._transport.get_write_buffer_size():
+            await asyncio.sleep(THROTTLE_S)
+            self._account()
+            now_s = self._loop.time()
+            if self._accepted() - accepted >= STALL_BYTES:
+                accepted, since_s = self._accepted(), now_s
+            elif now_s - since_s >= self._stall_s and self._transport is not None:
+                self._transport.abort()
+                return
 
     def flow_to(self, flow: Flow | None) -> None:
         self._flow = flow
@@ -160,23 +182,30 @@ class ClientReply:
     # the connection's calls
 
     def pause(self) -> None:
-        self._forget_stall()
-        self._accepted_at_pause = self._accepted()
-        if self._flow is not None:
+        self._is_behind = True
+        self._hold_flow()
+
+    def resume(self) -> None:
+        self._is_behind = False
+        if self._throttle_timer is None:
+            self._let_flow()
+
+    def _hold_flow(self) -> None:
+        if self._flow is not None and self._stall_timer is None:
+            self._accepted_at_pause = self._accepted()
             self._flow.pause()
             self._stall_timer = self._loop.call_later(self._stall_s, self._check_stall)
 
-    def resume(self) -> None:
+    def _let_flow(self) -> None:
         self._forget_stall()
         if self._flow is not None:
             self._flow.resume()
 
     def _throttle(self) -> None:
         """All calls together hold too much: this one, which has bytes waiting, takes no more for a moment."""
-        if self._flow is None or self._throttle_timer is not None or self._stall_timer is not None:
-            return
-        self._flow.pause()
-        self._throttle_timer = self._loop.call_later(THROTTLE_S, self._unthrottle)
+        if self._flow is not None and self._throttle_timer is None:
+            self._hold_flow()
+            self._throttle_timer = self._loop.call_later(THROTTLE_S, self._unthrottle)
 
     def _unthrottle(self) -> None:
         self._throttle_timer = None
@@ -185,8 +214,8 @@ class ClientReply:
             return
         if self._buffers.is_full and self._buffered:
             self._throttle_timer = self._loop.call_later(THROTTLE_S, self._unthrottle)
-        else:
-            self._flow.resume()
+        elif not self._is_behind:
+            self._let_flow()
 
     def lost(self) -> None:
         self._transport = None

@@ -58,6 +58,7 @@ class NodeConnection(asyncio.Protocol):
         self._has_bytes = False
         self._is_broken = False
         self._keeps_alive = False
+        self._is_paused = False
         self.answers = 0
 
     def __repr__(self) -> str:
@@ -98,10 +99,12 @@ class NodeConnection(asyncio.Protocol):
             self._transport.abort()
 
     def pause_reading(self) -> None:
+        self._is_paused = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
+        self._is_paused = False
         if self._transport is not None:
             self._transport.resume_reading()
 
@@ -124,9 +127,11 @@ class NodeConnection(asyncio.Protocol):
         self._has_bytes = True
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserCallbackError):
-            self._fail(Failure.GARBAGE)
-            return
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            if not self._has_ended:
+                self._fail(Failure.GARBAGE)
+                return
+            self._is_broken = True  # the answer is whole; what follows it is not for us
         if self._has_ended:
             self._finish()
         elif self._listener is not None:
@@ -200,6 +205,8 @@ class NodeConnection(asyncio.Protocol):
         if listener is not None:
             listener.ended()
         if is_clean and self.is_reusable:
+            if self._is_paused:
+                self.resume_reading()  # the last bytes of a fast answer paused us: the next answer must be heard
             self._on_idle(self)
 
     def _fail(self, failure: Failure) -> None:

@@ -145,6 +145,8 @@ class Passage:
 
     def abort(self, refusal: Refusal) -> None:
         """Cuts the attempt from our side: told to the client in its dialect if the answer has begun."""
+        if self._is_over:
+            return  # its end is on the way to whoever awaits it, and the connection may serve another call by now
         self._connection.close()
         self.attempt.outcome = refusal.outcome
         self.attempt.refusal = refusal
@@ -171,8 +173,8 @@ class Passage:
             sent=errand.sent_literal,
             hides_usage=errand.hides_usage and is_ok,
         )
-        if errand.echo is not None and is_ok:
-            length = None  # the name that is written instead may be longer or shorter
+        if self._streams or (errand.echo is not None and is_ok):
+            length = None  # events may go and an error may come; the name written instead may be longer
         self._timer.cancel()
         self._timer = self._loop.call_later(errand.idle_s, self._watch)
         self._reply.flow_to(self)
@@ -187,7 +189,7 @@ class Passage:
         self._held.append(data)
         self._held_bytes += len(data)
         if self._held_bytes > HELD_BYTES_MAX:
-            self.attempt.outcome = Outcome.UPSTREAM_ERROR if self.attempt.status >= 500 else Outcome.CLIENT_ERROR
+            self.attempt.outcome = _outcome_of(self.attempt.status)
             self._pass_on()
 
     def _settle(self) -> None:
@@ -197,7 +199,7 @@ class Passage:
         attempt.failure = classify(attempt.status, body)
         attempt.text = body[:TEXT_BYTES_MAX].decode("utf-8", "replace")
         if attempt.failure is None:
-            attempt.outcome = Outcome.CLIENT_ERROR if attempt.status < 500 else Outcome.UPSTREAM_ERROR
+            attempt.outcome = _outcome_of(attempt.status)
             self._pass_on()
 
     def _truncate(self, text: str) -> None:
@@ -248,6 +250,13 @@ class Passage:
         self.attempt.ended_s = monotonic()
         if not self.over.done():
             self.over.set_result(None)
+
+
+def _outcome_of(status: int) -> Outcome:
+    """Of a node's own answer that is passed on."""
+    if status < 400:
+        return Outcome.OK
+    return Outcome.CLIENT_ERROR if status < 500 else Outcome.UPSTREAM_ERROR
 
 
 def _framing_of(node_headers: Headers) -> tuple[bytes, int | None]:

@@ -28,7 +28,9 @@ def note_wait(record: Record, waited_s: float | None, result: str) -> None:
 def note_attempt(record: Record, attempt: Attempt) -> None:
     record.outcome = attempt.outcome
     record.error = attempt.text
-    record.overhead_s = max(0.0, attempt.started_s - record.arrived_s - record.read_s - record.queued_s)
+    if record.attempts == 1:
+        # Later attempts begin after what the first one cost at its node.
+        record.overhead_s = max(0.0, attempt.started_s - record.arrived_s - record.read_s - record.queued_s)
     if attempt.first_byte_s is not None:
         record.first_byte_s = attempt.first_byte_s - record.arrived_s
     if attempt.first_token_s is not None:
