@@ -132,11 +132,20 @@ class ClientReply:
 
     def flush(self) -> None:
         """What was written goes out in one piece: head and body, or the events of one read, cost one system call."""
-        pending = self._pending
-        if pending:
-            data = pending[0] if len(pending) == 1 else b"".join(pending)
-            pending.clear()
-            self._send(data)
+        pending, transport = self._pending, self._transport
+        if not pending:
+            return
+        data = pending[0] if len(pending) == 1 else b"".join(pending)
+        pending.clear()
+        if transport is None or transport.is_closing():
+            return
+        transport.write(data)
+        self._written += len(data)
+        buffered = transport.get_write_buffer_size()
+        if buffered != self._buffered:
+            self._count(buffered)
+            if self._buffers.is_full:
+                self._throttle()
 
     def end(self) -> None:
         if self.has_ended:
@@ -253,18 +262,6 @@ class ClientReply:
             if timer is not None:
                 timer.cancel()
         self._stall_timer = self._throttle_timer = None
-
-    def _send(self, data: bytes) -> None:
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        transport.write(data)
-        self._written += len(data)
-        buffered = transport.get_write_buffer_size()
-        if buffered != self._buffered:
-            self._count(buffered)
-            if self._buffers.is_full:
-                self._throttle()
 
     def _account(self) -> None:
         self._count(self._transport.get_write_buffer_size() if self._transport is not None else 0)

@@ -58,6 +58,7 @@ class Passage:
         "_streams",
         "_timer",
         "attempt",
+        "flush",
         "over",
     )
 
@@ -65,6 +66,7 @@ class Passage:
         self._loop = asyncio.get_running_loop()
         self._errand = errand
         self._reply = reply
+        self.flush = reply.flush  # called for every read: one frame less
         self._connection = connection
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -98,9 +100,6 @@ class Passage:
             self._reply.write(shown)
         if attempt.first_token_s is None and meter.has_content:
             attempt.first_token_s = now
-
-    def flush(self) -> None:
-        self._reply.flush()
 
     def ended(self) -> None:
         attempt = self.attempt
