@@ -11,7 +11,7 @@ from router.errors import ForbiddenVerb
 from router.server.catalog import JSON, JSON_UTF8, Catalog
 from router.server.client import ClientConnection
 from router.server.inference import Inference
-from router.server.reply import Answered
+from router.server.reply import answered
 from router.wire import dialects, headers
 from router.wire.endpoints import BY_PATH, Dialect
 
@@ -66,7 +66,7 @@ class App:
         answer = dialects.error_answer(Dialect.OLLAMA, refusal, "")
         return dialects.Answer(answer.status, (*answer.headers, *refused), answer.body)
 
-    def _send(self, request: web.BaseRequest, answer: dialects.Answer) -> Answered:
+    def _send(self, request: web.BaseRequest, answer: dialects.Answer) -> web.StreamResponse:
         """Whole at once. A body that is still on its way, to a route that wants none, ends the connection."""
         reply = self._inference.reply_to(request)
         reply.keep_alive(request.keep_alive and request.content.is_eof())
@@ -74,4 +74,4 @@ class App:
         reply.start(answer.status, [*answer.headers, (b"x-request-id", request_id.encode())], len(answer.body))
         reply.write_unless_head(answer.body, is_head=request.method == "HEAD")
         reply.end()
-        return Answered(reply)
+        return answered(reply)

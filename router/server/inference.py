@@ -14,7 +14,7 @@ from router.pipeline import Pipeline
 from router.seams import Call, Clock
 from router.server.buffers import Buffers
 from router.server.client import ClientConnection
-from router.server.reply import Answered, ClientReply
+from router.server.reply import ClientReply, answered
 from router.wire import headers
 from router.wire.endpoints import Endpoint
 
@@ -132,7 +132,7 @@ class Inference:
         finally:
             reply.close()
             body.release()
-        return Answered(reply)
+        return answered(reply)
 
     def reply_to(self, request: web.BaseRequest) -> ClientReply:
         transport = request.transport

@@ -291,15 +291,23 @@ def _unacknowledged(transport: asyncio.Transport) -> int:
         return 0
 
 
-class Answered(web.StreamResponse):
+class _Answered(web.StreamResponse):
     """Tells aiohttp that the answer is on the wire already, and whether the connection may live on."""
 
-    def __init__(self, reply: ClientReply) -> None:
+    def __init__(self, *, keep_alive: bool) -> None:
         super().__init__()
-        self._keep_alive = reply.keeps_alive
+        self._keep_alive = keep_alive
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Nothing to prepare: the head was written by the reply."""
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing to write: the end was written by the reply."""
+
+
+_KEPT, _CLOSING = _Answered(keep_alive=True), _Answered(keep_alive=False)
+
+
+def answered(reply: ClientReply) -> web.StreamResponse:
+    """For aiohttp's server, which only asks it whether to keep the connection."""
+    return _KEPT if reply.keeps_alive else _CLOSING
