@@ -91,8 +91,17 @@ class Meter:
         """What the client gets for it: `data` itself unless something is edited; b"" while an event is held back."""
         if self._classify is None:
             return self._feed_plain(data)
-        edit = self._edit
-        block = self._whole_events(data) if self._partial or not data.endswith(self._end) else data
+        edit, end = self._edit, self._end
+        if not self._partial and 0 <= data.find(end) == len(data) - len(end):
+            # The usual piece is one whole event, and most of them pass as they are.
+            event = data[: -len(end)]
+            marks = self._mark(event)
+            self._last = data
+            if edit is None:
+                return data
+            edited = edit(event, marks)
+            return data if edited is event else b"" if edited is None else edited + end
+        block = self._whole_events(data) if self._partial or not data.endswith(end) else data
         if edit is not None:
             return self._feed_edited(edit, block)
         if block:
@@ -163,14 +172,7 @@ class Meter:
         out = b""
         if block:
             self._last = block
-            end = self._end
-            if block.find(end) == len(block) - len(end):
-                # The usual piece is one event; most of them pass as they are.
-                event = block[: -len(end)]
-                edited = edit(event, self._mark(event))
-                out = block if edited is event else b"" if edited is None else edited + end
-            else:
-                out = end.join(self._edited(edit, block.split(end)))
+            out = self._end.join(self._edited(edit, block.split(self._end)))
         if self._edit is None:
             # The last edit is done, or an event is too long to hold back: from here on pieces pass as they come.
             out += self._partial
