@@ -202,6 +202,12 @@ class LoadFailed(UpstreamFailed):
     status = 500
 
 
+class RouterBroken(UpstreamFailed):
+    """Nobody's fault but the router's."""
+
+    status = 500
+
+
 class UpstreamTimeout(Refusal):
     """The first byte did not come by the call's deadline."""
 

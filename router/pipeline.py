@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +22,7 @@ from router.errors import (
     QueueTimeout,
     Refusal,
     Rejection,
+    RouterBroken,
     UpstreamTimeout,
 )
 from router.fleet.snapshot import Rows
@@ -39,7 +42,11 @@ from router.wire import dialects, headers
 from router.wire.intent import SLICE_BYTES, Intent, read_intent, unknown_model
 from router.wire.unload import CONTENT_TYPE, is_unload, unloaded
 
+log = logging.getLogger(__name__)
+
 CLIENT_CLOSED_REQUEST = 499  # in logs and metrics only: nobody is there to read it
+# Of a 500 for what the client sent (recordings refused/option-type, v0.24/v1-transcriptions-bad).
+CLIENTS_TEXT = re.compile(r'option \\?"[^"]*" must be of type|failed to process inputs')
 ROWS_ASKED = 8  # nodes asked for a fact that is the same on all of them
 TIMEOUT_RETRY_S = (2.0, 10.0)  # spread, so that those who waited together do not return together
 
@@ -112,7 +119,8 @@ class Pipeline:
                 decision = self._decide(ticket, call, reading.intent)
                 ticket = replace(ticket, attempt=course.made + 1, preferred=decision.preferred)
                 live.stand_in_line(self._clock.now_s())
-                hold = self._admission.lease(ticket, *self._patience(call, record))
+                judge = partial(self._decide, ticket, call, reading.intent)
+                hold = self._admission.lease(ticket, *self._patience(call, record), judge)
                 async with hold as lease:
                     note_lease(record, lease, decision, live.step_out(self._clock.now_s()))
                     errand = self._errand(call, reading, plan, lease, record)
@@ -120,10 +128,8 @@ class Pipeline:
                         attempt = await forward(self._connections, errand, reply, live.attach)
                     hold.outcome, hold.tokens = self._settle(record, attempt)
                     # Before the slot goes to the next in line: it must not be handed a copy that has just died.
-                    await self._fleet.attempt_ended(lease, attempt.failure, attempt.outcome)
-                if attempt.refusal is not None:
-                    raise attempt.refusal
-                if attempt.failure is None:
+                    await self._fleet.attempt_ended(lease, attempt.failure, _shown(attempt))
+                if attempt.failure is None and attempt.refusal is None:
                     break
                 course, ticket = self._again(course, ticket, attempt, record)
         except Refusal as refusal:
@@ -137,6 +143,10 @@ class Pipeline:
                 note_leaving(record, live.attempt, reply)
                 raise
             self._refuse(call, reply, record, ours)
+        except Exception:
+            log.exception("call %s met a defect of the router", record.request_id)
+            note_wait(record, live.step_out(self._clock.now_s()), "rejected")
+            self._break(call, reply, record)
         finally:
             self._exit(live)
             call.release_body()
@@ -253,15 +263,11 @@ class Pipeline:
 
     def _again(self, course: Course, ticket: Ticket, attempt: Attempt, record: Record) -> tuple[Course, Ticket]:
         """The next try, or the refusal that ends the call."""
+        if attempt.refusal is not None:
+            raise attempt.refusal
         budget = Budget(self._running, self._retrying, self._retries.budget)
-        following = follow(
-            course,
-            ticket,
-            attempt,
-            snapshot=self._fleet.snapshot,
-            budget=budget,
-            attempts=self._retries.attempts,
-        )
+        snapshot, attempts = self._fleet.snapshot, self._retries.attempts
+        following = follow(course, ticket, attempt, snapshot=snapshot, budget=budget, attempts=attempts)
         assert attempt.failure is not None
         record.retries.append((attempt.node, attempt.failure.value))
         return following
@@ -281,6 +287,12 @@ class Pipeline:
         pairs = [*answer.headers, *_decision_headers(call.request_id, record, refused=refusal.rejection)]
         _send(reply, answer.status, pairs, answer.body)
 
+    def _break(self, call: Call, reply: Reply, record: Record) -> None:
+        """A defect of ours: the client is told, or cut off: half an answer must not end like a whole one."""
+        if reply.has_started:
+            reply.cut()
+        self._refuse(call, reply, record, RouterBroken("the router failed to serve this call: its log says why"))
+
     def _finish(self, record: Record, reply: Reply) -> None:
         record.duration_s = self._clock.now_s() - record.arrived_s
         record.status = reply.status or CLIENT_CLOSED_REQUEST
@@ -292,6 +304,14 @@ def _send(reply: Reply, status: int, pairs: Sequence[tuple[bytes, bytes]], body:
     reply.start(status, pairs, len(body))
     reply.write(body)
     reply.end()
+
+
+def _shown(attempt: Attempt) -> Outcome:
+    """What the attempt says about the copy: a passed 5xx may be the client's doing, or what the model cannot."""
+    is_clients = attempt.status == 501 or (attempt.status == 500 and CLIENTS_TEXT.search(attempt.text) is not None)
+    if attempt.outcome is Outcome.UPSTREAM_ERROR and is_clients:
+        return Outcome.CLIENT_ERROR
+    return attempt.outcome
 
 
 def _intent_of(call: Call, raw: bytes) -> Intent:

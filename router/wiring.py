@@ -9,7 +9,7 @@ import logging
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from random import Random
@@ -23,7 +23,7 @@ from router.control.prober import ProbeLimits, Prober
 from router.control.replicas import beat_for_ever, watch_lag
 from router.discovery.static import StaticDiscovery
 from router.errors import Rejection
-from router.lifecycle import DrainLimits, Lifecycle, Phase
+from router.lifecycle import DrainLimits, Lifecycle, LoopDied, Loops, Phase
 from router.pipeline import Deadlines, Pipeline
 from router.policy.alias import Aliases, aliases_of
 from router.server.app import App
@@ -71,6 +71,7 @@ class Router:
     port: int
     metrics_port: int
     lifecycle: Lifecycle
+    loops: Loops
     pipeline: Pipeline
     keeper: FleetKeeper
     placer: Placer
@@ -82,7 +83,7 @@ class Router:
 
     async def leave(self) -> None:
         await self.lifecycle.leave(self.pipeline, self.listener.close)
-        await self.placer.finish()
+        await self.placer.finish(self.lifecycle.loads_s)
 
 
 @asynccontextmanager
@@ -109,13 +110,14 @@ async def running(settings: Settings, logs: Logs, rng: Random) -> AsyncIterator[
             Probes(core.metrics, checks), *host_port(settings.metrics_listen)
         )
         stack.push_async_callback(close_probes)
-        await core.prober.has_discovered.wait()
+        await core.loops.first_of(core.prober.has_discovered)
         lifecycle.phase = Phase.SERVING
         yield Router(
             settings=settings,
             port=listener.port,
             metrics_port=metrics_port,
             lifecycle=lifecycle,
+            loops=core.loops,
             pipeline=core.pipeline,
             keeper=core.keeper,
             placer=core.placer,
@@ -139,6 +141,7 @@ class _Core:
     pipeline: Pipeline
     prober: Prober
     placer: Placer
+    loops: Loops
 
 
 async def _core(stack: AsyncExitStack, settings: Settings, logs: Logs, rng: Random) -> _Core:
@@ -149,7 +152,7 @@ async def _core(stack: AsyncExitStack, settings: Settings, logs: Logs, rng: Rand
     aliases = aliases_of(settings.aliases)
     store = MemoryStore(clock, rng, limits)
     resolver = Resolver()
-    connections = ConnectionPool(connect_s=settings.timeouts.connect_s, resolve=resolver.address)
+    connections = ConnectionPool(connect_s=settings.timeouts.connect_s, resolve=resolver.addresses)
     stack.push_async_callback(connections.close)
     # The keeper comes after what it tells: metrics look it up at the scrape.
     metrics = _metrics(settings, store, limits, logs, lambda: keeper)
@@ -173,14 +176,13 @@ async def _core(stack: AsyncExitStack, settings: Settings, logs: Logs, rng: Rand
         api=api, keeper=keeper, store=store, clock=clock, mode=settings.placement.mode, observe=metrics.load_ended
     )
     pipeline = await _pipeline(settings, store, keeper, connections, aliases, Telemetry(metrics, logs), clock, rng)
-    for loop in (
-        prober.follow(StaticDiscovery(node_specs(settings))),
-        placer.run(),
-        beat_for_ever(store),
-        watch_lag(metrics.loop_lagged),
-    ):
-        _run(stack, loop)
-    return _Core(aliases, store, keeper, connections, metrics, pipeline, prober, placer)
+    loops = Loops()
+    stack.push_async_callback(loops.close)
+    loops.start("discovery", prober.follow(StaticDiscovery(node_specs(settings))))
+    loops.start("placer", placer.run())
+    loops.start("heartbeat", beat_for_ever(store))
+    loops.start("loop lag", watch_lag(metrics.loop_lagged))
+    return _Core(aliases, store, keeper, connections, metrics, pipeline, prober, placer, loops)
 
 
 async def _pipeline(  # noqa: PLR0917 - joined here and nowhere else
@@ -195,6 +197,7 @@ async def _pipeline(  # noqa: PLR0917 - joined here and nowhere else
 ) -> Pipeline:
     admission = Admission(store, keeper)
     await admission.open()
+    keeper.on_context = admission.context_known
     timeouts = settings.timeouts
     return Pipeline(
         pool_name=settings.pool,
@@ -262,34 +265,30 @@ async def _serve(settings: Settings) -> int:
             gc.collect()
             gc.freeze()
             gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
-            await _until_told()
-            await router.leave()
+            try:
+                await _until_told(router.loops)
+            finally:
+                # Also without one of its loops: streams need none of them, and end well.
+                await router.leave()
         log.info("left well")
+    except LoopDied:
+        return 1
     finally:
         logs.close()
     return 0
 
 
-async def _until_told() -> None:
+async def _until_told(loops: Loops) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    await told.wait()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # A second signal ends the process at once, as anybody who presses Ctrl-C twice expects.
-        loop.remove_signal_handler(number)
-
-
-def _run(stack: AsyncExitStack, work: Coroutine[object, object, None]) -> None:
-    """A loop that lives as long as the router."""
-    task = asyncio.create_task(work)
-
-    async def end() -> None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-    stack.push_async_callback(end)
+    try:
+        await loops.first_of(told)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # A second signal ends the process at once, as anybody who presses Ctrl-C twice expects.
+            loop.remove_signal_handler(number)
 
 
 def _metrics(

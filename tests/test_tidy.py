@@ -20,11 +20,13 @@ MACHINE_PATHS = ("/wo" + "rk/", "/ro" + "ot/", "../" + "shared")
 REGISTRY_HOSTS = ("pypi" + ".org", "files.python" + "hosted.org", "registry.npm" + "js.org", "proxy.go" + "lang.org")
 UNNUMBERED_TODO = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|X" + r"XX)\b(?!\(#\d+\))")
 
-# Tasks that must outlive whatever one round of their work runs into. Everybody else catches narrowly.
+# Tasks that must outlive whatever one round of their work runs into, and calls, which must end in an outcome and an
+# answer whatever they run into. Everybody else catches narrowly.
 SUPERVISORS = {
     "router/control/placer.py",
     "router/control/prober.py",
     "router/control/replicas.py",
+    "router/pipeline.py",
 }
 # Bytes of real servers, and hashes.
 NOT_OURS = ("tests/recordings/", "LICENSE", "requirements.lock", "requirements-dev.lock")

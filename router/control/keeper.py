@@ -46,6 +46,8 @@ class FleetKeeper:
         self.shown: dict[str, Shown] = {}  # by manifest digest
         self.snapshot = Snapshot()
         self.placer_wanted = asyncio.Event()
+        # Told the keys of a copy that became ready with a known context. Set by whoever holds the waiting calls.
+        self.on_context: Callable[[Sequence[str]], None] = lambda keys: None
 
     def __repr__(self) -> str:
         return f"<FleetKeeper {self.snapshot!r}>"
@@ -124,12 +126,16 @@ class FleetKeeper:
 
     # loads
 
-    async def loaded(self, name: str, weights: str, num_ctx: int, *, is_renewal: bool = False) -> None:
-        """A load of ours has ended well; the next probe tells the rest."""
+    async def loaded(
+        self, name: str, weights: str, named_ctx: int, *, has_ctx: int = 0, is_renewal: bool = False
+    ) -> None:
+        """A load of ours has ended well; the next probe tells the rest. `named_ctx` is what the load asked for,
+        `has_ctx` what the copy has; 0 where none was named, or nobody could tell."""
         node = self.snapshot.nodes.get(name)
         if node is None:
             return
-        if num_ctx and not is_renewal:
+        num_ctx = has_ctx or named_ctx
+        if named_ctx and not is_renewal:
             self._loaded_ctx[name, weights] = num_ctx
         now_s = self._store.now_s()
         self._resident_since_s[name] = now_s
@@ -164,7 +170,8 @@ class FleetKeeper:
         if failure is Failure.MODEL_GONE:
             await self._forget_model(lease)
             return
-        blame = blame_of(failure, blames_copy=outcome is Outcome.UPSTREAM_TRUNCATED)
+        # A 5xx that passed to the client too: a copy that fails fast is never busy, and would draw everybody's calls.
+        blame = blame_of(failure, blames_copy=outcome in (Outcome.UPSTREAM_TRUNCATED, Outcome.UPSTREAM_ERROR))
         if blame is Blame.NODE:
             await self._judge((lease.node, None), has_failed=True)
         elif blame is Blame.COPY:
@@ -238,7 +245,16 @@ class FleetKeeper:
             await self._store.set_copy(_report(node, copy, seen_at_s, is_probe=True))
 
     def _swap(self, node: Node) -> None:
+        before = self.snapshot.nodes.get(node.name)
         self.snapshot = self.snapshot.with_node(node)
+        for weights, copy in node.copies.items():
+            known = before.copies.get(weights) if before is not None else None
+            if (
+                copy.state is CopyState.READY
+                and copy.num_ctx
+                and (known is None or (known.state, known.num_ctx) != (copy.state, copy.num_ctx))
+            ):
+                self.on_context(copy.keys)
 
 
 def _report(node: Node, copy: Copy, seen_at_s: float, *, is_probe: bool) -> CopyReport:

@@ -39,7 +39,7 @@ class App:
         try:
             return await self._dispatch(request)
         finally:
-            connection.release()
+            connection.release(request.content)
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path

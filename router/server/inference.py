@@ -59,10 +59,10 @@ class BodyReader:
 
     async def _pieces(self, limit: int) -> list[bytes]:
         content = self._request.content
-        if content.is_eof():
-            return self._whole(content.read_nowait(), limit)
         pieces: list[bytes] = []
         try:
+            if content.is_eof():
+                return self._whole(content.read_nowait(), limit)
             async with asyncio.timeout(self._limits.body_s):
                 while True:
                     piece = await content.readany()
@@ -77,8 +77,8 @@ class BodyReader:
                     pieces.append(piece)
         except TimeoutError:
             raise BadRequest(f"request body was not complete within {self._limits.body_s:g} s") from None
-        except (web.PayloadAccessError, ValueError) as error:
-            raise BadRequest("request body ended early or was framed wrongly") from error
+        except (web.RequestPayloadError, web.PayloadAccessError, ValueError) as error:
+            raise BadRequest("request body was framed wrongly") from error
 
     def _whole(self, data: bytes, limit: int) -> list[bytes]:
         """The usual body came with its head."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 from random import Random
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from router.admission import Admission
-from router.errors import QueueFull, QueueTimeout
+from router.errors import NumCtxRefused, QueueFull, QueueTimeout
 from router.fleet.node import CopyState
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import CopyReport, Ticket
@@ -133,6 +134,34 @@ async def test_patience_that_ends_leaves_the_line() -> None:
         with pytest.raises(QueueTimeout, match="too late"):
             await admission.take(ticket(2), 0.0, late)
         assert (admission.waiting, await store.lines()) == (0, ())
+    assert is_empty(store)
+
+
+async def test_who_waits_for_a_context_is_judged_again_when_one_is_known() -> None:
+    admission, store, _ = await counter(1)
+    judged: list[str] = []
+
+    def refuse(name: str) -> None:
+        judged.append(name)
+        raise NumCtxRefused(name)
+
+    async with admission.lease(ticket(0), PATIENT_S, late):
+        waiting = {
+            name: asyncio.create_task(admission.take(asked, PATIENT_S, late, partial(refuse, name)))
+            for name, asked in {
+                "large": Ticket("large", ("other", "m"), num_ctx=9000),
+                "any": Ticket("any", ("m",)),
+                "another": Ticket("another", ("other",), num_ctx=9000),
+            }.items()
+        }
+        await until(lambda: admission.waiting == 3)
+        admission.context_known(["m"])
+        with pytest.raises(NumCtxRefused, match="large"):
+            await waiting["large"]
+        assert (judged, admission.waiting) == (["large"], 2)
+        for task in waiting.values():
+            task.cancel()
+        await asyncio.gather(*waiting.values(), return_exceptions=True)
     assert is_empty(store)
 
 

@@ -434,6 +434,98 @@ async def test_the_time_for_a_head_counts_anew_for_each_request() -> None:
         assert await client.rest() == b""
 
 
+async def test_a_connection_that_never_says_anything_is_closed_when_a_head_is_due() -> None:
+    limits = {"header_s": 0.05}
+    async with ReplayNode("a") as node, router_before([node], client=limits) as router, raw_client(router.port) as mute:
+        assert await mute.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "first", [get("/"), post("/api/chat", b"[]"), get("/") + get("/"), get("/") + post("/api/chat", b"[]")]
+)
+async def test_half_a_head_behind_a_served_request_does_not_hold_the_connection(first: bytes) -> None:
+    limits = {"header_s": 0.05}
+    async with (
+        ReplayNode("a") as node,
+        router_before([node], client=limits) as router,
+        raw_client(router.port) as client,
+    ):
+        client.send(first + b"GET / HT")
+        assert (await client.rest()).count(b"HTTP/1.1 ") == first.count(b"HTTP/1.1")
+
+
+async def test_half_a_head_that_came_while_a_call_was_served_does_not_hold_the_connection() -> None:
+    gate = asyncio.Event()
+    async with (
+        ReplayNode("a", (gate, *kept_alive("openai/v1-chat"))) as node,
+        router_before([node], client={"header_s": 0.05}) as router,
+        raw_client(router.port) as client,
+    ):
+        client.send(post(CHAT, BODY))
+        await until(lambda: len(node.heard) == 1)
+        client.send(b"GET / HT")
+        gate.set()
+        assert (await client.answer()).body == RECORDED_CHAT
+        assert await client.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        post(CHAT, BODY),
+        get("/api/version"),
+        post(CHAT, b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+        + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY),
+    ],
+)
+async def test_a_kept_connection_may_be_silent_for_longer_than_a_head_may_take(request_: bytes) -> None:
+    async with (
+        ReplayNode("a", kept_alive("openai/v1-chat")) as node,
+        router_before([node], client={"header_s": 0.05}) as router,
+        raw_client(router.port) as client,
+        raw_client(router.port) as mute,
+    ):
+        client.send(request_)
+        assert (await client.answer()).status == 200
+        assert await mute.rest() == b"", "opened at the same time, and its time is over"
+        async with raw_client(router.port) as later:
+            assert await later.rest() == b""
+        client.send(request_)
+        assert (await client.answer()).status == 200
+
+
+@pytest.mark.parametrize("path", ["/api/chat", CHAT, "/v1/messages"])
+async def test_a_body_that_is_framed_wrongly_is_refused_at_once(path: str) -> None:
+    async with ReplayNode("a") as node, router_before([node]) as router, raw_client(router.port) as client:
+        client.send(
+            post(path, b"", b"X-Request-Id: call-7").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+        )
+        client.send(b"5\r\nhello\r\n")
+        await until(lambda: bool(router.buffers.held))
+        client.send(b"ZZ\r\nfoo")
+        answer = await client.answer()
+        assert (answer.status, answer.header("connection")) == (400, "close")
+        assert error_text(path, answer.body) == "request body was framed wrongly"
+        assert (answer.header("x-request-id"), answer.header("x-ollama-router-refused")) == ("call-7", "invalid")
+        assert await client.rest() == b""
+        await until(lambda: not router.pipeline.live)
+        assert await ended_as(router) == {("rejected", 400): 1}
+        assert_at_rest(router)
+        assert node.heard == []
+
+
+async def test_what_is_refused_before_it_is_a_call_has_an_id_too() -> None:
+    async with ReplayNode("a") as node, router_before([node], client={"connections": 1}) as router:
+        async with raw_client(router.port) as first:
+            surplus = await exchange(router.port, get("/"))
+            first.send(b"GET / HTTP/9.9\r\n\r\n")
+            garbage = await first.answer()
+        assert (surplus.status, garbage.status) == (503, 400)
+        ids = {answer.header("x-request-id") for answer in (surplus, garbage)}
+        assert len(ids) == 2
+        assert all(re.fullmatch(r"[0-9a-f]{12}-[0-9a-f]+", found) for found in ids)
+
+
 async def test_a_head_larger_than_usual_passes_and_a_huge_one_is_refused() -> None:
     """Ollama takes 1 MiB of headers, where many servers stop at 8 KiB."""
     async with ReplayNode("a", kept_alive("openai/v1-chat")) as node, router_before([node]) as router:

@@ -222,6 +222,30 @@ def test_what_says_nothing_about_the_node_is_held_against_nobody() -> None:
     assert house.keeper.circuits() == {}
 
 
+def test_a_copy_whose_own_errors_pass_is_closed_like_one_that_breaks() -> None:
+    """It is never busy: it would draw the calls of all that are."""
+    house = House()
+    house.saw_ps("a", "m:1")
+    for number in range(3):
+        house.fail(house.lease(f"f{number}"), None, Outcome.UPSTREAM_ERROR)
+    assert house.circuits == [("a", Circuit.OPEN)]
+    assert isinstance(house.take("t1"), Place)
+
+
+def test_whoever_waits_is_told_when_a_copy_is_ready_with_another_context() -> None:
+    house, told = House("ab"), list[tuple[str, ...]]()
+    house.keeper.on_context = lambda keys: told.append(tuple(keys))
+    weights = house.keeper.snapshot.nodes["b"].models[KEY].weights
+    house.saw_ps("a", "m:1")
+    house.saw_ps("a", "m:1")
+    assert told == [(KEY,)], "once, not with every probe"
+    run(house.keeper.loaded("b", weights, 0))
+    assert told == [(KEY,)], "nobody knows the context yet"
+    run(house.keeper.loaded("b", weights, 8192))
+    run(house.keeper.loaded("b", weights, 16384))
+    assert told == [(KEY,)] * 3
+
+
 def test_a_node_that_is_gone_from_discovery_leaves_nothing() -> None:
     house = House()
     house.saw_ps("a", "m:1")

@@ -11,6 +11,7 @@ import pytest
 from router.simulation.facts import Event
 from router.wire.names import parse_name
 from router.wiring import Router
+from tests.fakes.replay import ReplayNode, said
 from tests.shell.clients import Answer, Client, ask, converse, generate, scrape
 from tests.shell.house import assert_at_rest, router_before, until
 from tests.shell.scenes import ENDLESS, QUICK, SILENT, asked, holding, let_run, no_bugs, pool_of, running
@@ -289,6 +290,36 @@ async def test_any_other_status_is_the_nodes_own_answer(status: str, outcome: st
         assert (answer.status, answer.json) == (int(status), {"error": "simulated"})
         assert sum(asked(node) for node in pool.nodes) == 1
         assert (await scrape(router)).labels("requests_total", "outcome") == {outcome}
+
+
+def failing(status: int, text: str) -> ReplayNode:
+    return ReplayNode("failing", (said(status, json.dumps({"error": text}).encode()),))
+
+
+async def test_a_copy_that_fails_fast_does_not_draw_the_calls_of_all_that_are_busy() -> None:
+    """No text of a dead runner: the client gets the node's own words, and the breaker counts."""
+    call = {"model": "gemma3:270m", **CALL}
+    async with failing(500, "CUDA error: no CUDA-capable device is detected") as node, router_before([node]) as router:
+        for _ in range(3):
+            answer = await ask(router, "/api/chat", call)
+            assert (answer.status, "CUDA" in answer.json["error"]) == (500, True)
+        assert len(router.keeper.circuits()) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (501, "This server does not support embeddings. Start it with `--embeddings`"),
+        (500, 'option "num_ctx" must be of type integer'),
+        (500, "Failed to create new sequence: failed to process inputs: this model is missing data for image input"),
+    ],
+)
+async def test_what_a_model_cannot_and_what_a_client_got_wrong_opens_no_breaker(status: int, text: str) -> None:
+    async with failing(status, text) as node, router_before([node]) as router:
+        for _ in range(12):
+            answer = await ask(router, "/api/chat", {"model": "gemma3:270m", **CALL})
+            assert (answer.status, answer.json) == (status, {"error": text})
+        assert router.keeper.circuits() == {}
 
 
 async def test_a_wrong_content_type_is_passed_on_byte_for_byte() -> None:
