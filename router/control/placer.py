@@ -12,15 +12,19 @@ from contextlib import suppress
 
 from router.control.keeper import FleetKeeper
 from router.errors import LoadFailed, NoNode, NotLoaded, Refusal, Rejection
+from router.fleet.reports import MalformedReport, parse_ps
 from router.fleet.tickets import LineView
 from router.policy.placement import Load, Mode, Refuse, load_backoff_s, place
 from router.seams import Clock, NodeApi, NodeFailed, Store
+from router.upstream.errand import KEEP_ALIVE_MIN_S
+from router.wire.names import parse_name
 
 log = logging.getLogger(__name__)
 
 PASS_EVERY_S = 1.0  # nothing is lost when a wake-up is: the next pass sees the same line
 EPOCH = 1  # one process leads itself; many ask the store
 RETRY_AFTER_S = 5.0
+MEMORY_READ_S = 2.0  # those in line wait for it; a node that is slower to list its memory is believed unseen
 FAILURES_MAX = 1000  # copies with a failed load remembered; a pool has fewer (node, model) pairs that fail at once
 
 
@@ -63,10 +67,19 @@ class Placer:
                     await self._keeper.placer_wanted.wait()
             self._keeper.placer_wanted.clear()
 
-    async def finish(self) -> None:
-        """Begins nothing more and waits for the loads that run: a load dies with the connection that asked for it."""
+    async def finish(self, within_s: float) -> None:
+        """Begins nothing more and waits for the loads that run: a load dies with the connection that asked for it.
+        Those that take longer die with it all the same: whoever stops this process does not wait for ever."""
         self.is_leaving = True
-        await asyncio.gather(*(task for _, task in self._loads.values()), return_exceptions=True)
+        running = {task for _, task in self._loads.values()}
+        if not running:
+            return
+        _, late = await asyncio.wait(running, timeout=within_s)
+        if late:
+            log.warning("%d loads are given up after %.1f s", len(late), within_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def _pass(self) -> None:
         lines = [line for line in await self._store.lines() if line.depth]
@@ -90,29 +103,60 @@ class Placer:
         await self._refuse_hopeless(lines)
 
     async def _load(self, load: Load) -> None:
-        spec = self._keeper.snapshot.nodes[load.node].spec
+        """Never ends without a word, and never leaves its node marked as loading here."""
+        try:
+            await self._carry_out(load)
+        except Exception:
+            # A supervisor: whatever the load did to us, its node may load again.
+            log.exception("the end of loading %s on %s went untold", load.key, load.node)
+        finally:
+            self._loads.pop(load.node, None)
+            self._keeper.wake_placer()
+
+    async def _carry_out(self, load: Load) -> None:
         reason = "renew" if load.is_renewal else "line"
-        copy = (load.node, load.weights)
         began_s = self._clock.now_s()
         log.info("loading %s on %s (%s)", load.key, load.node, reason)
         try:
-            took_s = await self._api.load(spec, load.model, load.num_ctx, load.keep_alive_s)
-        except NodeFailed as failed:
-            self._loads.pop(load.node, None)
-            self._note_failure(copy, failed)
+            took_s = await self._ask_to_load(load)
+        except Exception as error:
+            if isinstance(error, NodeFailed):
+                failed = error
+                log.warning("loading %s on %s failed: %s", load.key, load.node, failed.text)
+            else:
+                failed = NodeFailed(0, f"{type(error).__name__}: {error}")
+                log.exception("loading %s on %s failed", load.key, load.node)
+            self._note_failure((load.node, load.weights), failed)
             self._observe(load.node, load.key, reason, _result(failed), self._clock.now_s() - began_s)
-            log.warning("loading %s on %s failed: %s", load.key, load.node, failed.text)
             await self._keeper.not_loaded(load.node, load.weights)
-        except asyncio.CancelledError:
-            self._loads.pop(load.node, None)
-            raise
-        else:
-            self._loads.pop(load.node, None)
-            self._failures.pop(copy, None)
-            self._observe(load.node, load.key, reason, "ok", took_s)
-            log.info("loaded %s on %s in %.1f s", load.key, load.node, took_s)
-            await self._keeper.loaded(load.node, load.weights, load.num_ctx, is_renewal=load.is_renewal)
-        self._keeper.wake_placer()
+            return
+        self._failures.pop((load.node, load.weights), None)
+        self._observe(load.node, load.key, reason, "ok", took_s)
+        log.info("loaded %s on %s in %.1f s", load.key, load.node, took_s)
+        has_ctx = await self._context_of(load)
+        await self._keeper.loaded(load.node, load.weights, load.num_ctx, has_ctx=has_ctx, is_renewal=load.is_renewal)
+
+    async def _ask_to_load(self, load: Load) -> float:
+        keep_alive_s = load.keep_alive_s
+        if keep_alive_s is not None and keep_alive_s < KEEP_ALIVE_MIN_S:
+            keep_alive_s = None  # as for forwarded calls: what is loaded for a line must not vanish under it
+        spec = self._keeper.snapshot.nodes[load.node].spec
+        return await self._api.load(spec, load.model, load.num_ctx, keep_alive_s)
+
+    async def _context_of(self, load: Load) -> int:
+        """What the copy has, before anybody is let in: a call that asks for more would reload it. 0: unknown."""
+        node = self._keeper.snapshot.nodes.get(load.node)
+        if node is None:
+            return 0
+        try:
+            async with asyncio.timeout(MEMORY_READ_S):
+                body, _ = await self._api.ps(node.spec)
+            entries = parse_ps(body, lambda name: parse_name(name).key)
+        except (NodeFailed, MalformedReport, TimeoutError) as error:
+            log.warning("%s on %s: its context stays unknown until the next probe: %s", load.key, load.node, error)
+            return 0
+        sharing = {key for key, model in node.models.items() if model.weights == load.weights} | {load.key}
+        return next((entry.num_ctx for entry in entries if entry.key in sharing), 0)
 
     def _note_failure(self, copy: tuple[str, str], failed: NodeFailed) -> None:
         times = self._failures.get(copy, (0, 0.0, ""))[0] + 1

@@ -16,7 +16,8 @@ class Failure(StrEnum):
     """Before the first byte of an answer that will be passed on."""
 
     CONNECT_REFUSED = "connect_refused"
-    CONNECT_TIMEOUT = "connect_timeout"
+    CONNECT_TIMEOUT = "connect_timeout"  # or out of reach in another way
+    LOCAL = "local"  # no descriptor, port or memory of ours for a connection: the node was never asked
     RESET = "reset"
     CLOSED = "closed"
     GARBAGE = "garbage"  # something else than HTTP
@@ -97,6 +98,7 @@ RULES: Mapping[Failure, Rule] = MappingProxyType(
     {
         Failure.CONNECT_REFUSED: Rule(Blame.NODE, is_counted=False),
         Failure.CONNECT_TIMEOUT: Rule(Blame.NODE),
+        Failure.LOCAL: Rule(Blame.NOBODY),
         Failure.RESET: Rule(Blame.COPY),
         Failure.CLOSED: Rule(Blame.COPY),
         Failure.GARBAGE: Rule(Blame.COPY),

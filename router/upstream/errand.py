@@ -15,6 +15,10 @@ from router.wire.gojson import go_string
 from router.wire.intent import Intent
 from router.wire.splice import Splice, apply, length
 
+# Ollama applies a call's keep_alive to the copy that all share. Below a minute the copy would be gone before its users
+# ask again, and count as expiring (a few probe intervals) for most of its life: the placer would load it over and over.
+KEEP_ALIVE_MIN_S = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class Errand:
@@ -130,9 +134,11 @@ def _context_splices(intent: Intent, lease: Lease, loaded_ctx: int) -> list[Spli
 
 
 def _keep_alive_splices(intent: Intent, max_s: float) -> list[Splice]:
-    if intent.keep_alive_s == 0:
+    if intent.keep_alive_s is None:
+        return []
+    if intent.keep_alive_s < min(KEEP_ALIVE_MIN_S, max_s):
         # Obeyed, it would unload the copy under everybody, and the next call would load it again.
         return [Splice(span.start, span.end, b"") for span in intent.keep_alive_spans]
-    if intent.keep_alive_s is not None and intent.keep_alive_s > max_s:
-        return [Splice(span.start, span.end, b"%d" % max_s) for span in intent.keep_alive_values]
+    if intent.keep_alive_s > max_s:
+        return [Splice(span.start, span.end, b"%d" % max(1, max_s)) for span in intent.keep_alive_values]
     return []

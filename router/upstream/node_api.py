@@ -61,7 +61,8 @@ class HttpNodeApi:
         began_s = self._clock.now_s()
         wish: dict[str, object] = {"model": model}
         if keep_alive_s is not None:
-            wish["keep_alive"] = -1 if math.isinf(keep_alive_s) else f"{keep_alive_s:g}s"
+            # Whole seconds: Go's durations know no exponent, and 0 would unload what was just loaded.
+            wish["keep_alive"] = -1 if math.isinf(keep_alive_s) else f"{max(1, math.ceil(keep_alive_s))}s"
         if num_ctx:
             wish["options"] = {"num_ctx": num_ctx}
         try:

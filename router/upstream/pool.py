@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from router.fleet.node import NodeSpec
@@ -14,10 +15,12 @@ from router.upstream.connection import NodeConnection
 
 # Ollama never closes idle connections; what we keep is bounded so that a burst leaves no thousand sockets behind.
 IDLE_PER_NODE_MAX = 64
+# What this host lacks, not the node: descriptors, memory, ports or an address of its own. No node is to blame.
+LOCAL_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOMEM, errno.ENOBUFS})
 
 
 class ConnectFailed(Exception):
-    """No connection: `failure` says refused or timed out."""
+    """No connection: `failure` says refused, out of reach, closed at once, or our own lack."""
 
     def __init__(self, failure: Failure, text: str) -> None:
         super().__init__(text)
@@ -28,10 +31,11 @@ class ConnectFailed(Exception):
 class ConnectionPool:
     """Connections by node name. Owns every connection it made, until `close`."""
 
-    def __init__(self, *, connect_s: float, resolve: Callable[[NodeSpec], str]) -> None:
+    def __init__(self, *, connect_s: float, resolve: Callable[[NodeSpec], Sequence[str]]) -> None:
         self._connect_s = connect_s
         self._resolve = resolve
         self._idle: dict[str, deque[NodeConnection]] = {}
+        self._reached: dict[str, str] = {}  # the address that took the last connection, by node
         self._live: dict[NodeConnection, str] = {}
 
     def __repr__(self) -> str:
@@ -52,14 +56,35 @@ class ConnectionPool:
         return None
 
     async def connect(self, node: NodeSpec, tls: ssl.SSLContext | None = None) -> NodeConnection:
-        """Raises ConnectFailed. A cancelled connect leaves nothing behind."""
+        """Tries the node's addresses in turn, within `connect_s` in all. Raises ConnectFailed; cancelled, it leaves
+        nothing behind."""
+        due_s = asyncio.get_running_loop().time() + self._connect_s
+        reached = self._reached.get(node.name)
+        addresses = sorted(self._resolve(node), key=lambda address: address != reached)
+        failures: list[ConnectFailed] = []
+        for number, address in enumerate(addresses):
+            # A fair share each: an address that swallows packets leaves time for the next.
+            left_s = due_s - asyncio.get_running_loop().time()
+            try:
+                connection = await self._connect_to(address, node, tls, left_s / (len(addresses) - number))
+            except ConnectFailed as failed:
+                failures.append(failed)
+                continue
+            self._reached[node.name] = address
+            self._live[connection] = node.name
+            return connection
+        raise _summed(failures)
+
+    async def _connect_to(
+        self, address: str, node: NodeSpec, tls: ssl.SSLContext | None, within_s: float
+    ) -> NodeConnection:
         loop = asyncio.get_running_loop()
         context = tls if tls is not None else True if node.is_tls else None
         try:
-            async with asyncio.timeout(self._connect_s):
+            async with asyncio.timeout(within_s):
                 _, connection = await loop.create_connection(
                     lambda: NodeConnection(self._went_idle, self._lost),
-                    self._resolve(node),
+                    address,
                     node.port,
                     ssl=context,
                     server_hostname=node.host if node.is_tls else None,
@@ -67,12 +92,16 @@ class ConnectionPool:
         except TimeoutError:
             raise ConnectFailed(Failure.CONNECT_TIMEOUT, f"no connection within {self._connect_s:g} s") from None
         except OSError as error:
-            raise ConnectFailed(Failure.CONNECT_REFUSED, error.strerror or str(error)) from error
-        self._live[connection] = node.name
+            raise ConnectFailed(_failure_of(error), error.strerror or str(error)) from error
+        if not connection.is_reusable:
+            # Lost before we were told of it: `_lost` has been, and must find nothing to forget later.
+            connection.close()
+            raise ConnectFailed(Failure.CLOSED, "the node closed the connection at once")
         return connection
 
     def drop_node(self, name: str) -> None:
         """Closes what is idle; busy connections end with their calls and are not kept."""
+        self._reached.pop(name, None)
         for connection in self._idle.pop(name, ()):
             connection.close()
 
@@ -97,3 +126,16 @@ class ConnectionPool:
         if name is not None and name in self._idle:
             with suppress(ValueError):
                 self._idle[name].remove(connection)
+
+
+def _failure_of(error: OSError) -> Failure:
+    if isinstance(error, ConnectionRefusedError):
+        return Failure.CONNECT_REFUSED
+    return Failure.LOCAL if error.errno in LOCAL_ERRORS else Failure.CONNECT_TIMEOUT
+
+
+def _summed(failures: Sequence[ConnectFailed]) -> ConnectFailed:
+    """Refused, or our own lack, only where every address says so."""
+    kinds = {failed.failure for failed in failures}
+    texts = "; ".join(dict.fromkeys(failed.text for failed in failures))
+    return ConnectFailed(kinds.pop() if len(kinds) == 1 else Failure.CONNECT_TIMEOUT, texts)

@@ -10,21 +10,23 @@ from router.fleet.node import NodeSpec
 
 # Headless Services change with their pods; half a minute is what kube-dns itself keeps a name.
 REFRESH_S = 30.0
+# More than a node's interfaces; a name that stands for a whole fleet must not stretch one connect over all of it.
+ADDRESSES_MAX = 8
 
 
 class Resolver:
-    """Last known address by host name. The prober refreshes, calls only read."""
+    """Last known addresses by host name. The prober refreshes, calls only read."""
 
     def __init__(self) -> None:
-        self._addresses: dict[str, str] = {}
+        self._addresses: dict[str, tuple[str, ...]] = {}
         self._looked_up_s: dict[str, float] = {}
 
-    def address(self, node: NodeSpec) -> str:
-        """The host itself until it was looked up once."""
-        return self._addresses.get(node.host, node.host)
+    def addresses(self, node: NodeSpec) -> tuple[str, ...]:
+        """In the order to try them; the host itself until it was looked up once."""
+        return self._addresses.get(node.host, (node.host,))
 
     async def refresh(self, node: NodeSpec, timeout_s: float) -> None:
-        """Keeps the old address when the look-up fails: a dead resolver takes no node down."""
+        """Keeps the old addresses when the look-up fails: a dead resolver takes no node down."""
         loop = asyncio.get_running_loop()
         if loop.time() - self._looked_up_s.get(node.host, -REFRESH_S) < REFRESH_S or _is_literal(node.host):
             return
@@ -34,9 +36,10 @@ class Resolver:
                 found = await loop.getaddrinfo(node.host, node.port, type=socket.SOCK_STREAM)
         except (OSError, TimeoutError):
             return
-        addresses = [str(entry[4][0]) for entry in found]
-        if addresses and self._addresses.get(node.host) not in addresses:
-            self._addresses[node.host] = addresses[0]
+        # All of them: a name may lead to ::1 first while the node listens on 127.0.0.1 only.
+        addresses = tuple(dict.fromkeys(str(entry[4][0]) for entry in found))[:ADDRESSES_MAX]
+        if addresses:
+            self._addresses[node.host] = addresses
 
     def forget(self, host: str) -> None:
         self._addresses.pop(host, None)

@@ -90,6 +90,7 @@ def test_only_copies_that_fail_and_nodes_that_cannot_be_reached_are_blamed() -> 
         Failure.CONNECT_TIMEOUT,
     }
     assert {failure for failure in Failure if blame_of(failure) is Blame.NOBODY} == {
+        Failure.LOCAL,
         Failure.BUSY,
         Failure.MODEL_GONE,
         Failure.FIRST_BYTE_TIMEOUT,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from random import Random
 
+import pytest
+
 from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
-from router.errors import LoadFailed, NoNode, NotLoaded, Refusal
+from router.errors import LoadFailed, NoNode, NotLoaded, Outcome, Refusal
 from router.fleet.node import NodeSpec
 from router.fleet.reports import parse_tags
 from router.fleet.tickets import Lease, Place, Ticket
@@ -39,6 +41,12 @@ class Loads:
     def __init__(self) -> None:
         self.running: dict[tuple[str, str], asyncio.Future[float]] = {}
         self.asked: list[tuple[str, str, int, float | None]] = []
+        self.resident: bytes | NodeFailed = b'{"models":[]}'
+
+    async def ps(self, node: NodeSpec) -> tuple[bytes, float | None]:
+        if isinstance(self.resident, NodeFailed):
+            raise self.resident
+        return self.resident, None
 
     async def load(self, node: NodeSpec, model: str, num_ctx: int, keep_alive_s: float | None) -> float:
         self.asked.append((node.name, model, num_ctx, keep_alive_s))
@@ -48,7 +56,7 @@ class Loads:
         finally:
             del self.running[node.name, model]
 
-    def end(self, node: str, model: str, failed: NodeFailed | None = None) -> None:
+    def end(self, node: str, model: str, failed: Exception | None = None) -> None:
         future = self.running[node, model]
         if failed is None:
             future.set_result(1.0)
@@ -91,7 +99,7 @@ class House:
         for future in self.loads.running.values():
             future.cancel()
         self._task.cancel()
-        await asyncio.gather(self._task, self.placer.finish(), return_exceptions=True)
+        await asyncio.gather(self._task, self.placer.finish(1.0), return_exceptions=True)
 
     def _grant(self, lease: Lease) -> bool:
         self.granted.append(lease)
@@ -207,7 +215,7 @@ async def test_who_leaves_begins_nothing_and_finishes_what_runs() -> None:
     async with House("ab") as house:
         await house.wait_for("t1", "m:1")
         await until(lambda: len(house.where) == 1)
-        finished = asyncio.create_task(house.placer.finish())
+        finished = asyncio.create_task(house.placer.finish(60.0))
         await asyncio.sleep(0)
         await house.wait_for("t2", "n:1")
         await asyncio.sleep(0)
@@ -220,7 +228,88 @@ async def test_who_leaves_begins_nothing_and_finishes_what_runs() -> None:
         assert house.where == set()
 
 
+async def test_who_leaves_waits_for_a_load_no_longer_than_it_is_told() -> None:
+    async with House("a") as house:
+        await house.wait_for("t1")
+        await until(lambda: len(house.where) == 1)
+        await house.placer.finish(0.01)
+        assert house.where == set()
+        assert repr(house.placer).startswith("<Placer 0 loading")
+
+
+async def test_a_load_that_ends_in_a_defect_is_told_and_its_node_may_load_again() -> None:
+    async with House("a") as house:
+        await house.wait_for("t1")
+        await until(lambda: len(house.where) == 1)
+        house.loads.end("a", "m:1", ZeroDivisionError("a defect"))
+        await until(lambda: bool(house.refused))
+        assert "a defect" in house.refused[0][1].text
+        assert [result for *_, result in house.ended] == ["failed"]
+        house.clock.time_s += 6
+        await house.wait_for("t2")
+        await until(lambda: house.where == {("a", "m:1")})
+
+
+async def test_a_defect_after_the_load_leaves_no_node_loading_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with House("a") as house:
+        await house.wait_for("t1")
+        await until(lambda: len(house.where) == 1)
+
+        async def defective(*args: object, **kwargs: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(house.keeper, "loaded", defective)
+        house.loads.end("a", "m:1")
+        await until(lambda: repr(house.placer).startswith("<Placer 0 loading"))
+
+
+async def test_a_context_that_only_the_node_knows_is_read_before_anybody_is_let_in() -> None:
+    async with House("a") as house:
+        await house.wait_for("t1")
+        await until(lambda: len(house.where) == 1)
+        await house.wait_for("t2", num_ctx=32768)
+        house.loads.resident = b'{"models":[{"name":"m:1","digest":"dm","size":10,"context_length":4096}]}'
+        house.loads.end("a", "m:1")
+        await until(lambda: bool(house.granted))
+        assert [(lease.ticket, lease.num_ctx) for lease in house.granted] == [("t1", 4096)]
+        await house.store.give_back(house.granted[0], Outcome.OK, 0)
+        assert [lease.ticket for lease in house.granted] == ["t1"], "it would have reloaded the copy"
+        assert house.keeper.loaded_ctx("a", house.granted[0].weights) == 0, "we named none"
+
+
+async def test_a_node_that_does_not_list_its_memory_still_ends_its_load() -> None:
+    async with House("a") as house:
+        await house.wait_for("t1", num_ctx=8192)
+        await until(lambda: len(house.where) == 1)
+        house.loads.resident = NodeFailed(0, "no answer within 2 s")
+        house.loads.end("a", "m:1")
+        await until(lambda: bool(house.granted))
+        assert house.granted[0].num_ctx == 8192
+
+
+async def test_a_short_keep_alive_of_one_client_does_not_shorten_the_load_for_all() -> None:
+    async with House("a") as house:
+        await house.wait_for("t1", keep_alive_s=0.00001)
+        await until(lambda: len(house.where) == 1)
+        assert house.loads.asked == [("a", "m:1", 0, None)]
+
+
 # The same from outside.
+
+
+async def test_a_call_in_line_for_a_larger_context_never_reloads_what_was_loaded_for_others() -> None:
+    async with pool_of(1) as pool, router_before(pool.nodes) as router:
+        node = pool.nodes[0]
+        async with Client(router.port) as plain, Client(router.port) as larger:
+            plain.send("/api/generate", {"model": COLD, "prompt": "?", "stream": False})
+            await until(lambda: is_loading(node))
+            larger.send("/api/generate", {"model": COLD, "prompt": "?", "options": {"num_ctx": 32768}})
+            await until(lambda: len(router.pipeline.live) == 2)
+            let_load_finish(node)
+            assert (await plain.answer()).status == 200
+            await until(lambda: not any(router.store.occupancy.values()))
+            assert not is_loading(node)
+            assert pool.loads_started == 1
 
 
 async def test_in_observe_a_model_loaded_nowhere_is_refused_at_once() -> None:

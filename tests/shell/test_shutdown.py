@@ -13,7 +13,9 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from router.lifecycle import Phase
+from router import wiring
+from router.control.prober import Prober
+from router.lifecycle import LOADS_S_MIN, LoopDied, Phase
 from router.wiring import Router
 from tests.shell.clients import Answer, Client, generate, get, scrape
 from tests.shell.house import assert_at_rest, router_before, until
@@ -143,6 +145,16 @@ async def test_a_load_is_finished_before_the_end_though_nobody_waits() -> None:
         assert pool.nodes[0].journal.loads_aborted == 0
 
 
+async def test_a_load_without_an_end_holds_the_process_no_longer_than_the_drain() -> None:
+    async with pool_of(1) as pool, router_before(pool.nodes, shutdown=SHORT) as router:
+        async with Client(router.port) as client:
+            client.send("/api/generate", {"model": COLD, "prompt": "?"})
+            await until(lambda: is_loading(pool.nodes[0]))
+        async with asyncio.timeout(SHORT["stream_drain_s"] + LOADS_S_MIN + 2):
+            await router.leave()
+        await until(lambda: pool.nodes[0].journal.loads_aborted == 1)
+
+
 STREAMS = {
     "/api/chat": b'{"error":"the router is shutting down"}\n',
     "/v1/chat/completions": b'data: {"error":{"message":"the router is shutting down","type":"api_error",'
@@ -223,6 +235,32 @@ async def test_before_nodes_were_asked_the_router_is_not_ready() -> None:
             assert (unknown.status, unknown.refused) == (503, "no_node"), "it may be there: not yet a 404"
 
 
+async def broken(*_: object) -> None:
+    raise ZeroDivisionError("a defect")
+
+
+async def test_a_start_whose_discovery_dies_fails_instead_of_waiting_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Prober, "follow", broken)
+    async with pool_of(1) as pool, asyncio.timeout(10):
+        with pytest.raises(LoopDied):
+            async with router_before(pool.nodes):
+                pytest.fail("served without nodes")
+
+
+async def test_a_loop_that_dies_is_noticed_by_a_router_that_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_die = asyncio.Event()
+
+    async def dying(*_: object) -> None:
+        await may_die.wait()
+        await broken()
+
+    monkeypatch.setattr(wiring, "watch_lag", dying)
+    async with pool_of(1) as pool, router_before(pool.nodes) as router:
+        assert not router.loops.has_lost_one.is_set()
+        may_die.set()
+        await router.loops.has_lost_one.wait()
+
+
 # The real thing, in a process of its own.
 
 
@@ -283,3 +321,30 @@ async def test_sigterm_ends_the_process_well() -> None:
             ("api_generate", "ok")
         ]
         assert b"secret" not in stdout
+
+
+DYING = """
+import asyncio, sys
+from router import cli, wiring
+
+async def dying(*_):
+    await asyncio.sleep(0.2)
+    raise ZeroDivisionError("a defect")
+
+wiring.watch_lag = dying
+sys.exit(cli.main())
+"""
+
+
+async def test_a_process_that_lost_a_loop_says_so_and_exits_with_1() -> None:
+    ends = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", DYING, "demo", *ends, stdout=PIPE, stderr=PIPE,
+        env={**os.environ, "OLLAMA_ROUTER_SHUTDOWN__DRAIN_DELAY_S": "0"},
+    )  # fmt: skip
+    async with asyncio.timeout(30):
+        stdout, stderr = await child.communicate()
+    assert (child.returncode, stderr) == (1, b"")
+    lines = [json.loads(line) for line in stdout.splitlines()]
+    assert any(line["level"] == "error" and "loop lag died" in line["message"] for line in lines)
+    assert lines[-1]["message"] != "left well"
