@@ -87,12 +87,12 @@ class ClientConnection(RequestHandler):
         if not self._is_serving or not data:
             if data:
                 self._last_read = data
-                if self._awaits_head:
-                    self._is_mute = False
-                    self._expect_head()
+                self._is_mute = self._is_mute and not self._awaits_head
             super().data_received(data)
             if not self._awaits_head:
                 self._fail_misframed()
+            elif data and not self._messages:
+                self._expect_head()  # nearly every head comes whole, and needs no timer
             return
         self._ahead.append(data)
         self._ahead_bytes += len(data)
@@ -133,7 +133,7 @@ class ClientConnection(RequestHandler):
         self._fail_misframed()
 
     def _expect_head(self) -> None:
-        if self._head_timer is None:
+        if self._head_timer is None and self.transport is not None:
             self._head_timer = self._loop.call_later(self._limits.header_s, self.force_close)
 
     def _fail_misframed(self) -> None:

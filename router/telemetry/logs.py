@@ -33,6 +33,8 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 
 Entry = Mapping[str, object]
 
+_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
+
 
 class Logs:
     """Owns one file descriptor and one daemon thread, from `open` to `close`. Safe to write to from any thread."""
@@ -200,7 +202,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _as_json(entry: Entry) -> str:
-    return json.dumps(entry, separators=(",", ":"), default=str)
+    return _encode(entry)
 
 
 def _as_text(entry: Entry) -> str:

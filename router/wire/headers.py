@@ -60,21 +60,26 @@ def for_node(
     extra: Sequence[Pair] = (),
 ) -> list[Pair]:
     """`drop_encoding`: the body goes on decompressed. `extra`: a node's own credentials, which replace the client's."""
-    dropped = _NOT_FOR_NODE | _named_by_connection(raw_headers) | {name.lower() for name, _ in extra}
+    also = _named_by_connection(raw_headers)
+    also.update([name.lower() for name, _ in extra])
     if drop_encoding:
-        dropped |= {b"content-encoding"}
+        also.add(b"content-encoding")
     kept = [
-        (name, value)
-        for name, value in raw_headers
-        if (low := name.lower()) not in dropped and not low.startswith(_PREFIXES_NOT_FOR_NODE)
+        pair
+        for pair in raw_headers
+        if (low := pair[0].lower()) not in _NOT_FOR_NODE
+        and low not in also
+        and not low.startswith(_PREFIXES_NOT_FOR_NODE)
     ]
     return [(b"Host", host), *kept, *extra, (b"Via", via), (b"Content-Length", b"%d" % content_length)]
 
 
 def for_client(raw_headers: Sequence[Pair], extra: Sequence[Pair]) -> list[Pair]:
     """The node's headers less its framing; `extra` replaces namesakes, as a node may itself be a router."""
-    dropped = _NOT_FOR_CLIENT | _named_by_connection(raw_headers) | {name.lower() for name, _ in extra}
-    return [*(pair for pair in raw_headers if pair[0].lower() not in dropped), *extra]
+    also = _named_by_connection(raw_headers)
+    also.update([name.lower() for name, _ in extra])
+    kept = [pair for pair in raw_headers if (low := pair[0].lower()) not in _NOT_FOR_CLIENT and low not in also]
+    return [*kept, *extra]
 
 
 def passed_pool(raw_headers: Iterable[Pair], pool: str) -> bool:

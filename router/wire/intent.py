@@ -6,7 +6,7 @@ Ollama's order (body, JSON, types, required fields, name) and words. What depend
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -17,7 +17,7 @@ from router.wire.gojson import go_quote, syntax_error, text_of
 from router.wire.gojson_scanner import space_end
 from router.wire.intent_affinity import AFFINITY_BYTES, affinity_of
 from router.wire.intent_fields import Fields, num_ctx_of, read_fields, value_type_error
-from router.wire.intent_members import MalformedError, Skip, lenient, members_of, strict
+from router.wire.intent_members import MalformedError, Member, Skip, lenient, members_of, strict
 from router.wire.names import GO_SPACE, ModelName, parse_name
 from router.wire.splice import Splice
 
@@ -95,11 +95,11 @@ def _read_json(endpoint: Endpoint, body: bytes, was_encoded: bool) -> Intent:
         usage_splice=_usage_splice(fields) if needs_usage else None,
         num_ctx=num_ctx,
         num_ctx_spans=_spans(fields.num_ctx_cuts),
-        num_ctx_values=_spans((member.value, member.end) for member in fields.num_ctx_members),
+        num_ctx_values=_values(fields.num_ctx_members),
         members_end=fields.last.end if fields.last is not None else 0,
         keep_alive_s=fields.keep_alive_s,
         keep_alive_spans=_spans(fields.keep_alive_cuts),
-        keep_alive_values=_spans((member.value, member.end) for member in fields.keep_alive_members),
+        keep_alive_values=_values(fields.keep_alive_members),
         is_load_only=_is_load_only(endpoint, fields),
         affinity=affinity_of(fields, name.key),
         body=body,
@@ -107,8 +107,12 @@ def _read_json(endpoint: Endpoint, body: bytes, was_encoded: bool) -> Intent:
     )
 
 
-def _spans(pairs: Iterable[tuple[int, int]]) -> tuple[Span, ...]:
-    return tuple(Span(start, end) for start, end in pairs)
+def _spans(pairs: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
+    return tuple([Span(start, end) for start, end in pairs]) if pairs else ()
+
+
+def _values(members: Sequence[Member]) -> tuple[Span, ...]:
+    return tuple([Span(member.value, member.end) for member in members]) if members else ()
 
 
 def _fields_of(endpoint: Endpoint, body: bytes) -> Fields:
