@@ -117,11 +117,12 @@ class ClientReply:
         self._pending.append(framing.response_head(status, lines))
 
     def write(self, data: bytes) -> None:
-        if not self._has_body:
-            return
-        if self._left is not None:
-            self._left -= len(data)
-        self._pending.append(framing.chunk(data) if self._is_chunked else data)
+        if self._is_chunked:
+            self._pending.append(framing.chunk(data))
+        elif self._has_body:
+            if self._left is not None:
+                self._left -= len(data)
+            self._pending.append(data)
 
     def write_unless_head(self, data: bytes, *, is_head: bool) -> None:
         """The answer to HEAD promises the length of a body that does not come (RFC 9110 section 9.3.2)."""

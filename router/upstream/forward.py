@@ -46,17 +46,20 @@ class Passage:
     """The listener of one answer. Every callback is synchronous; `over` is set when nothing more will come."""
 
     __slots__ = (
+        "_awaits_token",
         "_connection",
         "_errand",
         "_held",
         "_held_bytes",
         "_is_over",
         "_loop",
+        "_meter",
         "_node_headers",
         "_piece_s",
         "_reply",
         "_streams",
         "_timer",
+        "_write",
         "attempt",
         "flush",
         "over",
@@ -67,6 +70,9 @@ class Passage:
         self._errand = errand
         self._reply = reply
         self.flush = reply.flush  # called for every read: one frame less
+        self._write = reply.write
+        self._meter: Meter | None = None  # the attempt's, at hand
+        self._awaits_token = True
         self._connection = connection
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -90,16 +96,16 @@ class Passage:
 
     def piece(self, data: bytes) -> None:
         self._piece_s = now = monotonic()
-        attempt = self.attempt
-        meter = attempt.meter
+        meter = self._meter
         if meter is None:
             self._hold(data)
             return
         shown = meter.feed(data)
         if shown:
-            self._reply.write(shown)
-        if attempt.first_token_s is None and meter.has_content:
-            attempt.first_token_s = now
+            self._write(shown)
+        if self._awaits_token and meter.has_content:
+            self._awaits_token = False
+            self.attempt.first_token_s = now
 
     def ended(self) -> None:
         attempt = self.attempt
@@ -165,7 +171,7 @@ class Passage:
         content_type, length = _framing_of(self._node_headers)
         self._streams = content_type.startswith((b"text/event-stream", b"application/x-ndjson"))
         is_ok = attempt.status == 200
-        attempt.meter = Meter(
+        attempt.meter = self._meter = Meter(
             errand.endpoint,
             streams=self._streams,
             echo=errand.echo if is_ok else None,
