@@ -174,7 +174,7 @@ class ClientReply:
         takes next to nothing for `client_stall_s`, by ours. Until then the bytes count as held.
         """
         accepted, since_s = self._accepted(), self._loop.time()
-        while self._transport is not None and self._transport.get_write_buffer_size():
+        while self._has_unsent():
             await asyncio.sleep(THROTTLE_S)
             self._account()
             now_s = self._loop.time()
@@ -183,6 +183,10 @@ class ClientReply:
             elif now_s - since_s >= self._stall_s and self._transport is not None:
                 self._transport.abort()
                 return
+
+    def _has_unsent(self) -> bool:
+        transport = self._transport
+        return transport is not None and not transport.is_closing() and transport.get_write_buffer_size() > 0
 
     def flow_to(self, flow: Flow | None) -> None:
         self._flow = flow

@@ -627,7 +627,7 @@ async def test_a_slow_reader_pauses_its_node_and_gets_everything() -> None:
         assert router.buffers.peak < SMALL["stream_buffer_bytes"] + READ_AHEAD
         assert await client.chunked_body() == body
         assert router.buffers.peak < SMALL["stream_buffer_bytes"] + READ_AHEAD
-        await until(lambda: not router.pipeline.live)
+        await until(lambda: not router.pipeline.live and not router.buffers.held)
         assert await ended_as(router) == {("ok", 200): 1}
         assert_at_rest(router)
 
