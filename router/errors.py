@@ -167,10 +167,6 @@ class BuffersFull(Unavailable):
     rejection = Rejection.BUFFERS_FULL
 
 
-class TooManyConnections(Unavailable):
-    rejection = Rejection.CONNECTIONS
-
-
 class Draining(Unavailable):
     rejection = Rejection.DRAINING
     code = "draining"

@@ -86,7 +86,7 @@ class FleetKeeper:
         self._vitals.pop(name, None)
         self._resident_since_s.pop(name, None)
         self._breakers = {key: state for key, state in self._breakers.items() if key[0] != name}
-        self._loaded_ctx = {key: num_ctx for key, num_ctx in self._loaded_ctx.items() if key[0] != name}
+        self._forget_contexts(name)
         await self._store.drop_node(name, node.incarnation)
         self.wake_placer()
 
@@ -139,7 +139,7 @@ class FleetKeeper:
             self._loaded_ctx[name, weights] = num_ctx
         now_s = self._store.now_s()
         self._resident_since_s[name] = now_s
-        keys = tuple(sorted(key for key, model in node.models.items() if model.weights == weights))
+        keys = node.keys_of(weights)
         known = node.copies.get(weights)
         copy = known if known is not None else Copy(weights, CopyState.READY, keys, slots_of(node, keys, node.models))
         copy = replace(copy, state=CopyState.READY, num_ctx=num_ctx or copy.num_ctx, expires_at_s=float("inf"))
@@ -153,7 +153,7 @@ class FleetKeeper:
             return
         now_s = self._store.now_s()
         self._resident_since_s[name] = now_s
-        keys = tuple(sorted(key for key, model in node.models.items() if model.weights == weights))
+        keys = node.keys_of(weights)
         self._loaded_ctx.pop((name, weights), None)
         copies = {other: copy for other, copy in node.copies.items() if other != weights}
         self._swap(replace(node, copies=MappingProxyType(copies)))
@@ -227,7 +227,7 @@ class FleetKeeper:
         if node is not None:
             is_another = new.health is Health.DOWN or incarnation != node.incarnation
             if is_another:
-                self._loaded_ctx = {key: num_ctx for key, num_ctx in self._loaded_ctx.items() if key[0] != name}
+                self._forget_contexts(name)
             copies = MappingProxyType({}) if is_another else node.copies
             self._swap(replace(node, health=new.health, incarnation=incarnation, copies=copies))
         self.wake_placer()
@@ -243,6 +243,9 @@ class FleetKeeper:
             if copy.num_ctx != self._loaded_ctx.get((node.name, copy.weights), copy.num_ctx):
                 del self._loaded_ctx[node.name, copy.weights]  # somebody else has loaded it anew
             await self._store.set_copy(_report(node, copy, seen_at_s, is_probe=True))
+
+    def _forget_contexts(self, name: str) -> None:
+        self._loaded_ctx = {copy: num_ctx for copy, num_ctx in self._loaded_ctx.items() if copy[0] != name}
 
     def _swap(self, node: Node) -> None:
         before = self.snapshot.nodes.get(node.name)

@@ -17,7 +17,7 @@ from router.fleet.tickets import LineView
 from router.policy.placement import Load, Mode, Refuse, load_backoff_s, place
 from router.seams import Clock, NodeApi, NodeFailed, Store
 from router.upstream.errand import KEEP_ALIVE_MIN_S
-from router.wire.names import parse_name
+from router.wire.names import key_of
 
 log = logging.getLogger(__name__)
 
@@ -151,11 +151,11 @@ class Placer:
         try:
             async with asyncio.timeout(MEMORY_READ_S):
                 body, _ = await self._api.ps(node.spec)
-            entries = parse_ps(body, lambda name: parse_name(name).key)
+            entries = parse_ps(body, key_of)
         except (NodeFailed, MalformedReport, TimeoutError) as error:
             log.warning("%s on %s: its context stays unknown until the next probe: %s", load.key, load.node, error)
             return 0
-        sharing = {key for key, model in node.models.items() if model.weights == load.weights} | {load.key}
+        sharing = {load.key, *node.keys_of(load.weights)}
         return next((entry.num_ctx for entry in entries if entry.key in sharing), 0)
 
     def _note_failure(self, copy: tuple[str, str], failed: NodeFailed) -> None:

@@ -19,7 +19,7 @@ from router.fleet.reports import MalformedReport, TagEntry, parse_ps, parse_show
 from router.seams import Clock, Discovery, NodeApi, NodeFailed, Store
 from router.upstream.pool import ConnectionPool
 from router.upstream.resolver import Resolver
-from router.wire.names import parse_name
+from router.wire.names import key_of
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class Prober:
         self._keeper.wake_placer()
 
     async def _read_tags(self, spec: NodeSpec) -> None:
-        entries = parse_tags(await self._api.tags(spec), _key_of)
+        entries = parse_tags(await self._api.tags(spec), key_of)
         try:
             await self._read_weights(spec, entries)
         except (NodeFailed, MalformedReport) as failed:
@@ -155,12 +155,8 @@ class Prober:
     async def _read_ps(self, spec: NodeSpec) -> None:
         asked_at_s = self._store.now_s()
         body, node_now_s = await self._api.ps(spec)
-        entries = parse_ps(body, _key_of)
+        entries = parse_ps(body, key_of)
         await self._keeper.saw_ps(spec.name, entries, node_now_s or self._clock.wall_s(), asked_at_s)
-
-
-def _key_of(name: str) -> str:
-    return parse_name(name).key
 
 
 def _reason(failed: NodeFailed | MalformedReport) -> str:

@@ -113,3 +113,7 @@ class Node:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    def keys_of(self, weights: str) -> tuple[str, ...]:
+        """Every model key on its disk that stands for these weights, sorted."""
+        return tuple(sorted(key for key, model in self.models.items() if model.weights == weights))

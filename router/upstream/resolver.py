@@ -41,10 +41,6 @@ class Resolver:
         if addresses:
             self._addresses[node.host] = addresses
 
-    def forget(self, host: str) -> None:
-        self._addresses.pop(host, None)
-        self._looked_up_s.pop(host, None)
-
 
 def _is_literal(host: str) -> bool:
     try:

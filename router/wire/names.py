@@ -61,6 +61,11 @@ def parse_name(text: str) -> ModelName:
     return ModelName(host, namespace, model, tag, source == "cloud", source == "local", display, display.lower())
 
 
+def key_of(text: str) -> str:
+    """Refuses as `parse_name` does."""
+    return parse_name(text).key
+
+
 def _split_source(text: str) -> tuple[str, str]:
     """The name without its source suffix, and `cloud`, `local` or nothing (modelref.go, parseSourceSuffix)."""
     head, colon, tail = text.rpartition(":")
