@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import cast
-
-from aiohttp import web
 
 from router.errors import ForbiddenVerb
 from router.server.catalog import JSON, JSON_UTF8, Catalog
 from router.server.client import ClientConnection
 from router.server.inference import Inference
-from router.server.reply import answered
+from router.server.request import ClientRequest
 from router.wire import dialects, headers
 from router.wire.endpoints import BY_PATH, Dialect
 
@@ -33,22 +30,15 @@ class App:
             "/v1/models": (("GET",), JSON, catalog.models),
         }
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        connection = cast(ClientConnection, request.protocol)
-        connection.head_read()
-        try:
-            return await self._dispatch(request)
-        finally:
-            connection.release(request.content)
-
-    async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(self, request: ClientRequest, connection: ClientConnection) -> None:
         path = request.path
         endpoint = BY_PATH.get(path)
         if endpoint is not None and request.method == "POST":
-            return await self._inference.serve(request, endpoint)
-        return self._send(request, self._answer(request, path, endpoint is not None))
+            await self._inference.serve(request, connection, endpoint)
+        else:
+            self._send(request, connection, self._answer(request, path, endpoint is not None))
 
-    def _answer(self, request: web.BaseRequest, path: str, is_inference: bool) -> dialects.Answer:
+    def _answer(self, request: ClientRequest, path: str, is_inference: bool) -> dialects.Answer:
         if is_inference:
             return dialects.method_not_allowed("POST")
         page = self._read_only.get(path)
@@ -66,12 +56,12 @@ class App:
         answer = dialects.error_answer(Dialect.OLLAMA, refusal, "")
         return dialects.Answer(answer.status, (*answer.headers, *refused), answer.body)
 
-    def _send(self, request: web.BaseRequest, answer: dialects.Answer) -> web.StreamResponse:
+    def _send(self, request: ClientRequest, connection: ClientConnection, answer: dialects.Answer) -> None:
         """Whole at once. A body that is still on its way, to a route that wants none, ends the connection."""
-        reply = self._inference.reply_to(request)
-        reply.keep_alive(request.keep_alive and request.content.is_eof())
-        request_id = headers.request_id(request.headers.get("x-request-id"), self._fresh_id)
+        reply = self._inference.reply_on(connection, request)
+        reply.keep_alive(request.is_complete and request.keeps_alive)
+        request_id = headers.request_id(request.header(b"x-request-id"), self._fresh_id)
         reply.start(answer.status, [*answer.headers, (b"x-request-id", request_id.encode())], len(answer.body))
         reply.write_unless_head(answer.body, is_head=request.method == "HEAD")
         reply.end()
-        return answered(reply)
+        reply.close()

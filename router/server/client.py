@@ -1,36 +1,35 @@
-"""Clients' connections, on aiohttp's parser, with its traps closed.
+"""Clients' connections: an own protocol on llhttp, as strict as RFC 9112 asks of a server that stands before others.
 
-While a call is served nothing more is parsed and the socket stays readable, so that a client that leaves is seen at
-once: aiohttp stops reading when 32 requests are pipelined or an unread body fills its buffer, and then never sees EOF.
+Requests of one connection are served one after another, each by a task of its own. While a call is served nothing more
+is parsed and the socket stays readable, so that a client that leaves, half-close included, is seen at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import secrets
 import socket
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Protocol, cast
 
-from aiohttp import web
-from aiohttp.http import RawRequestMessage
-from aiohttp.http_exceptions import LineTooLong
-from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler
+import httptools
 
+from router.server import bare
 from router.server.reply import ClientReply
+from router.server.request import ClientRequest
 
 log = logging.getLogger(__name__)
 
 # What a client may send ahead while its call is served: a pipelined request. More than that is not a client of ours.
 PIPELINED_BYTES_MAX = 64 * 1024
+# Requests that came whole in one read before the first of them was served; nginx's clients send one or two.
+PIPELINED_MAX = 64
 # Linux: a client that vanished without a FIN is noticed after half a minute of unacknowledged data.
 USER_TIMEOUT_MS = 30_000
-# Of a head; of a chunked body too.
-HEAD_ENDS = (b"\r\n\r\n", b"\n\n")
+# An answer that comes before the request's end is read before the reset that the rest would bring (RFC 9112 9.6).
+LINGER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,224 +42,304 @@ class ClientLimits:
     stream_buffer_bytes: int
 
 
-class ClientConnection(RequestHandler):
-    """One client's connection; serves one call at a time."""
+class Owner(Protocol):
+    """Whoever keeps the connections: `clients.ClientServer`."""
 
-    def __init__(self, manager: ClientServer, **options: Any) -> None:
-        super().__init__(manager, **options)
-        self._limits = manager.limits
-        self._server = manager
-        self._is_serving = False
-        self._awaits_head = True
-        self._is_mute = True  # nothing has come of the head that is awaited
-        self._is_misframed = False
-        self._last_read = b""  # what the parser was given last
+    handle: Callable[[ClientRequest, ClientConnection], Awaitable[None]]
+    limits: ClientLimits
+    loop: asyncio.AbstractEventLoop
+    connections: set[ClientConnection]
+    fresh_id: Callable[[], str]
+    on_surplus: Callable[[], None]
+
+
+class _HeadRefused(Exception):
+    """Raised within the parser; its argument is the status line's end."""
+
+
+class ClientConnection(asyncio.Protocol):
+    """Owns framing, order and time limits of one connection; what an answer says is its handler's business."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._loop = owner.loop
+        self._parser = httptools.HttpRequestParser(self)
+        self._requests: deque[ClientRequest] = deque()  # whose heads are whole; the first is being served
+        self._arriving: ClientRequest | None = None  # the one that the parser is in
+        self._has_head = False  # of the arriving one
+        self._head_bytes = 0  # of its fields that came whole
+        self._partial_bytes = -1  # read since the first read that ended inside a head; -1 outside
+        self._frames_anew = False  # the parser was given a head of ours, to frame a body that httptools would skip
         self._ahead: list[bytes] = []
         self._ahead_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._broken = b""  # what follows is no HTTP: this status is said once all that was asked before is answered
+        self._is_over = False  # nothing more is read or served
+        self.task: asyncio.Task[None] | None = None
+        self._due_s = 0.0  # loop time at which a connection without a request in hand ends
+        self._timer: asyncio.TimerHandle | None = None
+        self.transport: asyncio.Transport | None = None
         self.reply: ClientReply | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self.transport is None else "serving" if self.task else "idle"
+        return f"<ClientConnection {state} | {len(self._requests)} requests>"
+
+    # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         client = cast(asyncio.Transport, transport)
-        if len(self._server.connections) >= self._limits.connections:
-            self._server.on_surplus()
-            client.write(surplus_answer(self._server.fresh_id()))
+        owner = self._owner
+        if len(owner.connections) >= owner.limits.connections:
+            owner.on_surplus()
+            self._is_over = True
+            client.write(bare.surplus(owner.fresh_id()))
             client.close()
             return
-        super().connection_made(client)
-        self._expect_head()
-        client.set_write_buffer_limits(high=self._limits.stream_buffer_bytes)
+        self.transport = client
+        owner.connections.add(self)
+        self._end_in(owner.limits.header_s)
+        client.set_write_buffer_limits(high=owner.limits.stream_buffer_bytes)
         sock = client.get_extra_info("socket")
-        if sock is not None and sock.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        reply, self.reply = self.reply, None
-        if reply is not None:
-            reply.lost()
-        self.head_read()
-        super().connection_lost(exc)
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_misframed:
-            return  # what follows a body that is none is nothing
-        if not self._is_serving or not data:
-            if data:
-                self._last_read = data
-                self._is_mute = self._is_mute and not self._awaits_head
-            super().data_received(data)
-            if not self._awaits_head:
-                self._fail_misframed()
-            elif data and not self._messages:
-                self._expect_head()  # nearly every head comes whole, and needs no timer
+        if self._is_over or self._broken:
             return
-        self._ahead.append(data)
-        self._ahead_bytes += len(data)
-        if self._ahead_bytes > PIPELINED_BYTES_MAX:
-            self.force_close()
-
-    def close(self) -> None:
-        """aiohttp only forgets a connection that waits for its next request, which then would never be answered."""
-        super().close()
-        if self._awaits_head and self._is_mute and self.transport is not None:
-            self.transport.close()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """aiohttp would log a traceback of its parser for whatever a scanner sends to the port. Go answers so too
-
-        (net/http/server.go, conn.serve), in plain text and without a date.
-        """
-        if status != 400 or self.transport is None:
-            return super().handle_error(request, status, exc, message)
-        is_too_long = isinstance(exc, LineTooLong)
-        request_id = self._server.fresh_id()
-        log.debug("no HTTP from %s: %s (%s)", request.remote, type(exc).__name__, request_id)
-        self.transport.write(bare_answer(HEAD_TOO_LONG if is_too_long else BAD_REQUEST, request_id))
-        return Refused()
-
-    def head_read(self) -> None:
-        """A request's head is whole: it was not sent a byte at a time to hold the connection."""
-        self._awaits_head = False
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-        self._fail_misframed()
-
-    def _expect_head(self) -> None:
-        if self._head_timer is None and self.transport is not None:
-            self._head_timer = self._loop.call_later(self._limits.header_s, self.force_close)
-
-    def _fail_misframed(self) -> None:
-        """aiohttp's parser tells of a wrongly framed body as of a next request: its reader would never know."""
-        request = self._current_request
-        if request is None or request.content.is_eof() or not self._messages:
+        if self._requests and self._requests[0].is_complete:
+            self._ahead.append(data)
+            self._ahead_bytes += len(data)
+            if self._ahead_bytes > PIPELINED_BYTES_MAX:
+                self.abort()
             return
-        if isinstance(self._messages[-1][0], RawRequestMessage):
-            return
-        self._messages.pop()
-        self._is_misframed = True
-        request.content.set_exception(web.RequestPayloadError("framed wrongly"))
-        request.content.feed_eof()  # or aiohttp would wait for its end before it closes
+        self._parse(data)
 
-    def hold(self, reply: ClientReply) -> None:
-        """The body in hand is read: from here to `release` only EOF matters."""
-        self._is_serving = True
-        self.reply = reply
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
+    def eof_received(self) -> None:
+        """A client that half-closes has gone: whoever waits for an answer keeps its side open."""
+        # Returning None closes the transport; connection_lost then ends the call.
 
-    def release(self, content: StreamReader) -> None:
-        """The request is answered; `content` is its body."""
-        self._is_serving = False
-        self._awaits_head = True
-        self._is_mute = not self._ends_in_next_head(content)
-        if not self._messages:
-            self._last_read = b""
-        self.reply = None
-        if self.transport is None:
-            return
-        ahead, self._ahead, self._ahead_bytes = self._ahead, [], 0
-        if ahead:
-            self.data_received(b"".join(ahead))
-        elif not self._is_mute:
-            self._expect_head()
-
-    def _ends_in_next_head(self, content: StreamReader) -> bool:
-        """Whether more came in one read with the end of this request: the parser has it, and does not say so."""
-        size, read = content.total_bytes, self._last_read
-        if size >= len(read):
-            return False  # its body came in several reads: then nothing tells
-        return not (read[: len(read) - size].endswith(HEAD_ENDS) or read.endswith(HEAD_ENDS))
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_over = True
+        self.transport = None
+        self._owner.connections.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.reply is not None:
+            self.reply.lost()
+        if self.task is not None:
+            self.task.cancel()
 
     def pause_writing(self) -> None:
-        super().pause_writing()
         if self.reply is not None:
             self.reply.pause()
 
     def resume_writing(self) -> None:
-        super().resume_writing()
         if self.reply is not None:
             self.reply.resume()
 
+    # httptools
 
-class ClientServer(web.Server):
-    """Makes our connections, and switches handler cancellation on: without it a client that leaves is never seen."""
+    def on_message_begin(self) -> None:
+        if self._frames_anew:
+            return
+        if len(self._requests) >= PIPELINED_MAX:
+            raise _HeadRefused(bare.BAD_REQUEST)
+        self._arriving = ClientRequest()
+        self._has_head = False
+        self._head_bytes = 0
 
-    def __init__(
-        self,
-        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-        *,
-        limits: ClientLimits,
-        on_surplus: Callable[[], None],
-    ) -> None:
-        super().__init__(handler, handler_cancellation=True)
-        self.limits = limits
-        self.on_surplus = on_surplus
-        # Ids of what has no call: this start's own prefix, and a count.
-        prefix, count = secrets.token_hex(6), itertools.count(1)
-        self.fresh_id: Callable[[], str] = lambda: f"{prefix}-{next(count):x}"
+    def on_url(self, piece: bytes) -> None:
+        if not self._frames_anew and self._arriving is not None:
+            self._arriving.target += piece
+            self._count_head(len(piece))
 
-    def __call__(self) -> ClientConnection:
-        return ClientConnection(
-            self,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=self.limits.keep_alive_s,
-            max_line_size=self.limits.header_bytes,
-            max_field_size=self.limits.header_bytes,
-            access_log=None,
-            auto_decompress=False,
-        )
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._has_head or self._arriving is None:
+            return  # a trailer of a chunked body: nobody reads it, and nobody else shall
+        self._arriving.add(name, value.rstrip(b" \t"))
+        self._count_head(len(name) + len(value) + 4)
+
+    def on_headers_complete(self) -> None:
+        request = self._arriving
+        if self._frames_anew or request is None:
+            return
+        request.method = self._parser.get_method().decode()
+        version = self._parser.get_http_version()
+        request.is_http10 = version == "1.0"
+        refused = bare.refusal_of(request, version)
+        if refused:
+            raise _HeadRefused(refused)
+        self._has_head = True
+        self._partial_bytes = -1
+        self._requests.append(request)
+        self._begin()
+
+    def on_body(self, piece: bytes) -> None:
+        if self._arriving is not None:
+            self._arriving.feed(piece)
+
+    def on_message_complete(self) -> None:
+        if self._parser.should_upgrade():
+            return  # to httptools every request for an upgrade ends with its head
+        request, self._arriving = self._arriving, None
+        self._frames_anew = False
+        if request is not None:
+            request.complete(keeps_alive=self._parser.should_keep_alive())
+
+    # parsing
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._feed(data)
+        except (httptools.HttpParserError, _HeadRefused) as error:
+            self._break(error)
+        else:
+            if self._arriving is not None and not self._has_head:
+                self._await_head(len(data))
+
+    def _feed(self, data: bytes) -> None:
+        while True:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+                self._ignore_upgrade()
+            else:
+                return
+
+    def _ignore_upgrade(self) -> None:
+        """The request is served as if it had not asked (RFC 9110 7.8); Java's HTTP client asks for h2c by default.
+
+        httptools skips the body of such a request and would read it as the next one: another parser goes on from here.
+        """
+        assert self._arriving is not None, "an upgrade without a request"
+        self._frames_anew = True
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(bare.framing_of(self._arriving))
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self._owner.limits.header_bytes:
+            raise _HeadRefused(bare.HEAD_TOO_LONG)
+
+    def _await_head(self, read_bytes: int) -> None:
+        """A read ended inside a head: what is left may take its time, and a field without an end its size."""
+        if self._partial_bytes < 0:
+            self._partial_bytes = 0
+            if not self.task:
+                self._end_in(self._owner.limits.header_s)
+            return
+        self._partial_bytes += read_bytes
+        if self._partial_bytes > self._owner.limits.header_bytes:
+            self._break(_HeadRefused(bare.HEAD_TOO_LONG))
+
+    def _break(self, error: Exception) -> None:
+        reason = error.args[0] if isinstance(error, _HeadRefused) else _reason_of(error)
+        log.debug("no HTTP from a client: %s", error)
+        self._broken = reason
+        arriving, self._arriving = self._arriving, None
+        if arriving is not None and self._has_head:
+            arriving.fail()  # whoever reads its body says so, in the dialect of its route
+        elif not self._requests:
+            self._say_broken()
+
+    def _say_broken(self) -> None:
+        if self.transport is not None:
+            self.transport.write(bare.answer(self._broken, self._owner.fresh_id()))
+            self._finish()
+
+    # serving
+
+    def _begin(self) -> None:
+        if self.task is None:
+            self.task = self._loop.create_task(self._serve(self._requests[0]))
+
+    async def _serve(self, request: ClientRequest) -> None:
+        try:
+            await self._owner.handle(request, self)
+        finally:
+            self._served(request)
+
+    def _served(self, request: ClientRequest) -> None:
+        reply, self.reply = self.reply, None
+        self.task = None
+        self._requests.popleft()
+        if self._is_over or self.transport is None:
+            return
+        if reply is None or not (reply.keeps_alive and request.is_complete):
+            self._finish()
+        elif self._requests:
+            self._begin()
+            self._parse_ahead()
+        elif self._broken:
+            self._say_broken()
+        else:
+            self._end_in(self._limit_of_silence())
+            self._parse_ahead()
+
+    def _limit_of_silence(self) -> float:
+        limits = self._owner.limits
+        return limits.keep_alive_s if self._partial_bytes < 0 else limits.header_s
+
+    def _parse_ahead(self) -> None:
+        """What came while a call was served: it may be several requests, or a part of one."""
+        if self._ahead and not (self._requests and self._requests[0].is_complete):
+            data = b"".join(self._ahead)
+            self._ahead.clear()
+            self._ahead_bytes = 0
+            self._parse(data)
+
+    def send(self, data: bytes) -> None:
+        """Before the answer: an interim one."""
+        if self.transport is not None:
+            self.transport.write(data)
+
+    # its end
+
+    def close_if_idle(self) -> None:
+        """Of a listener that closes: a request that has begun to come is still answered."""
+        if self.task is None and self._partial_bytes < 0 and self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        self._is_over = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _finish(self) -> None:
+        """All is said. A client that still sends is read for a while, so that the answer reaches it before a reset."""
+        self._is_over = True
+        transport = self.transport
+        if transport is None:
+            return
+        if (self._arriving is None and not self._broken) or not transport.can_write_eof():
+            transport.close()
+            return
+        transport.write_eof()
+        self._end_in(LINGER_S)
+
+    def _end_in(self, seconds: float) -> None:
+        """One timer a connection: it looks again where its time was put off."""
+        self._due_s = self._loop.time() + seconds
+        if self._timer is not None and self._timer.when() > self._due_s:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._due_s, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self.task is not None:
+            return  # a call has limits of its own; its end sets the next one
+        if self._loop.time() < self._due_s:
+            self._timer = self._loop.call_at(self._due_s, self._look)
+        else:
+            self.abort()
 
 
-class Refused(web.StreamResponse):
-    """Tells aiohttp that all was said, and that the connection closes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._keep_alive = False
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Nothing to prepare: the answer is on the wire."""
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing to write: the answer is on the wire."""
-
-
-BAD_REQUEST = b"400 Bad Request"
-HEAD_TOO_LONG = b"431 Request Header Fields Too Large"
-
-
-def bare_answer(reason: bytes, request_id: str) -> bytes:
-    lines = (
-        b"HTTP/1.1 %b" % reason,
-        b"Content-Type: text/plain; charset=utf-8",
-        b"Connection: close",
-        b"x-request-id: %b" % request_id.encode(),
-        b"",
-        reason,
-    )
-    return b"\r\n".join(lines)
-
-
-SURPLUS_BODY = b'{"error":"too many connections to this router, please try again"}'
-
-
-def surplus_answer(request_id: str) -> bytes:
-    lines = (
-        b"HTTP/1.1 503 Service Unavailable",
-        b"Content-Type: application/json; charset=utf-8",
-        b"Content-Length: %d" % len(SURPLUS_BODY),
-        b"Retry-After: 1",
-        b"Connection: close",
-        b"x-ollama-router-refused: connections",
-        b"x-request-id: %b" % request_id.encode(),
-        b"",
-        SURPLUS_BODY,
-    )
-    return b"\r\n".join(lines)
+def _reason_of(error: Exception) -> bytes:
+    """A refusal that was raised in the parser comes back as the parser's own error."""
+    cause = error.__context__
+    return cause.args[0] if isinstance(cause, _HeadRefused) else bare.BAD_REQUEST

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from router.server.app import App
-from router.server.client import ClientLimits, ClientServer
+from router.server.client import ClientLimits
+from router.server.clients import ClientServer
 from router.server.probes import Probes
 
 # Connections that the kernel keeps until we accept them: a burst of clients is not refused.
@@ -33,10 +34,10 @@ class ClientListener:
     async def close(self) -> None:
         self._server.close()
         # Idle connections close at once, busy ones after the call in hand.
-        self._manager.pre_shutdown()
+        self._manager.close_idle()
 
     async def shutdown(self) -> None:
-        await self._manager.shutdown(0.0)
+        await self._manager.shutdown()
 
 
 async def listen_clients(

@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from functools import lru_cache
 
-from aiohttp import web
-
 from router.seams import Flow
 from router.server.buffers import Buffers
 from router.wire import framing
@@ -294,25 +292,3 @@ def _unacknowledged(transport: asyncio.Transport) -> int:
         return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
     except (OSError, AttributeError):
         return 0
-
-
-class _Answered(web.StreamResponse):
-    """Tells aiohttp that the answer is on the wire already, and whether the connection may live on."""
-
-    def __init__(self, *, keep_alive: bool) -> None:
-        super().__init__()
-        self._keep_alive = keep_alive
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Nothing to prepare: the head was written by the reply."""
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing to write: the end was written by the reply."""
-
-
-_KEPT, _CLOSING = _Answered(keep_alive=True), _Answered(keep_alive=False)
-
-
-def answered(reply: ClientReply) -> web.StreamResponse:
-    """For aiohttp's server, which only asks it whether to keep the connection."""
-    return _KEPT if reply.keeps_alive else _CLOSING
