@@ -196,14 +196,16 @@ class Pipeline:
             context_max = _context_max(self._fleet.snapshot.holding(plan.targets[0]))
             num_ctx = min(num_ctx, context_max) if context_max else num_ctx
         keep_alive_s = clamp_keep_alive(intent.keep_alive_s or None, self._guards.keep_alive_max_s)
-        return Ticket(call.ticket_id, plan.targets, num_ctx=num_ctx, keep_alive_s=keep_alive_s)
+        names_no_ctx = not (call.endpoint.takes_options or self._guards.keeps_context)
+        return Ticket(
+            call.ticket_id, plan.targets, num_ctx=num_ctx, names_no_ctx=names_no_ctx, keep_alive_s=keep_alive_s
+        )
 
     def _decide(self, ticket: Ticket, call: Call, intent: Intent) -> Decision:
         affinity = call.affinity or intent.affinity.hex()
         snapshot = self._fleet.snapshot
-        decision = schedule(
-            Want(ticket.targets, affinity, ticket.num_ctx, ticket.excluded), snapshot, self._store.occupancy, self._rng
-        )
+        want = Want(ticket.targets, affinity, ticket.num_ctx, ticket.excluded, ticket.names_no_ctx)
+        decision = schedule(want, snapshot, self._store.occupancy, self._rng)
         if ticket.num_ctx and not decision.preferred:
             rows = snapshot.holding(ticket.targets[0])
             loaded = max((row.num_ctx for row in (*rows.ready.rows, *rows.last_resort.rows)), default=0)

@@ -42,7 +42,6 @@ class FleetKeeper:
         self._vitals: dict[str, Vitals] = {}
         self._breakers: dict[tuple[str, str | None], Breaker] = {}
         self._resident_since_s: dict[str, float] = {}  # store time of the youngest fact on a node's memory
-        self._loaded_ctx: dict[tuple[str, str], int] = {}  # what loads of ours named, by (node, weights)
         self.shown: dict[str, Shown] = {}  # by manifest digest
         self.snapshot = Snapshot()
         self.placer_wanted = asyncio.Event()
@@ -53,7 +52,9 @@ class FleetKeeper:
         return f"<FleetKeeper {self.snapshot!r}>"
 
     def loaded_ctx(self, node: str, weights: str) -> int:
-        return self._loaded_ctx.get((node, weights), 0)
+        known = self.snapshot.nodes.get(node)
+        copy = known.copies.get(weights) if known is not None else None
+        return copy.named_ctx if copy is not None else 0
 
     def wake_placer(self) -> None:
         self.placer_wanted.set()
@@ -86,7 +87,6 @@ class FleetKeeper:
         self._vitals.pop(name, None)
         self._resident_since_s.pop(name, None)
         self._breakers = {key: state for key, state in self._breakers.items() if key[0] != name}
-        self._forget_contexts(name)
         await self._store.drop_node(name, node.incarnation)
         self.wake_placer()
 
@@ -135,14 +135,19 @@ class FleetKeeper:
         if node is None:
             return
         num_ctx = has_ctx or named_ctx
-        if named_ctx and not is_renewal:
-            self._loaded_ctx[name, weights] = num_ctx
         now_s = self._store.now_s()
         self._resident_since_s[name] = now_s
         keys = node.keys_of(weights)
         known = node.copies.get(weights)
         copy = known if known is not None else Copy(weights, CopyState.READY, keys, slots_of(node, keys, node.models))
-        copy = replace(copy, state=CopyState.READY, num_ctx=num_ctx or copy.num_ctx, expires_at_s=float("inf"))
+        is_ours = copy.named_ctx > 0 if is_renewal else named_ctx > 0
+        copy = replace(
+            copy,
+            state=CopyState.READY,
+            num_ctx=num_ctx or copy.num_ctx,
+            named_ctx=num_ctx if is_ours else 0,
+            expires_at_s=float("inf"),
+        )
         self._swap(replace(node, copies=MappingProxyType({**node.copies, weights: copy})))
         await self._store.set_copy(_report(node, copy, now_s, is_probe=False))
 
@@ -154,7 +159,6 @@ class FleetKeeper:
         now_s = self._store.now_s()
         self._resident_since_s[name] = now_s
         keys = node.keys_of(weights)
-        self._loaded_ctx.pop((name, weights), None)
         copies = {other: copy for other, copy in node.copies.items() if other != weights}
         self._swap(replace(node, copies=MappingProxyType(copies)))
         gone = Copy(weights, CopyState.ON_DISK, keys, slots=0)
@@ -226,8 +230,6 @@ class FleetKeeper:
         node = self.snapshot.nodes.get(name)
         if node is not None:
             is_another = new.health is Health.DOWN or incarnation != node.incarnation
-            if is_another:
-                self._forget_contexts(name)
             copies = MappingProxyType({}) if is_another else node.copies
             self._swap(replace(node, health=new.health, incarnation=incarnation, copies=copies))
         self.wake_placer()
@@ -236,16 +238,10 @@ class FleetKeeper:
         node = self.snapshot.nodes[before.name]
         for weights, copy in before.copies.items():
             if weights not in node.copies:
-                self._loaded_ctx.pop((node.name, weights), None)
                 gone = replace(copy, state=CopyState.ON_DISK)
                 await self._store.set_copy(_report(node, gone, seen_at_s, is_probe=True))
         for copy in node.copies.values():
-            if copy.num_ctx != self._loaded_ctx.get((node.name, copy.weights), copy.num_ctx):
-                del self._loaded_ctx[node.name, copy.weights]  # somebody else has loaded it anew
             await self._store.set_copy(_report(node, copy, seen_at_s, is_probe=True))
-
-    def _forget_contexts(self, name: str) -> None:
-        self._loaded_ctx = {copy: num_ctx for copy, num_ctx in self._loaded_ctx.items() if copy[0] != name}
 
     def _swap(self, node: Node) -> None:
         before = self.snapshot.nodes.get(node.name)
@@ -271,6 +267,7 @@ def _report(node: Node, copy: Copy, seen_at_s: float, *, is_probe: bool) -> Copy
         num_ctx=copy.num_ctx,
         seen_at_s=seen_at_s,
         is_probe=is_probe,
+        named_ctx=copy.named_ctx,
     )
 
 

@@ -38,6 +38,7 @@ class Row:
     name: str = ""  # as the node stores it; empty where its tags do not list it
     slots: int = 0  # what the copy takes at once, the node's backlog included; 0 where it is not in memory
     num_ctx: int = 0  # loaded context in tokens, 0 where unknown
+    named_ctx: int = 0  # see Copy
     context_max: int = 0  # training context in tokens, 0 where unknown
     weight: float = 1.0
     size_bytes: int = 0  # on disk
@@ -226,6 +227,7 @@ def _row(node: Node, weights: str, model: DiskModel | None) -> Row:
         name=model.name if model else "",
         slots=copy.slots + node.spec.backlog if copy else 0,
         num_ctx=copy.num_ctx if copy else 0,
+        named_ctx=copy.named_ctx if copy else 0,
         context_max=model.context_max if model else 0,
         weight=node.spec.weight,
         size_bytes=model.size_bytes if model else 0,
@@ -283,6 +285,9 @@ def apply_ps(
             digest=entry.digest or (stored.digest if stored else "") or entry.key,
         )
         copy = _placed(node, seen, node.models, shown, (entry.key,))
+        known = node.copies.get(copy.weights)
+        if known is not None and known.named_ctx == copy.num_ctx:  # else somebody has loaded it anew
+            copy = replace(copy, named_ctx=known.named_ctx)
         is_ending = entry.expires_at_s - node_now_s <= EXPIRY_INTERVALS * interval_s
         if is_ending and copy.weights not in leased:
             copy = replace(copy, state=CopyState.ON_DISK)

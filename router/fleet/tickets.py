@@ -34,6 +34,7 @@ class Ticket:
     preferred: tuple[str, ...] = ()  # node names, best first, a wish only
     excluded: frozenset[str] = frozenset()  # nodes it must not go to again
     num_ctx: int = 0  # asked for by the client; 0 when it did not ask
+    names_no_ctx: bool = False  # its route cannot carry one: a copy with a named context would reload for it
     keep_alive_s: float | None = None
     team: str = "default"
 
@@ -73,6 +74,7 @@ class LineView:
     max_waiting: int
     drain_per_s: float
     excluded: frozenset[str] = frozenset()  # nodes that every waiting ticket excludes
+    names_no_ctx: bool = False  # some waiting ticket cannot use a copy with a named context
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +93,4 @@ class CopyReport:
     num_ctx: int
     seen_at_s: float
     is_probe: bool = True
+    named_ctx: int = 0  # see Copy

@@ -42,6 +42,7 @@ class Load:
     num_ctx: int = 0
     keep_alive_s: float | None = None
     is_renewal: bool = False
+    is_default: bool = False  # somebody who waits for it needs the node's own context
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +83,12 @@ def place(
         shared = next((loads[row.node] for row in rows if _is_load_of(loads.get(row.node), row)), None)
         if shared is not None:
             loads[shared.node] = _asking(shared, line)
-        elif not any(row.is_ready or _is_loading(row, loading) for row in rows):
+        elif not any(_serves(row, line) or _is_loading(row, loading) for row in rows):
             possible = [row for row in rows if row.node not in loads and _is_possible(row, loading, backoff, now_s)]
             row = min(possible, key=lambda row: _rank(row, snapshot.nodes[row.node], occupancy), default=None)
             # None waits: for a node that loads something else, or for the end of a backoff.
             if row is not None:
-                loads[row.node] = _asking(_load(line.model, row), line)
+                loads[row.node] = _asking(_load(line.model, row, line), line)
     return (*loads.values(), *refusals)
 
 
@@ -107,6 +108,11 @@ def _refusal(rows: Sequence[Row], mode: Mode) -> Rejection | None:
     return Rejection.NOT_LOADED if never_loads and not any(row.is_ready for row in rows) else None
 
 
+def _serves(row: Row, line: LineView) -> bool:
+    """A copy with a named context would reload for those who cannot name it: the router reloads it for them."""
+    return row.is_ready and not (line.names_no_ctx and row.named_ctx)
+
+
 def _is_load_of(load: Load | None, row: Row) -> bool:
     return load is not None and load.weights == row.weights
 
@@ -116,8 +122,8 @@ def _is_loading(row: Row, loading: Mapping[str, str]) -> bool:
 
 
 def _is_possible(row: Row, loading: Mapping[str, str], backoff: Mapping[tuple[str, str], float], now_s: float) -> bool:
-    is_idle = row.state is CopyState.ON_DISK and row.node not in loading
-    return bool(row.name) and is_idle and backoff.get(row.copy, now_s) <= now_s
+    is_to_load = row.state is CopyState.ON_DISK or (row.state is CopyState.READY and row.named_ctx > 0)
+    return bool(row.name) and is_to_load and row.node not in loading and backoff.get(row.copy, now_s) <= now_s
 
 
 def _rank(row: Row, node: Node, occupancy: Copies) -> tuple[bool, int, int, int, float, int]:
@@ -135,13 +141,17 @@ def _fit(row: Row, node: Node) -> int:
     return 0 if row.size_bytes * VRAM_MARGIN <= free_bytes else 2
 
 
-def _load(key: str, row: Row) -> Load:
+def _load(key: str, row: Row, line: LineView) -> Load:
+    if not row.is_resident or (line.names_no_ctx and row.named_ctx):
+        return Load(row.node, row.name, key, row.weights)
     # A renewal names the loaded context: without it, a copy that was loaded with another than the default reloads.
-    num_ctx = row.num_ctx if row.is_resident else 0
-    return Load(row.node, row.name, key, row.weights, num_ctx, is_renewal=row.is_resident)
+    return Load(row.node, row.name, key, row.weights, row.num_ctx, is_renewal=True)
 
 
 def _asking(load: Load, line: LineView) -> Load:
-    """With the largest context and the longest keep_alive of the lines that it serves."""
+    """With the largest context and the longest keep_alive of the lines that it serves; with the node's own context
+    where somebody in them cannot name another."""
     asked = [seconds for seconds in (load.keep_alive_s, line.keep_alive_s) if seconds is not None]
-    return replace(load, num_ctx=max(load.num_ctx, line.num_ctx), keep_alive_s=max(asked, default=None))
+    is_default = load.is_default or line.names_no_ctx
+    num_ctx = load.num_ctx if load.is_renewal else 0 if is_default else max(load.num_ctx, line.num_ctx)
+    return replace(load, num_ctx=num_ctx, keep_alive_s=max(asked, default=None), is_default=is_default)

@@ -37,6 +37,17 @@ def recorded(ps: str = "ps", *, shown: bool = True) -> Node:
     return apply_ps(fresh, entries, known, node_now_s=now_s, interval_s=2.0, leased=())
 
 
+def test_a_context_that_a_load_of_ours_named_is_remembered_while_the_copy_still_has_it() -> None:
+    entries = parse_ps(recording("catalog/ps").response.body, key_of)
+    (seen,) = recorded().copies.values()
+    named = replace(recorded(), copies={seen.weights: replace(seen, named_ctx=seen.num_ctx)})
+    loaded_anew = replace(recorded(), copies={seen.weights: replace(seen, named_ctx=seen.num_ctx + 1)})
+    for before, kept in ((named, seen.num_ctx), (loaded_anew, 0)):
+        shown = {seen.digest: Shown(WEIGHTS, 32768)}
+        after = apply_ps(before, entries, shown, node_now_s=1795396664.0, interval_s=2.0, leased=())
+        assert after.copies[seen.weights].named_ctx == kept
+
+
 # Histories
 
 

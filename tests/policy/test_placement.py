@@ -35,8 +35,9 @@ def line(
     num_ctx: int = 0,
     keep_alive_s: float | None = None,
     excluded: str = "",
+    names_no_ctx: bool = False,
 ) -> LineView:
-    return LineView(model, depth, wait_s, num_ctx, keep_alive_s, 256, 0.0, frozenset(excluded.split()))
+    return LineView(model, depth, wait_s, num_ctx, keep_alive_s, 256, 0.0, frozenset(excluded.split()), names_no_ctx)
 
 
 def placed(
@@ -201,3 +202,22 @@ def test_no_pass_asks_for_the_impossible_or_twice(
         assert load.key in {waiting.model for waiting in lines if waiting.depth and load.node not in waiting.excluded}
     acted = [action.key for action in actions]
     assert len(set(acted)) == len(acted)
+
+
+def test_a_line_with_somebody_who_cannot_name_a_context_is_loaded_with_the_nodes_own() -> None:
+    (load,) = placed(fleet(node("a", disk="x")), line(num_ctx=8192, names_no_ctx=True))
+    assert (load.num_ctx, load.is_default) == (0, True)
+    (shared,) = placed(
+        fleet(node("a", disk="x y", weights=SAME)), line("x", num_ctx=8192), line("y", names_no_ctx=True)
+    )
+    assert (shared.num_ctx, shared.is_default) == (0, True)
+
+
+@pytest.mark.parametrize("where_it_is", ["ready", "expiring"])
+def test_a_copy_with_a_named_context_is_loaded_anew_for_who_cannot_name_it(where_it_is: str) -> None:
+    snapshot = fleet(node("a", disk="x", num_ctx=8192, is_named=True, **{where_it_is: "x"}))
+    (load,) = placed(snapshot, line(names_no_ctx=True))
+    assert (load.node, load.num_ctx, load.is_renewal) == ("a", 0, False)
+    if where_it_is == "ready":
+        assert placed(snapshot, line()) == (), "who can name it has a copy"
+    assert placed(snapshot, line(names_no_ctx=True), loading={"a": "w:x"}) == ()

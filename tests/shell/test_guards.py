@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -20,8 +21,8 @@ from router.wire.splice import apply
 from router.wiring import SystemClock
 from tests.fakes.recordings import recording
 from tests.shell.clients import ask
-from tests.shell.house import router_before, settings_for
-from tests.shell.scenes import COLD, QUICK, holding, pool_of
+from tests.shell.house import router_before, settings_for, until
+from tests.shell.scenes import COLD, QUICK, holding, is_loading, let_load_finish, pool_of
 
 GENERATE = BY_PATH["/api/generate"]
 DEFAULT_CTX = 4096
@@ -154,3 +155,35 @@ async def test_an_unload_is_answered_as_ollama_does_and_neither_obeyed_nor_turne
 
 def loads(pool: SimulatedPool) -> int:
     return pool.loads_started
+
+
+async def test_a_route_that_cannot_name_a_context_waits_for_a_load_of_ours_and_reloads_nothing_itself() -> None:
+    """A copy loaded with a named context reloads for whoever names none, and dies with the client that made it load."""
+    chat = {"model": QUICK, "messages": [{"role": "user", "content": "Why?"}]}
+    async with pool_of(1) as pool, router_before(pool.nodes) as router:
+        native = {"model": QUICK, "prompt": "Why?", "options": {"num_ctx": 16384}}
+        assert (await ask(router, "/api/generate", native)).status == 200
+        assert (await ask(router, "/v1/chat/completions", chat)).status == 200
+        own = [
+            seen for seen in pool.nodes[0].journal.calls if seen.path == "/api/generate" and b"prompt" not in seen.body
+        ]
+        assert (len(own), loads(pool)) == (2, 2), "each load was asked for by the router"
+        answer = await ask(router, "/api/generate", native)
+        assert (answer.status, answer.refused) == (400, "num_ctx"), "it would reload what the others share"
+        assert (await ask(router, "/v1/chat/completions", chat)).status == 200
+        assert loads(pool) == 2
+
+
+async def test_a_cold_model_that_both_kinds_wait_for_is_loaded_once_with_the_nodes_own_context() -> None:
+    async with pool_of(1) as pool, router_before(pool.nodes) as router:
+        calls = [
+            ask(router, "/api/generate", {"model": COLD, "prompt": "Why?", "options": {"num_ctx": 2048}}),
+            ask(router, "/v1/chat/completions", {"model": COLD, "messages": [{"role": "user", "content": "Why?"}]}),
+        ]
+        served = asyncio.gather(*calls)
+        await until(lambda: is_loading(pool.nodes[0]) and len(router.pipeline.live) == 2)
+        let_load_finish(pool.nodes[0])
+        await until(lambda: served.done() or is_loading(pool.nodes[0]))
+        if not served.done():  # the native call came first, and its load began before the other stood in line
+            let_load_finish(pool.nodes[0])
+        assert [answer.status for answer in await served] == [200, 200]
