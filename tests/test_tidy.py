@@ -31,7 +31,7 @@ SUPERVISORS = {
 # Bytes of real servers, and hashes.
 NOT_OURS = ("tests/recordings/", "LICENSE", "requirements.lock", "requirements-dev.lock")
 NOT_SOURCE = {".git", ".venv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}
-NOT_SOURCE |= {".import_linter_cache", "build", "dist"}
+NOT_SOURCE |= {".import_linter_cache", "build", "dist", "node_modules"}
 
 
 @cache
@@ -87,6 +87,12 @@ def test_no_file_knows_the_machine_it_was_written_on() -> None:
 def test_no_file_names_a_package_registry() -> None:
     named = {name: (ROOT / name).read_text() for name in ("requirements.lock", "requirements-dev.lock")} | texts()
     assert [(name, host) for name, text in named.items() for host in REGISTRY_HOSTS if host in text] == []
+
+
+def test_the_locked_javascript_packages_come_from_no_particular_host() -> None:
+    locks = {name: text for name, text in texts().items() if name.endswith("package-lock.json")}
+    assert locks, "they stand elsewhere now"
+    assert [name for name, text in locks.items() if "http" in text] == []
 
 
 def test_whatever_is_left_to_do_has_an_issue() -> None:
