@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from router.cli import main
-from router.settings import load_settings
 from router.wire.endpoints import BY_PATH
 from tests.docs import tables
 
@@ -60,15 +59,6 @@ def test_links_lead_to_files_that_exist(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
     broken = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert broken == []
-
-
-def test_yaml_in_the_documents_is_good_configuration(tmp_path: Path) -> None:
-    blocks = [block for page in PAGES for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)]
-    assert blocks
-    for block in blocks:
-        config = tmp_path / "router.yaml"
-        config.write_text(block)
-        load_settings(str(config))
 
 
 def test_every_make_target_says_what_it_does() -> None:
