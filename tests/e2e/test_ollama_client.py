@@ -157,11 +157,11 @@ REFUSALS: dict[str, tuple[Callable[[ollama.AsyncClient], Any], int, str]] = {
         400,
         "does not support thinking",
     ),
-    "pull": (lambda client: client.pull("nope"), 403, "does not pull"),
-    "push": (lambda client: client.push("nope"), 403, "does not push"),
-    "create": (lambda client: client.create("mine", from_=CHATS[0]), 403, "does not create"),
-    "copy": (lambda client: client.copy(CHATS[0], "mine"), 403, "does not copy"),
-    "delete": (lambda client: client.delete(CHATS[0]), 403, "does not delete"),
+    "pull": (lambda client: client.pull("nope"), 403, "pull"),
+    "push": (lambda client: client.push("nope"), 403, "push"),
+    "create": (lambda client: client.create("mine", from_=CHATS[0]), 403, "create"),
+    "copy": (lambda client: client.copy(CHATS[0], "mine"), 403, "copy"),
+    "delete": (lambda client: client.delete(CHATS[0]), 403, "delete"),
 }
 
 
