@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from router.errors import Outcome, Refusal, Rejection
@@ -12,6 +13,8 @@ from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import CopyReport, Gate, Lease, LineView, Place, Ticket
 from router.policy.retry import Failure
 from router.wire.endpoints import Endpoint
+
+NO_MORE: Mapping[str, object] = MappingProxyType({})
 
 
 class Clock(Protocol):
@@ -103,7 +106,9 @@ class NodeApi(Protocol):
 
     async def tags(self, node: NodeSpec) -> bytes: ...
 
-    async def show(self, node: NodeSpec, model: str) -> bytes: ...
+    async def show(self, node: NodeSpec, model: str, more: Mapping[str, object] = NO_MORE) -> bytes:
+        """`more`: further members of the question."""
+        ...
 
     async def load(self, node: NodeSpec, model: str, num_ctx: int, keep_alive_s: float | None) -> float:
         """Seconds it took. The load lives as long as this coroutine: it must not be cancelled because a client left."""

@@ -32,7 +32,9 @@ from router.server.catalog import Catalog
 from router.server.client import ClientLimits
 from router.server.inference import BodyLimits, Inference
 from router.server.listen import ClientListener, listen_clients, listen_probes, raise_file_limit
+from router.server.pages import Pages
 from router.server.probes import Probes
+from router.server.show import NODE_S, QUESTIONS_MAX, Shows
 from router.settings import NumCtxGuard, Settings, host_port, node_specs
 from router.simulation.pool import SimulatedPool
 from router.store.answers import Limits
@@ -46,6 +48,7 @@ from router.upstream.errand import Guards
 from router.upstream.node_api import HttpNodeApi
 from router.upstream.pool import ConnectionPool
 from router.upstream.resolver import Resolver
+from router.wire.origins import origins_of
 
 log = logging.getLogger("router")
 
@@ -94,7 +97,7 @@ async def running(settings: Settings, logs: Logs, rng: Random) -> AsyncIterator[
         lifecycle = Lifecycle(DrainLimits(settings.shutdown.drain_delay_s, settings.shutdown.stream_drain_s))
         buffers = Buffers(settings.limits.buffered_bytes)
         listener = await listen_clients(
-            _app(settings, core, lifecycle, buffers),
+            await _app(stack, settings, core, lifecycle, buffers),
             *host_port(settings.listen),
             _client_limits(settings),
             on_surplus=lambda: core.metrics.refused(Rejection.CONNECTIONS),
@@ -215,7 +218,7 @@ async def _pipeline(  # noqa: PLR0917 - joined here and nowhere else
     )
 
 
-def _app(settings: Settings, core: _Core, lifecycle: Lifecycle, buffers: Buffers) -> App:
+async def _app(stack: AsyncExitStack, settings: Settings, core: _Core, lifecycle: Lifecycle, buffers: Buffers) -> App:
     fresh_id = _ids()
     inference = Inference(
         core.pipeline,
@@ -226,7 +229,16 @@ def _app(settings: Settings, core: _Core, lifecycle: Lifecycle, buffers: Buffers
         fresh_id=fresh_id,
         is_leaving=lambda: lifecycle.is_leaving,
     )
-    return App(inference, Catalog(lambda: core.keeper.snapshot, core.aliases), fresh_id)
+    keeper = core.keeper
+    catalog = Catalog(lambda: keeper.snapshot, lambda: core.aliases)
+    # Connections of their own: a crowd that asks about models must not make probes wait, which would take nodes down.
+    api = await stack.enter_async_context(
+        HttpNodeApi(SystemClock(), connect_s=settings.timeouts.connect_s, timeout_s=NODE_S, per_node=QUESTIONS_MAX)
+    )
+    shows = Shows(api, keeper.bodies, catalog, lambda: keeper.snapshot)
+    stack.push_async_callback(shows.close)
+    allowed = origins_of(settings.cors.origins)
+    return App(inference, Pages(catalog, shows, lambda: allowed, core.metrics.refused), fresh_id)
 
 
 def serve(settings: Settings) -> int:

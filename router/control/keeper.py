@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from router.control.shown import SHOW_BYTES_MAX, ShownBodies
 from router.errors import Outcome
 from router.fleet import breaker as breakers
 from router.fleet import health
@@ -43,6 +44,7 @@ class FleetKeeper:
         self._breakers: dict[tuple[str, str | None], Breaker] = {}
         self._resident_since_s: dict[str, float] = {}  # store time of the youngest fact on a node's memory
         self.shown: dict[str, Shown] = {}  # by manifest digest
+        self.bodies = ShownBodies(SHOW_BYTES_MAX)  # what was shown, word for word, as far as there is room
         self.snapshot = Snapshot()
         self.placer_wanted = asyncio.Event()
         # Told the keys of a copy that became ready with a known context. Set by whoever holds the waiting calls.

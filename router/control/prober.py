@@ -20,6 +20,7 @@ from router.seams import Clock, Discovery, NodeApi, NodeFailed, Store
 from router.upstream.pool import ConnectionPool
 from router.upstream.resolver import Resolver
 from router.wire.names import key_of
+from router.wire.show import ShowBody
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,9 @@ class Prober:
         """Before the list is told: a copy that changes its key while it loads would be loaded twice."""
         for entry in entries:
             if entry.digest and not entry.is_cloud and self._keeper.lacks(entry.digest):
-                self._keeper.saw_show(entry.digest, parse_show(await self._api.show(spec, entry.name)))
+                body = await self._api.show(spec, entry.name)
+                self._keeper.saw_show(entry.digest, parse_show(body))
+                self._keeper.bodies.keep(entry.digest, ShowBody(entry.name, body))
 
     async def _read_ps(self, spec: NodeSpec) -> None:
         asked_at_s = self._store.now_s()

@@ -247,13 +247,15 @@ def apply_version(node: Node, version: str) -> Node:
 
 def apply_tags(node: Node, entries: Sequence[TagEntry], shown: Mapping[str, Shown]) -> Node:
     """`shown` is by manifest digest, over all nodes; what it lacks stands under its digest until it is shown."""
-    models = {entry.key: _disk_model(entry, shown) for entry in entries}
+    models: Mapping[str, DiskModel] = {entry.key: _disk_model(entry, shown) for entry in entries}
+    # The same object for the same disk: whoever merges disks need not look at this one again.
+    models = node.models if node.models == models else MappingProxyType(models)
     copies: dict[str, Copy] = {}
     for copy in node.copies.values():
         alone = tuple(key for key in copy.keys if key not in node.models)
         moved = _placed(node, copy, models, shown, alone)
         copies.setdefault(moved.weights, moved)
-    return replace(node, models=MappingProxyType(models), copies=MappingProxyType(copies), is_read=True)
+    return replace(node, models=models, copies=MappingProxyType(copies), is_read=True)
 
 
 def apply_ps(

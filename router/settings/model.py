@@ -14,6 +14,7 @@ from router.policy.alias import AliasError, aliases_of
 from router.policy.placement import Mode
 from router.settings.nodes import Group, NodeSettings, node_spec
 from router.settings.values import Address, Duration, ModelKey, Seconds, SecondsOrZero, host_port
+from router.wire.origins import origins_of
 
 
 class LogFormat(StrEnum):
@@ -193,6 +194,28 @@ class MetricsSettings(Group):
     )
 
 
+class CorsSettings(Group):
+    """Which pages may use this router from a browser."""
+
+    origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Origins of web pages that may call, such as https://chat.example.com; one * in each stands for "
+        "anything. Ollama's own list (localhost, app://, vscode-webview:// and the like) is always allowed; a page of "
+        "any other origin gets 403.",
+    )
+
+    @field_validator("origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return comma_list(value)
+
+    @field_validator("origins")
+    @classmethod
+    def _possible(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        origins_of(origins)
+        return origins
+
+
 class ShutdownSettings(Group):
     """What SIGTERM does: not ready at once, but still serving; then no new calls; then the end."""
 
@@ -204,6 +227,18 @@ class ShutdownSettings(Group):
         description="Then waiting and streaming calls have so long to end. A pod needs both together and 15 s more as "
         "terminationGracePeriodSeconds.",
     )
+
+
+def comma_list(value: Any) -> Any:
+    """Of an environment variable, which holds a text: a comma list, or JSON."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"should be a comma list or JSON: {error}") from None
+    return [item for item in map(str.strip, value.split(",")) if item]
 
 
 def _url_or_object(schema: dict[str, Any]) -> None:
@@ -251,6 +286,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    cors: CorsSettings = CorsSettings()
     shutdown: ShutdownSettings = ShutdownSettings()
 
     @classmethod
@@ -267,14 +303,7 @@ class Settings(BaseSettings):
     @field_validator("nodes", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        if value.lstrip().startswith("["):
-            try:
-                return json.loads(value)
-            except ValueError as error:
-                raise ValueError(f"should be a comma list of URLs or JSON: {error}") from None
-        return [url for url in map(str.strip, value.split(",")) if url]
+        return comma_list(value)
 
     @field_validator("nodes")
     @classmethod

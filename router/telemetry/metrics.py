@@ -145,7 +145,7 @@ class Metrics:
     # what loops tell
 
     def refused(self, reason: Rejection) -> None:
-        """Before there was a call to make a record of: a connection too many."""
+        """What no record tells of: a connection too many, a page's origin, a verb that nobody has here."""
         self._rejections.add((UNKNOWN, reason.value))
 
     def probe_ended(self, node: str, duration_s: float, failure: str) -> None:

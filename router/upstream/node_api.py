@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 
@@ -11,7 +12,7 @@ import aiohttp
 
 from router.fleet.node import NodeSpec
 from router.fleet.tickets import LOAD_S_MAX
-from router.seams import Clock, NodeFailed
+from router.seams import NO_MORE, Clock, NodeFailed
 
 # A catalog of thousands of models stays far below; what is larger is not a node's answer.
 REPORT_BYTES_MAX = 32 * 1024 * 1024
@@ -52,8 +53,8 @@ class HttpNodeApi:
     async def tags(self, node: NodeSpec) -> bytes:
         return (await self._ask(node, "GET", "/api/tags", None, self._timeout_s))[0]
 
-    async def show(self, node: NodeSpec, model: str) -> bytes:
-        return (await self._ask(node, "POST", "/api/show", {"model": model}, self._timeout_s))[0]
+    async def show(self, node: NodeSpec, model: str, more: Mapping[str, object] = NO_MORE) -> bytes:
+        return (await self._ask(node, "POST", "/api/show", {**more, "model": model}, self._timeout_s))[0]
 
     async def load(self, node: NodeSpec, model: str, num_ctx: int, keep_alive_s: float | None) -> float:
         """An empty prompt loads (server/routes.go); a model that cannot generate answers 400 and is loaded as one that

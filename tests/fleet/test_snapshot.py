@@ -243,3 +243,11 @@ def test_listings_pass_through_unchanged() -> None:
     node = recorded("ps-two")
     assert json.loads(node.models["gpt-4:latest"].listing)["name"] == "gpt-4:latest"
     assert json.loads(node.copies[WEIGHTS].listing)["context_length"] == 2048
+
+
+def test_a_disk_that_is_as_it_was_is_the_same_object() -> None:
+    body = b'{"models":[{"name":"m:1b","model":"m:1b","digest":"d","size":1,"modified_at":"2026-01-01T00:00:00Z"}]}'
+    entries = parse_tags(body, key_of)
+    first = apply_tags(node("a"), entries, {})
+    assert apply_tags(first, parse_tags(body, key_of), {}).models is first.models
+    assert apply_tags(first, entries, {"d": Shown("w")}).models is not first.models

@@ -65,7 +65,12 @@ def test_constructing_settings_reads_no_environment(monkeypatch: pytest.MonkeyPa
 
 
 def test_every_plain_setting_can_be_said_in_the_environment() -> None:
-    samples = {"nodes": "gpu-1", "aliases": '{"gpt-4": "qwen3"}', "line.models": '{"qwen3": {"max_waiting": 1}}'}
+    samples = {
+        "nodes": "gpu-1",
+        "cors.origins": "https://chat.example.com",
+        "aliases": '{"gpt-4": "qwen3"}',
+        "line.models": '{"qwen3": {"max_waiting": 1}}',
+    }
     for path in setting_paths():
         if "[]" in path or "<" in path:
             continue
@@ -95,10 +100,12 @@ def test_nodes_of_the_environment_replace_those_of_the_file(tmp_path: Path) -> N
 
 
 def test_an_unknown_variable_warns_and_is_ignored() -> None:
-    loaded = load_settings(environ={"OLLAMA_ROUTER_LIMITS__BODYBYTES": "1", "OLLAMA_ROUTER_COLOUR": "red", "HOME": "/"})
+    loaded = load_settings(
+        environ={"OLLAMA_ROUTER_LIMITS__BODYBYTES": "1", "OLLAMA_ROUTER_FLAVOUR": "mint", "HOME": "/"}
+    )
     assert loaded.settings == Settings()
     assert loaded.warnings == (
-        "environment: OLLAMA_ROUTER_COLOUR is no setting and is ignored",
+        "environment: OLLAMA_ROUTER_FLAVOUR is no setting and is ignored",
         "environment: OLLAMA_ROUTER_LIMITS__BODYBYTES is no setting and is ignored; "
         "did you mean OLLAMA_ROUTER_LIMITS__BODY_BYTES?",
     )
