@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -10,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,13 +118,21 @@ def demo() -> Iterator[str]:
     )
     assert process.stdout is not None
     try:
-        for _ in range(3):
-            assert any("is healthy" in line for line in process.stdout), "it ended before its nodes were read"
+        assert any("serving on" in line for line in process.stdout), "it ended before it served"
+        deadline_s = time.monotonic() + ANSWERED_WITHIN_S
+        while not models_at(address):  # a node lives before what it has is read
+            assert time.monotonic() < deadline_s, "no node was read"
         yield address
     finally:
         process.terminate()
         process.stdout.close()
         assert process.wait(ANSWERED_WITHIN_S) == 0
+
+
+def models_at(address: str) -> list[object]:
+    with contextlib.closing(http.client.HTTPConnection(address, timeout=ANSWERED_WITHIN_S)) as connection:
+        connection.request("GET", "/v1/models")
+        return json.loads(connection.getresponse().read())["data"] or []
 
 
 def curl(command: str, address: str) -> tuple[str, str]:
