@@ -21,15 +21,6 @@ SEEDS: list[Recording] = [
 ]
 # Answered well whoever asks, so that a case that must succeed can be told.
 GOOD = [each for each in SEEDS if each.name in ("native/generate", "openai/v1-chat", "anthropic/v1-messages")]
-# What the server does otherwise today, each against the RFC. None of them is drawn; an entry that holds again must go.
-NOT_YET = {
-    "HTTP/0.9",  # section 2.3: no version that it speaks, and answered 200
-    "HTTP/2.0",
-    "no version",
-    "a CONNECT",  # section 6.3: its body is read as the next request
-    "an empty coding",  # the same: taken for no coding, and what follows for the next request
-    "gzip, chunked",  # section 6.1: a coding that it does not take off is passed on as the body
-}
 READ_ONLY = ["/", "/api/version", "/api/tags", "/api/ps", "/v1/models", "/v1/models/gemma3:270m", "/api/status", "/no"]
 OTHERS = ["/api/show", "/api/pull", "/api/delete", "/api/copy", "/api/me", "/api/blobs/sha256:00", "/metrics", "/admin"]
 
