@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from router import __version__
-from router.settings import ConfigError, Settings, load_settings
+from router.settings import ConfigError, Origin, Settings, load_settings
 
 OK = 0
 FAILED = 1
@@ -44,20 +44,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    settings = _settings(options, {"nodes": list(options.node)} if options.node else {})
-    if not settings.nodes:
+    origin = _origin(options, {"nodes": list(options.node)} if options.node else {})
+    if not _settings(origin).nodes:
         _complain(NO_NODE)
         return MISUSED
-    from router import wiring  # noqa: PLC0415 - the other commands need neither aiohttp nor uvloop
+    from router import process  # noqa: PLC0415 - the other commands need neither aiohttp nor uvloop
 
-    return wiring.serve(settings)
+    return process.serve(origin)
 
 
 def _demo(options: argparse.Namespace) -> int:
-    settings = _settings(options, {"nodes": []})
-    from router import wiring  # noqa: PLC0415
+    settings = _settings(_origin(options, {"nodes": []}))
+    from router import process  # noqa: PLC0415
 
-    return wiring.demo(settings, nodes=options.nodes, seed=options.seed)
+    return process.demo(settings, nodes=options.nodes, seed=options.seed)
 
 
 def _check_config(options: argparse.Namespace) -> int:
@@ -77,14 +77,18 @@ def _version(options: argparse.Namespace) -> int:
     return OK
 
 
-def _settings(options: argparse.Namespace, overrides: dict[str, Any]) -> Settings:
+def _origin(options: argparse.Namespace, overrides: dict[str, Any]) -> Origin:
     if options.listen:
         overrides["listen"] = options.listen
     if options.metrics_listen:
         overrides["metrics_listen"] = options.metrics_listen
     log = {"format": options.log_format, "level": options.log_level}
     overrides["log"] = {name: value for name, value in log.items() if value}
-    loaded = load_settings(options.config, overrides, os.environ)
+    return Origin(options.config, overrides, dict(os.environ))
+
+
+def _settings(origin: Origin) -> Settings:
+    loaded = origin.read()
     for warning in loaded.warnings:
         _complain(warning)
     return loaded.settings

@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from random import Random
@@ -27,7 +27,7 @@ from router.errors import (
 )
 from router.fleet.snapshot import Rows
 from router.fleet.tickets import Lease, Ticket
-from router.policy.alias import Aliases, RoutePlan
+from router.policy.alias import RoutePlan
 from router.policy.guard import Refused, clamp_keep_alive, guard_num_ctx
 from router.policy.retry import Budget
 from router.policy.schedule import Decision, Want, schedule
@@ -38,6 +38,7 @@ from router.upstream.forward import Attempt, forward
 from router.upstream.live import LiveCall
 from router.upstream.notes import note_attempt, note_lease, note_leaving, note_wait
 from router.upstream.pool import ConnectionPool
+from router.upstream.rules import CallRules, Deadlines
 from router.wire import dialects, headers
 from router.wire.intent import SLICE_BYTES, Intent, read_intent, unknown_model
 from router.wire.unload import CONTENT_TYPE, is_unload, unloaded
@@ -51,18 +52,11 @@ ROWS_ASKED = 8  # nodes asked for a fact that is the same on all of them
 TIMEOUT_RETRY_S = (2.0, 10.0)  # spread, so that those who waited together do not return together
 
 
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Seconds after arrival; `max_wait_s` after the call stood in line."""
-
-    first_byte_s: float
-    plain_s: float
-    idle_s: float
-    max_wait_s: float
-
-
 class Pipeline:
-    """Serves calls. Everything it needs is handed in; it owns only the set of live calls."""
+    """Serves calls. Everything it needs is handed in; it owns only the set of live calls.
+
+    `rules` may be set anew at any time: each call keeps those that it began with.
+    """
 
     def __init__(
         self,
@@ -72,13 +66,10 @@ class Pipeline:
         store: Store,
         admission: Admission,
         connections: ConnectionPool,
-        aliases: Aliases,
         observer: Observer,
         clock: Clock,
         rng: Random,
-        deadlines: Deadlines,
-        retries: RetryLimits,
-        guards: Guards,
+        rules: CallRules,
     ) -> None:
         self._pool_name = pool_name
         self._via = headers.via_value(pool_name)
@@ -86,13 +77,10 @@ class Pipeline:
         self._store = store
         self._admission = admission
         self._connections = connections
-        self._aliases = aliases
         self._observer = observer
         self._clock = clock
         self._rng = rng
-        self._deadlines = deadlines
-        self._retries = retries
-        self._guards = guards
+        self.rules = rules
         self._running = 0
         self._retrying = 0
         self.live: set[LiveCall] = set()
@@ -106,24 +94,25 @@ class Pipeline:
         """The whole of a call. Raises only CancelledError, when the client has gone."""
         record = Record(call.request_id, call.endpoint.route, call.arrived_s, call.arrived_wall_s)
         live = LiveCall()
+        rules = self.rules
         self._enter(live)
         try:
             reading = await self._read(call, record)
-            plan = self._plan(call, reading.intent, record)
+            plan = self._plan(call, reading.intent, rules, record)
             if is_unload(reading.intent):
                 self._answer_unload(call, reply, record, reading.intent)
                 return
-            ticket = self._ticket(call, reading.intent, plan)
+            ticket = self._ticket(call, reading.intent, plan, rules.guards)
             course = Course()
             while True:
                 decision = self._decide(ticket, call, reading.intent)
                 ticket = replace(ticket, attempt=course.made + 1, preferred=decision.preferred)
                 live.stand_in_line(self._clock.now_s())
                 judge = partial(self._decide, ticket, call, reading.intent)
-                hold = self._admission.lease(ticket, *self._patience(call, record), judge)
+                hold = self._admission.lease(ticket, *self._patience(call, rules.deadlines, record), judge)
                 async with hold as lease:
                     note_lease(record, lease, decision, live.step_out(self._clock.now_s()))
-                    errand = self._errand(call, reading, plan, lease, record)
+                    errand = self._errand(call, reading, plan, lease, rules, record)
                     with self._at_node(record, course):
                         attempt = await forward(self._connections, errand, reply, live.attach)
                     hold.outcome, hold.tokens = self._settle(record, attempt)
@@ -131,7 +120,7 @@ class Pipeline:
                     await self._fleet.attempt_ended(lease, attempt.failure, _shown(attempt))
                 if attempt.failure is None and attempt.refusal is None:
                     break
-                course, ticket = self._again(course, ticket, attempt, record)
+                course, ticket = self._again(course, ticket, attempt, rules.retries, record)
         except Refusal as refusal:
             is_late = isinstance(refusal, QueueTimeout | UpstreamTimeout)
             note_wait(record, live.step_out(self._clock.now_s()), "timeout" if is_late else "rejected")
@@ -175,8 +164,8 @@ class Pipeline:
         record.is_stream = intent.streams
         return Reading(intent, raw)
 
-    def _plan(self, call: Call, intent: Intent, record: Record) -> RoutePlan:
-        plan = self._aliases.plan(intent.name.key)
+    def _plan(self, call: Call, intent: Intent, rules: CallRules, record: Record) -> RoutePlan:
+        plan = rules.aliases.plan(intent.name.key)
         record.model = plan.targets[0]
         snapshot = self._fleet.snapshot
         if not any(snapshot.is_known(key) for key in plan.targets):
@@ -189,14 +178,14 @@ class Pipeline:
             raise NoNode(f"no node that has '{intent.model}' is up", retry_after_s=NO_NODE_RETRY_S)
         return plan
 
-    def _ticket(self, call: Call, intent: Intent, plan: RoutePlan) -> Ticket:
+    def _ticket(self, call: Call, intent: Intent, plan: RoutePlan, guards: Guards) -> Ticket:
         """A context above what the model was trained with is what Ollama makes of it: the training context."""
-        num_ctx = 0 if self._guards.keeps_context else intent.num_ctx or 0
+        num_ctx = 0 if guards.keeps_context else intent.num_ctx or 0
         if num_ctx:
             context_max = _context_max(self._fleet.snapshot.holding(plan.targets[0]))
             num_ctx = min(num_ctx, context_max) if context_max else num_ctx
-        keep_alive_s = clamp_keep_alive(intent.keep_alive_s or None, self._guards.keep_alive_max_s)
-        names_no_ctx = not (call.endpoint.takes_options or self._guards.keeps_context)
+        keep_alive_s = clamp_keep_alive(intent.keep_alive_s or None, guards.keep_alive_max_s)
+        names_no_ctx = not (call.endpoint.takes_options or guards.keeps_context)
         return Ticket(
             call.ticket_id, plan.targets, num_ctx=num_ctx, names_no_ctx=names_no_ctx, keep_alive_s=keep_alive_s
         )
@@ -214,20 +203,23 @@ class Pipeline:
                 raise NumCtxRefused(judged.text)
         return decision
 
-    def _patience(self, call: Call, record: Record) -> tuple[float, Callable[[], Refusal]]:
+    def _patience(self, call: Call, limits: Deadlines, record: Record) -> tuple[float, Callable[[], Refusal]]:
         """How long this call may still stand in line, and what it is told then."""
-        due_s = call.arrived_s + self._deadlines.first_byte_s - self._clock.now_s()
-        line_s = self._deadlines.max_wait_s - record.queued_s
+        due_s = call.arrived_s + limits.first_byte_s - self._clock.now_s()
+        line_s = limits.max_wait_s - record.queued_s
         if line_s < due_s:
-            return max(0.0, line_s), partial(self._waited_too_long, record)
-        return max(0.0, due_s), lambda: UpstreamTimeout(f"no answer within {self._deadlines.first_byte_s:g} s")
+            return max(0.0, line_s), partial(self._waited_too_long, limits, record)
+        return max(0.0, due_s), lambda: UpstreamTimeout(f"no answer within {limits.first_byte_s:g} s")
 
-    def _waited_too_long(self, record: Record) -> Refusal:
-        text = f"no slot for '{record.model_asked}' within {self._deadlines.max_wait_s:g} s, please try again"
+    def _waited_too_long(self, limits: Deadlines, record: Record) -> Refusal:
+        text = f"no slot for '{record.model_asked}' within {limits.max_wait_s:g} s, please try again"
         return QueueTimeout(text, retry_after_s=self._rng.uniform(*TIMEOUT_RETRY_S))
 
-    def _errand(self, call: Call, reading: Reading, plan: RoutePlan, lease: Lease, record: Record) -> Errand:
-        limits = self._deadlines
+    def _errand(  # noqa: PLR0917 - all that is known of the call by now
+        self, call: Call, reading: Reading, plan: RoutePlan, lease: Lease, rules: CallRules, record: Record
+    ) -> Errand:
+        limits, guards = rules.deadlines, rules.guards
+        spec = self._fleet.spec_of(lease.node)
         # The first byte of a plain answer is the end of its generation: only the wait for a slot is bounded by ours.
         plain_due_s = self._clock.now_s() + limits.plain_s
         due_s = call.arrived_s + limits.first_byte_s if reading.intent.streams else plain_due_s
@@ -236,12 +228,13 @@ class Pipeline:
             call,
             reading,
             lease,
-            self._fleet.snapshot.nodes[lease.node].spec,
+            spec,
             is_alias=plan.is_alias,
-            guards=replace(self._guards, loaded_ctx=loaded_ctx) if loaded_ctx else self._guards,
+            guards=replace(guards, loaded_ctx=loaded_ctx) if loaded_ctx else guards,
             via=self._via,
             decision=_decision_headers(call.request_id, record),
             terms=Terms(due_s, limits.idle_s),
+            credentials=self._connections.credentials(spec),
         )
 
     @contextmanager
@@ -263,12 +256,14 @@ class Pipeline:
         self._observer.attempt_ended(attempt.node, record.model, label, attempt.ended_s - attempt.started_s)
         return attempt.outcome, (record.input_tokens or 0) + (record.output_tokens or record.content_events)
 
-    def _again(self, course: Course, ticket: Ticket, attempt: Attempt, record: Record) -> tuple[Course, Ticket]:
+    def _again(
+        self, course: Course, ticket: Ticket, attempt: Attempt, retries: RetryLimits, record: Record
+    ) -> tuple[Course, Ticket]:
         """The next try, or the refusal that ends the call."""
         if attempt.refusal is not None:
             raise attempt.refusal
-        budget = Budget(self._running, self._retrying, self._retries.budget)
-        snapshot, attempts = self._fleet.snapshot, self._retries.attempts
+        budget = Budget(self._running, self._retrying, retries.budget)
+        snapshot, attempts = self._fleet.snapshot, retries.attempts
         following = follow(course, ticket, attempt, snapshot=snapshot, budget=budget, attempts=attempts)
         assert attempt.failure is not None
         record.retries.append((attempt.node, attempt.failure.value))

@@ -121,6 +121,10 @@ class FleetView(Protocol):
     @property
     def snapshot(self) -> Snapshot: ...
 
+    def spec_of(self, node: str) -> NodeSpec:
+        """Of a node that there is a lease on: it may have left since, and its running calls still end there."""
+        ...
+
     async def attempt_ended(self, lease: Lease, failure: Failure | None, outcome: Outcome) -> None:
         """What traffic showed of a copy and its node; never called for a client that left."""
         ...
@@ -202,11 +206,16 @@ class Reply(Protocol):
 class NodeFailed(Exception):
     """A control call that brought no 200. `status` is 0 where there was no HTTP answer; `text` is the node's own."""
 
-    def __init__(self, status: int, text: str, *, is_refused: bool = False) -> None:
+    def __init__(self, status: int, text: str, *, reason: str = "no_answer") -> None:
         super().__init__(f"{status} {text}")
         self.status = status
         self.text = text
-        self.is_refused = is_refused  # the connection itself was refused
+        self.reason = reason  # where status is 0: refused, tls, local (the node was never asked) or no_answer
+
+    @property
+    def is_local(self) -> bool:
+        """What we lack, not the node: nobody is to blame."""
+        return self.reason == "local"
 
 
 @dataclass(slots=True)

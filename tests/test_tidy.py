@@ -23,6 +23,7 @@ UNNUMBERED_TODO = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|X" + r"XX)\b(?!\(#\d+\)
 # Tasks that must outlive whatever one round of their work runs into, and calls, which must end in an outcome and an
 # answer whatever they run into. Everybody else catches narrowly.
 SUPERVISORS = {
+    "router/control/config.py",
     "router/control/placer.py",
     "router/control/prober.py",
     "router/control/replicas.py",

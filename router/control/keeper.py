@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from router.control.shown import SHOW_BYTES_MAX, ShownBodies
@@ -26,21 +26,35 @@ from router.seams import Clock, Store
 
 log = logging.getLogger(__name__)
 
+# Nodes that left: a lease is at most minutes older than its node's leaving, and a node that returns is another start.
+LEFT_MAX = 10_000
 # Digests come from nodes: a catalog of this many different models is larger than any pool's.
 SHOWN_MAX = 20_000
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What stays of a node that left."""
+
+    spec: NodeSpec
+    returns: int
+
+
 class FleetKeeper:
-    """Owns the snapshot, the vitals and the breakers. Every method leaves the store knowing what the snapshot says."""
+    """Owns the snapshot, the vitals and the breakers. Every method leaves the store knowing what the snapshot says.
+
+    `interval_s` between probes may be set anew.
+    """
 
     def __init__(
         self, store: Store, clock: Clock, *, interval_s: float, on_circuit: Callable[[str, Circuit], None]
     ) -> None:
         self._store = store
         self._clock = clock
-        self._interval_s = interval_s
+        self.interval_s = interval_s
         self._on_circuit = on_circuit
         self._vitals: dict[str, Vitals] = {}
+        self._left: dict[str, Left] = {}  # the one that left last, last
         self._breakers: dict[tuple[str, str | None], Breaker] = {}
         self._resident_since_s: dict[str, float] = {}  # store time of the youngest fact on a node's memory
         self.shown: dict[str, Shown] = {}  # by manifest digest
@@ -57,6 +71,10 @@ class FleetKeeper:
         known = self.snapshot.nodes.get(node)
         copy = known.copies.get(weights) if known is not None else None
         return copy.named_ctx if copy is not None else 0
+
+    def spec_of(self, node: str) -> NodeSpec:
+        known = self.snapshot.nodes.get(node)
+        return known.spec if known is not None else self._left[node].spec
 
     def wake_placer(self) -> None:
         self.placer_wanted.set()
@@ -76,7 +94,11 @@ class FleetKeeper:
     # discovery
 
     async def add(self, spec: NodeSpec) -> None:
-        vitals = self._vitals.setdefault(spec.name, Vitals())
+        if spec.name not in self._vitals:
+            left = self._left.get(spec.name)
+            # Another count, or the store would take it for the start that it knew and ignore what is seen of it.
+            self._vitals[spec.name] = Vitals(returns=left.returns + 1 if left is not None else 0)
+        vitals = self._vitals[spec.name]
         incarnation = await self._store.incarnate(spec.name, _start_of(spec, vitals))
         known = self.snapshot.nodes.get(spec.name, Node(spec))
         self._swap(replace(known, spec=spec, incarnation=incarnation))
@@ -86,10 +108,18 @@ class FleetKeeper:
         if node is None:
             return
         self.snapshot = self.snapshot.without_node(name)
-        self._vitals.pop(name, None)
+        self._left.pop(name, None)
+        self._left[name] = Left(node.spec, self._vitals.pop(name, Vitals()).returns)
+        if len(self._left) > LEFT_MAX:
+            del self._left[next(iter(self._left))]
         self._resident_since_s.pop(name, None)
-        self._breakers = {key: state for key, state in self._breakers.items() if key[0] != name}
+        judged = [key for key in self._breakers if key[0] == name]
+        for key in judged:
+            del self._breakers[key]
         await self._store.drop_node(name, node.incarnation)
+        for key in judged:
+            # Or it would come back to a gate that no breaker is left to open.
+            await self._store.gate(*key, Gate.OPEN, 0.0)
         self.wake_placer()
 
     # probes
@@ -115,7 +145,7 @@ class FleetKeeper:
             return
         leased = {weights for (holder, weights), leases in self._store.occupancy.items() if holder == name and leases}
         self._swap(
-            apply_ps(node, entries, self.shown, node_now_s=node_now_s, interval_s=self._interval_s, leased=leased)
+            apply_ps(node, entries, self.shown, node_now_s=node_now_s, interval_s=self.interval_s, leased=leased)
         )
         await self._tell_copies(node, asked_at_s)
 

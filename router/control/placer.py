@@ -29,7 +29,7 @@ FAILURES_MAX = 1000  # copies with a failed load remembered; a pool has fewer (n
 
 
 class Placer:
-    """Owns the loads that run, by node, and the memory of those that failed."""
+    """Owns the loads that run, by node, and the memory of those that failed. `mode` may be set anew."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Placer:
         self._keeper = keeper
         self._store = store
         self._clock = clock
-        self._mode = mode
+        self.mode = mode
         self._observe = observe
         self._loads: dict[str, tuple[Load, asyncio.Task[None]]] = {}
         self._failures: dict[tuple[str, str], tuple[int, float, str]] = {}  # how many, not before, the node's words
@@ -91,7 +91,7 @@ class Placer:
             loading={node: load.weights for node, (load, _) in self._loads.items()},
             backoff={copy: until_s for copy, (_, until_s, _) in self._failures.items()},
             now_s=self._clock.now_s(),
-            mode=self._mode,
+            mode=self.mode,
             occupancy=self._store.occupancy,
         )
         for action in actions:
@@ -126,7 +126,8 @@ class Placer:
             else:
                 failed = NodeFailed(0, f"{type(error).__name__}: {error}")
                 log.exception("loading %s on %s failed", load.key, load.node)
-            self._note_failure((load.node, load.weights), failed)
+            if not failed.is_local:
+                self._note_failure((load.node, load.weights), failed)
             self._observe(load.node, load.key, reason, _result(failed), self._clock.now_s() - began_s)
             await self._keeper.not_loaded(load.node, load.weights)
             return
@@ -140,8 +141,11 @@ class Placer:
         keep_alive_s = load.keep_alive_s
         if keep_alive_s is not None and keep_alive_s < KEEP_ALIVE_MIN_S:
             keep_alive_s = None  # as for forwarded calls: what is loaded for a line must not vanish under it
-        spec = self._keeper.snapshot.nodes[load.node].spec
-        return await self._api.load(spec, load.model, load.num_ctx, keep_alive_s)
+        spec = self._keeper.spec_of(load.node)
+        took_s = await self._api.load(spec, load.model, load.num_ctx, keep_alive_s)
+        if self._keeper.spec_of(load.node).url != spec.url:
+            raise NodeFailed(0, "another node has its name now")
+        return took_s
 
     async def _context_of(self, load: Load) -> int:
         """What the copy has, before anybody is let in: a call that asks for more would reload it. 0: unknown."""

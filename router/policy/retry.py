@@ -17,6 +17,7 @@ class Failure(StrEnum):
 
     CONNECT_REFUSED = "connect_refused"
     CONNECT_TIMEOUT = "connect_timeout"  # or out of reach in another way
+    TLS = "tls"  # its certificate is not to be trusted, or it speaks no TLS
     LOCAL = "local"  # no descriptor, port or memory of ours for a connection: the node was never asked
     RESET = "reset"
     CLOSED = "closed"
@@ -98,6 +99,7 @@ RULES: Mapping[Failure, Rule] = MappingProxyType(
     {
         Failure.CONNECT_REFUSED: Rule(Blame.NODE, is_counted=False),
         Failure.CONNECT_TIMEOUT: Rule(Blame.NODE),
+        Failure.TLS: Rule(Blame.NODE),
         Failure.LOCAL: Rule(Blame.NOBODY),
         Failure.RESET: Rule(Blame.COPY),
         Failure.CLOSED: Rule(Blame.COPY),

@@ -44,7 +44,7 @@ class Listed:
 
 
 class Catalog:
-    """Bodies by path, rendered once per snapshot."""
+    """Bodies by path, rendered once per snapshot and set of aliases."""
 
     def __init__(self, snapshot: Callable[[], Snapshot], aliases: Callable[[], Aliases]) -> None:
         self._snapshot = snapshot

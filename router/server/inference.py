@@ -82,7 +82,10 @@ class BodyReader:
 
 
 class Inference:
-    """Serves one request of an inference route."""
+    """Serves one request of an inference route.
+
+    `limits` and `stall_s` may be set anew; a call in hand keeps its own.
+    """
 
     def __init__(
         self,
@@ -98,8 +101,8 @@ class Inference:
         self._pipeline = pipeline
         self._clock = clock
         self._buffers = buffers
-        self._limits = limits
-        self._stall_s = stall_s
+        self.limits = limits
+        self.stall_s = stall_s
         self._fresh_id = fresh_id
         self._is_leaving = is_leaving
 
@@ -128,7 +131,7 @@ class Inference:
             body.release()
 
     def body_of(self, request: ClientRequest, connection: ClientConnection) -> BodyReader:
-        return BodyReader(request, connection.send, self._limits, self._buffers)
+        return BodyReader(request, connection.send, self.limits, self._buffers)
 
     def reply_on(
         self, connection: ClientConnection, request: ClientRequest, extra: Sequence[headers.Pair]
@@ -140,7 +143,7 @@ class Inference:
             transport,
             extra=extra,
             is_http10=request.is_http10,
-            stall_s=self._stall_s,
+            stall_s=self.stall_s,
             buffers=self._buffers,
             is_leaving=self._is_leaving,
         )

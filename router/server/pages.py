@@ -28,7 +28,7 @@ FORBIDDEN: Mapping[Page, str] = {
     Page.PULL: f"{_MANY} pulls no models: run `ollama pull` on the nodes that shall have it, the router notices",
     Page.PUSH: f"{_MANY} pushes no models: run `ollama push` on a node that has it",
     Page.CREATE: f"{_MANY} creates no models: run `ollama create` on the nodes that shall have it",
-    Page.COPY: f"{_MANY} does not copy models: run `ollama cp` on the nodes, or set an alias in the router's configuration",
+    Page.COPY: f"{_MANY} does not copy models: run `ollama cp` on the nodes, or configure an alias",
     Page.DELETE: f"{_MANY} deletes no models: run `ollama rm` on the nodes that shall lose it",
     Page.BLOB: f"{_MANY} takes no blobs: run `ollama create` on the nodes that shall have the model",
     Page.ACCOUNT: f"{_MANY} has no account at ollama.com: {_OWNERS}, run `ollama signin` or `ollama signout` there",

@@ -1,7 +1,8 @@
 """What an operator may say, where it is read from, and how a mistake in it is told. Read by `cli` and `wiring` only."""
 
-from router.settings.load import ConfigError, Loaded, load_settings
-from router.settings.model import LogFormat, LogLevel, NumCtxGuard, Settings, node_specs
+from router.settings.groups import LogFormat, LogLevel, NumCtxGuard
+from router.settings.load import ConfigError, Loaded, Origin, load_settings
+from router.settings.model import Settings, node_specs
 from router.settings.nodes import NodeSettings
 from router.settings.values import host_port
 
@@ -12,6 +13,7 @@ __all__ = [
     "LogLevel",
     "NodeSettings",
     "NumCtxGuard",
+    "Origin",
     "Settings",
     "host_port",
     "load_settings",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -35,8 +35,28 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
+    """`place` answers where a setting was said, as the beginning of a message: `router.yaml:8: `, or nothing."""
+
     settings: Settings
     warnings: tuple[str, ...] = ()
+    place: Callable[[Steps], str] = field(default=lambda steps: "", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where settings come from, so that they can be read again: a later file under the same command line."""
+
+    config: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def file(self) -> str | None:
+        return self.config or self.environ.get(CONFIG_VARIABLE)
+
+    def read(self) -> Loaded:
+        """Refuses with ConfigError."""
+        return load_settings(self.config, self.overrides, self.environ)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +89,7 @@ def load_settings(
     except FileProblem as problem:
         raise ConfigError([str(problem)]) from None
     try:
-        return Loaded(Settings(**layers.merged()), tuple(warnings))
+        return Loaded(Settings(**layers.merged()), tuple(warnings), layers.origin)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)
         raise ConfigError([_problem(detail, layers) for detail in details]) from None
@@ -83,12 +103,12 @@ def setting_paths() -> dict[str, FieldInfo]:
 
 
 def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
-    for name, field in model.model_fields.items():
-        path, annotation = f"{prefix}{name}", field.annotation
+    for name, info in model.model_fields.items():
+        path, annotation = f"{prefix}{name}", info.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from _fields(annotation, f"{path}.")
             continue
-        yield path, field
+        yield path, info
         for item in getattr(annotation, "__args__", ()):
             if isinstance(item, type) and issubclass(item, BaseModel):
                 yield from _fields(

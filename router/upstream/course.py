@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from router.errors import QueueFull, Refusal, UpstreamFailed, UpstreamTimeout
+from router.errors import NoNode, QueueFull, Refusal, UpstreamFailed, UpstreamTimeout
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import Ticket
 from router.policy.retry import Budget, Failure, Retry, Tries, verdict
@@ -59,4 +59,7 @@ def _final(failure: Failure, attempt: Attempt) -> Refusal:
         return UpstreamTimeout(f"no answer in time (node {attempt.node})")
     if failure is Failure.BUSY:
         return QueueFull(retry_after_s=NO_NODE_RETRY_S)
+    if failure is Failure.LOCAL:
+        # No node said anything: the same call may well be served in a moment.
+        return NoNode(f"the router cannot connect to a node now: {attempt.text}", retry_after_s=NO_NODE_RETRY_S)
     return UpstreamFailed(f"no node could answer ({failure}): {attempt.text}")

@@ -75,6 +75,7 @@ def errand_for(
     via: bytes,
     decision: Sequence[tuple[bytes, bytes]],
     terms: Terms,
+    credentials: Sequence[headers.Pair] = (),
 ) -> Errand:
     """A body without splices goes as it came, zstd included; a spliced one goes decoded."""
     intent, endpoint = reading.intent, call.endpoint
@@ -85,7 +86,7 @@ def errand_for(
         via=via,
         content_length=length(intent.body, splices) if splices else len(reading.raw),
         drop_encoding=intent.was_encoded and bool(splices),
-        extra=((b"x-request-id", call.request_id.encode()),),
+        extra=(*credentials, (b"x-request-id", call.request_id.encode())),
     )
     body = apply(intent.body, splices) if splices else (reading.raw,)
     asked = go_string(intent.model)

@@ -12,13 +12,13 @@ from functools import lru_cache
 Pair = tuple[bytes, bytes]
 
 # RFC 9110 7.6.1, and Proxy-Connection, which old clients send although it never was a standard.
-_HOP_BY_HOP = frozenset(
+HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
 
 # What a node has no use for: keys and cookies are the pool's, Origin would be checked against the node's own list, and
 # answers are never compressed, so Accept-Encoding could only do harm on a node behind another proxy.
-_NOT_FOR_NODE = _HOP_BY_HOP | frozenset(
+_NOT_FOR_NODE = HOP_BY_HOP | frozenset(
     (
         b"host",
         b"content-length",
@@ -35,7 +35,7 @@ _NOT_FOR_NODE = _HOP_BY_HOP | frozenset(
 _PREFIXES_NOT_FOR_NODE = (b"proxy-", b"x-ollama-router-")
 
 # A node is never told the Origin, so what a proxy before it says about origins is not about this client.
-_NOT_FOR_CLIENT = _HOP_BY_HOP | {b"content-length"}
+_NOT_FOR_CLIENT = HOP_BY_HOP | {b"content-length"}
 _PREFIX_NOT_FOR_CLIENT = b"access-control-"
 
 # 128: an id is written to every log line and header of its call; UUIDs take 36, trace ids 32, cloud proxies up to 100.

@@ -22,7 +22,7 @@ import yaml
 
 import router
 from router import cli
-from router.settings import Settings, load_settings
+from router.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")])
@@ -91,14 +91,14 @@ def test_commands_are_what_the_command_line_takes(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Those that would run until they are told to stop get as far as their settings."""
-    served: list[Settings] = []
+    served: list[object] = []
 
-    class Wiring:
-        serve = staticmethod(lambda settings: served.append(settings) or 0)
+    class Process:
+        serve = staticmethod(lambda origin: served.append(origin) or 0)
         demo = staticmethod(lambda settings, nodes, seed: served.append(settings) or 0)
 
-    monkeypatch.setitem(sys.modules, "router.wiring", Wiring)
-    monkeypatch.setattr(router, "wiring", Wiring, raising=False)
+    monkeypatch.setitem(sys.modules, "router.process", Process)
+    monkeypatch.setattr(router, "process", Process, raising=False)
     monkeypatch.chdir(tmp_path)
     Path("router.yaml").write_text(next(block.text for block in README if block.language == "yaml"))
     _, verb, *rest = shlex.split(command, comments=True)

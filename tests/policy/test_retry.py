@@ -88,6 +88,7 @@ def test_only_copies_that_fail_and_nodes_that_cannot_be_reached_are_blamed() -> 
     assert {failure for failure in Failure if blame_of(failure) is Blame.NODE} == {
         Failure.CONNECT_REFUSED,
         Failure.CONNECT_TIMEOUT,
+        Failure.TLS,
     }
     assert {failure for failure in Failure if blame_of(failure) is Blame.NOBODY} == {
         Failure.LOCAL,

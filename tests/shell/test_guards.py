@@ -13,6 +13,7 @@ from router.fleet.tickets import Lease
 from router.settings import node_specs
 from router.simulation.facts import Event
 from router.simulation.pool import SimulatedPool
+from router.upstream.access import AccessBook
 from router.upstream.errand import KEEP_ALIVE_MIN_S, Guards, splices_of
 from router.upstream.node_api import HttpNodeApi
 from router.wire.endpoints import BY_PATH
@@ -88,7 +89,10 @@ def test_an_operators_limit_below_the_floor_still_counts() -> None:
     ("asked_s", "written"), [(0.00001, b'"1s"'), (90.5, b'"91s"'), (3.6e6, b'"3600000s"'), (float("inf"), b"-1")]
 )
 async def test_a_load_writes_keep_alive_in_words_that_ollama_reads(asked_s: float, written: bytes) -> None:
-    async with pool_of(1) as pool, HttpNodeApi(SystemClock(), connect_s=5.0, timeout_s=5.0) as api:
+    async with (
+        pool_of(1) as pool,
+        HttpNodeApi(SystemClock(), connect_s=5.0, timeout_s=5.0, access=AccessBook().of) as api,
+    ):
         (spec,) = node_specs(settings_for(pool.nodes))
         await api.load(spec, QUICK, 0, asked_s)
         assert b'"keep_alive": ' + written in pool.nodes[0].journal.calls[-1].body

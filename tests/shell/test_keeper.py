@@ -120,6 +120,50 @@ def test_what_is_resident_serves_and_what_is_not_does_not() -> None:
     assert isinstance(house.take("t2"), Place)
 
 
+def test_a_node_that_left_is_still_known_to_its_leases_and_its_return_is_another_start() -> None:
+    house = House()
+    spec = house.keeper.spec_of("a")
+    starts = []
+    for _ in range(3):
+        for event in (house.keeper.missed, house.keeper.missed, house.keeper.missed):
+            run(event("a"))
+        for _ in range(2):
+            run(house.keeper.answered("a", "0.33.0"))
+        run(house.keeper.remove("a"))
+        assert house.keeper.spec_of("a") == spec
+        run(house.keeper.add(spec))
+        starts.append(house.keeper.snapshot.nodes["a"].incarnation)
+        run(house.keeper.answered("a", "0.33.0"))
+        run(house.keeper.saw_tags("a", tags("m:1")))
+        house.saw_ps("a", "m:1")
+        house.fail(house.lease(f"t{len(starts)}"), None)
+    assert starts == sorted(set(starts)), "an old number's reports would be ignored"
+
+
+def test_a_node_that_left_with_an_open_circuit_comes_back_without_one() -> None:
+    house = House()
+    house.saw_ps("a", "m:1")
+    for number in range(3):
+        house.fail(house.lease(f"t{number}"), Failure.CONNECT_TIMEOUT)
+    assert house.keeper.circuits() == {("a", None): Circuit.OPEN}
+    run(house.keeper.remove("a"))
+    run(house.keeper.add(NodeSpec("a", "a", 11434, slots=2)))
+    run(house.keeper.answered("a", "0.33.0"))
+    run(house.keeper.saw_tags("a", tags("m:1")))
+    house.saw_ps("a", "m:1")
+    assert [house.lease(ticket).node for ticket in ("t8", "t9")] == ["a", "a"]
+
+
+def test_of_nodes_that_left_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.control.keeper.LEFT_MAX", 2)
+    house = House("abc")
+    for name in "abc":
+        run(house.keeper.remove(name))
+    assert [house.keeper.spec_of(name).name for name in "bc"] == ["b", "c"]
+    with pytest.raises(KeyError):
+        house.keeper.spec_of("a")
+
+
 def test_a_report_that_was_asked_for_before_a_load_ended_changes_nothing() -> None:
     """/api/ps does not list what is loading, and its answer may come after the load's."""
     house = House()

@@ -75,7 +75,9 @@ def test_every_plain_setting_can_be_said_in_the_environment() -> None:
         if "[]" in path or "<" in path:
             continue
         value = samples.get(path) or str(_default_of(path))
-        loaded = load_settings(environ={variable_of(path): value})
+        pair = ("tls.cert_file", "tls.key_file")
+        together = pair if path in pair else (path,)
+        loaded = load_settings(environ={variable_of(one): value for one in together})
         assert loaded.warnings == (), path
 
 
@@ -278,6 +280,26 @@ def test_model_names_are_kept_by_their_keys() -> None:
 def test_aliases_that_lead_nowhere_are_refused() -> None:
     assert "leads back to itself: a:latest -> b:latest -> a:latest" in problem_with(aliases={"a": "b", "b": "a"})
     assert "invalid model name" in problem_with(aliases={"a": "b c"})
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://[fe80::1%25eth0]:11434", "has no zone (%)"),
+        ("[fe80::1%eth0]:11434", "has no zone (%)"),
+        ("http://user:a%40b@gpu-1", "carries no credentials"),
+    ],
+)
+def test_a_zone_is_refused_and_nothing_secret_repeated(url: str, words: str) -> None:
+    problem = problem_with(nodes=[url])
+    assert words in problem
+    assert "a%40b" not in problem
+
+
+def test_one_ipv6_address_is_one_text() -> None:
+    assert "two nodes have the url http://[::1]:11434" in problem_with(nodes=["http://[::1]:11434", "[0:0::1]"])
+    assert with_nodes("https://[2001:DB8:0:0::1]")[0].authority == "[2001:db8::1]:443"
+    assert "is no IPv6 address" in problem_with(listen="[::g]:1")
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:11435", "[::]:11435", "localhost:0", "[fe80::1%eth0]:1"])

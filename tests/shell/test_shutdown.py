@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import pytest
 
@@ -265,8 +267,10 @@ async def test_a_loop_that_dies_is_noticed_by_a_router_that_serves(monkeypatch: 
 
 
 @asynccontextmanager
-async def process(*arguments: str, **environment: str) -> AsyncIterator[tuple[Process, dict[str, int]]]:
-    """A router that serves, and its ports by name."""
+async def process(
+    *arguments: str, files: int | None = None, **environment: str
+) -> AsyncIterator[tuple[Process, dict[str, int]]]:
+    """A router that serves, and its ports by name. `files` is how many descriptors it may have."""
     ports = {"listen": await _free_port(), "metrics": await _free_port()}
     command = (
         *arguments,
@@ -277,8 +281,9 @@ async def process(*arguments: str, **environment: str) -> AsyncIterator[tuple[Pr
     )
     clean = {name: value for name, value in os.environ.items() if not name.startswith("OLLAMA_ROUTER_")}
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "router", *command, stdout=PIPE, stderr=PIPE, env={**clean, **environment}
-    )
+        sys.executable, "-m", "router", *command, stdout=PIPE, stderr=PIPE, env={**clean, **environment},
+        preexec_fn=None if files is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files, files)),
+    )  # fmt: skip
     try:
         async with asyncio.timeout(30):
             while not await _is_ready(ports["metrics"]):

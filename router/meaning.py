@@ -1,0 +1,64 @@
+"""What settings mean to the parts of a router: each takes its own frozen value, at the start and at each reload."""
+
+from __future__ import annotations
+
+from router.control.prober import ProbeLimits
+from router.lifecycle import DrainLimits
+from router.policy.alias import aliases_of
+from router.server.client import ClientLimits
+from router.server.inference import BodyLimits
+from router.settings import NumCtxGuard, Settings
+from router.store.answers import Limits
+from router.upstream.course import RetryLimits
+from router.upstream.errand import Guards
+from router.upstream.rules import CallRules, Deadlines
+from router.wire.origins import origins_of
+
+
+def call_rules(settings: Settings) -> CallRules:
+    timeouts = settings.timeouts
+    return CallRules(
+        aliases=aliases_of(settings.aliases),
+        deadlines=Deadlines(timeouts.first_byte_s, timeouts.plain_s, timeouts.idle_s, settings.line.max_wait_s),
+        retries=RetryLimits(settings.retry.attempts, settings.retry.budget),
+        guards=Guards(settings.guard.num_ctx is NumCtxGuard.PASS, settings.guard.keep_alive_max),
+        origins=origins_of(settings.cors.origins),
+    )
+
+
+def line_limits(settings: Settings) -> Limits:
+    by_key = {key: line.max_waiting for key, line in settings.line.models.items()}
+    return Limits(settings.line.max_waiting_per_model, by_key)
+
+
+def probe_limits(settings: Settings) -> ProbeLimits:
+    return ProbeLimits(settings.probe.interval_s, settings.probe.timeout_s, settings.probe.concurrency)
+
+
+def drain_limits(settings: Settings) -> DrainLimits:
+    return DrainLimits(settings.shutdown.drain_delay_s, settings.shutdown.stream_drain_s)
+
+
+def body_limits(settings: Settings) -> BodyLimits:
+    return BodyLimits(settings.limits.body_bytes, settings.client.body_s)
+
+
+def client_limits(settings: Settings) -> ClientLimits:
+    client = settings.client
+    return ClientLimits(
+        header_bytes=client.header_bytes,
+        header_s=client.header_s,
+        keep_alive_s=client.keep_alive_s,
+        connections=client.connections,
+        stall_s=client.client_stall_s,
+        stream_buffer_bytes=settings.limits.stream_buffer_bytes,
+    )
+
+
+def named_models(settings: Settings) -> set[str]:
+    """Model keys that the configuration mentions."""
+    return {
+        *settings.aliases.values(),
+        *settings.line.models,
+        *(key for node in settings.nodes for key in node.models),
+    }

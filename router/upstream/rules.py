@@ -1,0 +1,29 @@
+"""What the operator allows calls. One frozen value: a call reads it once at its start and keeps it to its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from router.policy.alias import Aliases
+from router.upstream.course import RetryLimits
+from router.upstream.errand import Guards
+from router.wire.origins import BUILT_IN_ONLY, Origins
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds after arrival; `max_wait_s` after the call stood in line."""
+
+    first_byte_s: float
+    plain_s: float
+    idle_s: float
+    max_wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    aliases: Aliases
+    deadlines: Deadlines
+    retries: RetryLimits
+    guards: Guards
+    origins: Origins = BUILT_IN_ONLY  # of browsers' pages that may call, pages included
