@@ -28,6 +28,7 @@ from router.errors import (
 from router.fleet.snapshot import Rows
 from router.fleet.tickets import Lease, Ticket
 from router.policy.alias import RoutePlan
+from router.policy.filters import largest_context, training_context
 from router.policy.guard import Refused, clamp_keep_alive, guard_num_ctx
 from router.policy.retry import Budget
 from router.policy.schedule import Decision, Want, schedule
@@ -48,7 +49,6 @@ log = logging.getLogger(__name__)
 CLIENT_CLOSED_REQUEST = 499  # in logs and metrics only: nobody is there to read it
 # Of a 500 for what the client sent (recordings refused/option-type, v0.24/v1-transcriptions-bad).
 CLIENTS_TEXT = re.compile(r'option \\?"[^"]*" must be of type|failed to process inputs')
-ROWS_ASKED = 8  # nodes asked for a fact that is the same on all of them
 TIMEOUT_RETRY_S = (2.0, 10.0)  # spread, so that those who waited together do not return together
 
 
@@ -175,14 +175,14 @@ class Pipeline:
         if intent.name.is_cloud or any(_is_cloud(snapshot.holding(key)) for key in plan.targets):
             raise CloudRefused("cloud models are switched off here: they spend the account of the node's owner")
         if not any(snapshot.has_node_up(key) for key in plan.targets):
-            raise NoNode(f"no node that has '{intent.model}' is up", retry_after_s=NO_NODE_RETRY_S)
+            raise NoNode(f"every node that has '{intent.model}' is down or draining", retry_after_s=NO_NODE_RETRY_S)
         return plan
 
     def _ticket(self, call: Call, intent: Intent, plan: RoutePlan, guards: Guards) -> Ticket:
         """A context above what the model was trained with is what Ollama makes of it: the training context."""
         num_ctx = 0 if guards.keeps_context else intent.num_ctx or 0
         if num_ctx:
-            context_max = _context_max(self._fleet.snapshot.holding(plan.targets[0]))
+            context_max = training_context(self._fleet.snapshot.holding(plan.targets[0]))
             num_ctx = min(num_ctx, context_max) if context_max else num_ctx
         keep_alive_s = clamp_keep_alive(intent.keep_alive_s or None, guards.keep_alive_max_s)
         names_no_ctx = not (call.endpoint.takes_options or guards.keeps_context)
@@ -197,8 +197,8 @@ class Pipeline:
         decision = schedule(want, snapshot, self._store.occupancy, self._rng)
         if ticket.num_ctx and not decision.preferred:
             rows = snapshot.holding(ticket.targets[0])
-            loaded = max((row.num_ctx for row in (*rows.ready.rows, *rows.last_resort.rows)), default=0)
-            judged = guard_num_ctx(intent.num_ctx, loaded, _context_max(rows))
+            loaded = largest_context(rows.by_node.values())
+            judged = guard_num_ctx(intent.num_ctx, loaded, training_context(rows))
             if isinstance(judged, Refused):
                 raise NumCtxRefused(judged.text)
         return decision
@@ -317,11 +317,6 @@ def _intent_of(call: Call, raw: bytes) -> Intent:
 
 def _is_cloud(rows: Rows) -> bool:
     return any(row.is_cloud for row in islice(rows.by_node.values(), 1))
-
-
-def _context_max(rows: Rows) -> int:
-    """The training context, where any node tells it: it belongs to the weights, which are the same everywhere."""
-    return max((row.context_max for row in islice(rows.by_node.values(), ROWS_ASKED)), default=0)
 
 
 def _decision_headers(request_id: str, record: Record, refused: Rejection | None = None) -> list[tuple[bytes, bytes]]:

@@ -55,9 +55,10 @@ async def _run(loaded: Loaded, rereading: Rereading | None) -> int:
     try:
         async with running(loaded, logs, Random(), rereading) as router:
             log.info(
-                "serving on %s, metrics and health on %s, %d nodes: %s",
+                "serving on %s, metrics and health on %s, admin on %s, %d nodes: %s",
                 settings.listen,
                 settings.metrics_listen,
+                settings.admin.listen,
                 len(settings.nodes),
                 ", ".join(node.url for node in settings.nodes),
             )

@@ -29,7 +29,7 @@ from router.server.buffers import Buffers
 from router.server.catalog import Catalog
 from router.server.descriptors import connections_within
 from router.server.inference import Inference
-from router.server.listen import ClientListener, listen_clients, listen_probes
+from router.server.listen import ClientListener, listen_clients, listen_pages
 from router.server.pages import Pages
 from router.server.probes import Probes
 from router.server.show import NODE_S, QUESTIONS_MAX, Shows
@@ -44,6 +44,7 @@ from router.upstream.access import AccessBook
 from router.upstream.node_api import HttpNodeApi
 from router.upstream.pool import ConnectionPool
 from router.upstream.resolver import Resolver
+from router.wiring_admin import listen_admin
 
 log = logging.getLogger("router")
 
@@ -74,6 +75,7 @@ class Router:
 
     port: int
     metrics_port: int
+    admin_port: int
     lifecycle: Lifecycle
     loops: Loops
     pipeline: Pipeline
@@ -115,6 +117,8 @@ async def running(
         listener = await _listen(stack, prepared.settings, parts)
         metrics_port = await _listen_probes(stack, prepared.settings, parts)
         reloader = Reloader(rereading.origin, prepared, preparer, parts)
+        admin_port, close_admin = await listen_admin(reloader, parts, SystemClock().now_s)
+        stack.push_async_callback(close_admin)
         watch = ConfigWatch(reloader.files, reloader.reload, rereading.asked, seen=seen, poll_s=rereading.poll_s)
         reloader.on_named = watch.note
         loops.start("configuration", watch.run())
@@ -123,6 +127,7 @@ async def running(
         yield Router(
             port=listener.port,
             metrics_port=metrics_port,
+            admin_port=admin_port,
             lifecycle=parts.lifecycle,
             loops=loops,
             pipeline=parts.pipeline,
@@ -273,7 +278,8 @@ async def _listen_probes(stack: AsyncExitStack, settings: Settings, parts: Parts
         "nodes_asked": parts.prober.has_looked.is_set,
         "serving": lambda: parts.lifecycle.phase is Phase.SERVING,
     }
-    port, close = await listen_probes(Probes(parts.metrics, checks), *host_port(settings.metrics_listen))
+    probes = Probes(parts.metrics, checks).application()
+    port, close = await listen_pages(probes, *host_port(settings.metrics_listen))
     stack.push_async_callback(close)
     return port
 

@@ -108,19 +108,32 @@ class FleetKeeper:
         if node is None:
             return
         self.snapshot = self.snapshot.without_node(name)
+        gated = {(name, None), *(key for key in self._breakers if key[0] == name)}
         self._left.pop(name, None)
         self._left[name] = Left(node.spec, self._vitals.pop(name, Vitals()).returns)
         if len(self._left) > LEFT_MAX:
             del self._left[next(iter(self._left))]
         self._resident_since_s.pop(name, None)
-        judged = [key for key in self._breakers if key[0] == name]
-        for key in judged:
-            del self._breakers[key]
+        self._breakers = {key: state for key, state in self._breakers.items() if key[0] != name}
         await self._store.drop_node(name, node.incarnation)
-        for key in judged:
-            # Or it would come back to a gate that no breaker is left to open.
-            await self._store.gate(*key, Gate.OPEN, 0.0)
+        for key in gated:
+            await self._tell_gate(key)  # should the name come back, nobody would remember why it is shut
         self.wake_placer()
+
+    # drains
+
+    def drained(self) -> frozenset[str]:
+        """Nodes that were told to drain and not to resume; one that is down is among them, and drains on its return."""
+        return frozenset(name for name, vitals in self._vitals.items() if vitals.is_drained)
+
+    async def drain(self, name: str) -> None:
+        """From here on it gets no new call or load; what runs there ends as it would. Repeating it changes nothing."""
+        await self._step(name, Event.DRAINED)
+        await self._tell_gate((name, None))
+
+    async def resume(self, name: str) -> None:
+        await self._step(name, Event.RESUMED)
+        await self._tell_gate((name, None))
 
     # probes
 
@@ -236,10 +249,19 @@ class FleetKeeper:
         self._on_circuit(key[0], new.circuit)
         if new.circuit is Circuit.OPEN:
             log.warning("circuit of %s on %s is open for %.0f s", key[1] or "all", key[0], new.until_s - now_s)
-            until_s = self._store.now_s() + new.until_s - now_s
-            await self._store.gate(key[0], key[1], Gate.CLOSED, until_s)
-        elif new.circuit is Circuit.CLOSED:
-            await self._store.gate(key[0], key[1], Gate.OPEN, 0.0)
+        await self._tell_gate(key)
+
+    async def _tell_gate(self, key: tuple[str, str | None]) -> None:
+        """The store keeps one gate for a node: a breaker that closes or trips does not lift its drain."""
+        name, weights = key
+        breaker = self._breakers.get(key, Breaker())
+        if weights is None and name in self._vitals and self._vitals[name].is_drained:
+            await self._store.gate(name, None, Gate.DRAINING, 0.0)
+        elif breaker.circuit is Circuit.OPEN:
+            until_s = self._store.now_s() + breaker.until_s - self._clock.now_s()
+            await self._store.gate(name, weights, Gate.CLOSED, until_s)
+        else:
+            await self._store.gate(name, weights, Gate.OPEN, 0.0)
 
     # the picture
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 
 from router.control.keeper import FleetKeeper
 from router.errors import LoadFailed, NoNode, NotLoaded, Refusal, Rejection
 from router.fleet.reports import MalformedReport, parse_ps
 from router.fleet.tickets import LineView
-from router.policy.placement import Load, Mode, Refuse, load_backoff_s, place
+from router.policy.placement import Load, LoadFailure, Mode, Refuse, hopeless, load_backoff_s, place
 from router.seams import Clock, NodeApi, NodeFailed, Store
 from router.upstream.errand import KEEP_ALIVE_MIN_S
 from router.wire.names import key_of
@@ -49,11 +50,21 @@ class Placer:
         self.mode = mode
         self._observe = observe
         self._loads: dict[str, tuple[Load, asyncio.Task[None]]] = {}
-        self._failures: dict[tuple[str, str], tuple[int, float, str]] = {}  # how many, not before, the node's words
+        self._failures: dict[tuple[str, str], LoadFailure] = {}
         self.is_leaving = False
 
     def __repr__(self) -> str:
         return f"<Placer {len(self._loads)} loading | {len(self._failures)} in backoff>"
+
+    @property
+    def loading(self) -> dict[str, str]:
+        """The weights that each node is asked to load, by node."""
+        return {node: load.weights for node, (load, _) in self._loads.items()}
+
+    @property
+    def failures(self) -> Mapping[tuple[str, str], LoadFailure]:
+        """By (node, weights)."""
+        return MappingProxyType(self._failures)
 
     async def run(self) -> None:
         while True:
@@ -88,8 +99,8 @@ class Placer:
         actions = place(
             lines,
             self._keeper.snapshot,
-            loading={node: load.weights for node, (load, _) in self._loads.items()},
-            backoff={copy: until_s for copy, (_, until_s, _) in self._failures.items()},
+            loading=self.loading,
+            backoff={copy: failure.until_s for copy, failure in self._failures.items()},
             now_s=self._clock.now_s(),
             mode=self.mode,
             occupancy=self._store.occupancy,
@@ -163,23 +174,18 @@ class Placer:
         return next((entry.num_ctx for entry in entries if entry.key in sharing), 0)
 
     def _note_failure(self, copy: tuple[str, str], failed: NodeFailed) -> None:
-        times = self._failures.get(copy, (0, 0.0, ""))[0] + 1
+        times = self._failures[copy].times + 1 if copy in self._failures else 1
         if copy not in self._failures and len(self._failures) >= FAILURES_MAX:
             self._failures.pop(next(iter(self._failures)))
-        self._failures[copy] = (times, self._clock.now_s() + load_backoff_s(times), failed.text)
+        self._failures[copy] = LoadFailure(times, self._clock.now_s() + load_backoff_s(times), failed.text)
 
     async def _refuse_hopeless(self, lines: Sequence[LineView]) -> None:
         """A line whose every node has just failed to load would wait for nothing: it gets the node's words."""
         now_s = self._clock.now_s()
         for line in lines:
-            rows = [row for row in self._keeper.snapshot.holding(line.model).by_node.values() if row.is_up]
-            rows = [row for row in rows if row.node not in line.excluded]
-            failures = [self._failures.get(row.copy) for row in rows]
-            if not rows or any(row.is_ready for row in rows):
-                continue
-            texts = [failure[2] for failure in failures if failure is not None and failure[1] > now_s]
-            if len(texts) == len(rows):
-                await self._store.refuse(line.model, LoadFailed(texts[0]))
+            text = hopeless(line, self._keeper.snapshot, self._failures, now_s)
+            if text is not None:
+                await self._store.refuse(line.model, LoadFailed(text))
 
 
 def _refusal(action: Refuse) -> Refusal:

@@ -51,13 +51,14 @@ class Row:
     is_cloud: bool = False
 
     @property
-    def is_ready(self) -> bool:
-        """A call forwarded now would be served, if a slot is free."""
-        return self.is_up and self.state is CopyState.READY
+    def takes_calls(self) -> bool:
+        """A draining node is up and serves what it has, and gets nothing new."""
+        return self.is_up and not self.is_draining
 
     @property
-    def is_last_resort(self) -> bool:
-        return self.is_spilled or self.is_draining
+    def is_ready(self) -> bool:
+        """A call forwarded now would be served, if a slot is free."""
+        return self.takes_calls and self.state is CopyState.READY
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +92,12 @@ class Rows:
 
     by_node: Mapping[str, Row] = field(default_factory=lambda: MappingProxyType({}))
     ready: Ring = field(default_factory=Ring)
-    last_resort: Ring = field(default_factory=Ring)  # ready as well, but spilled or draining
+    last_resort: Ring = field(default_factory=Ring)  # ready as well, but spilled to the CPU
 
     @cached_property
     def has_node_up(self) -> bool:
-        return any(row.is_up for row in self.by_node.values())
+        """One that takes calls: a draining node is none."""
+        return any(row.takes_calls for row in self.by_node.values())
 
     def replacing(self, node: str, row: Row | None) -> Rows:
         """With this row for the node, or none."""
@@ -106,13 +108,13 @@ class Rows:
             del by_node[node]
             if old.is_ready:
                 ready, last_resort = (
-                    (ready, last_resort.without(old)) if old.is_last_resort else (ready.without(old), last_resort)
+                    (ready, last_resort.without(old)) if old.is_spilled else (ready.without(old), last_resort)
                 )
         if row is not None:
             by_node[node] = row
             if row.is_ready:
                 ready, last_resort = (
-                    (ready, last_resort.having(row)) if row.is_last_resort else (ready.having(row), last_resort)
+                    (ready, last_resort.having(row)) if row.is_spilled else (ready.having(row), last_resort)
                 )
         return Rows(MappingProxyType(by_node), ready, last_resort)
 

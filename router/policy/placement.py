@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 from router.errors import Rejection
 from router.fleet.node import CopyState, Node
@@ -56,6 +57,23 @@ class Refuse:
 Action = Load | Refuse
 
 
+class Hindrance(StrEnum):
+    """Why a node does not load a model now."""
+
+    UNLISTED = "unlisted"  # in memory perhaps, but in no list of its disk
+    IN_MEMORY = "in_memory"
+    LOADING = "loading"  # this one or another: a node loads one model at a time
+    BACKOFF = "backoff"  # its last load failed
+
+
+class LoadFailure(NamedTuple):
+    """A copy whose last load failed: `times` in a row, not asked again before `until_s`, and the node's words."""
+
+    times: int
+    until_s: float
+    text: str
+
+
 def place(
     lines: Sequence[LineView],
     snapshot: Snapshot,
@@ -84,12 +102,25 @@ def place(
         if shared is not None:
             loads[shared.node] = _asking(shared, line)
         elif not any(_serves(row, line) or _is_loading(row, loading) for row in rows):
-            possible = [row for row in rows if row.node not in loads and _is_possible(row, loading, backoff, now_s)]
+            idle = [row for row in rows if row.node not in loads]
+            possible = [row for row in idle if hindrance(row, loading, backoff, now_s) is None]
             row = min(possible, key=lambda row: _rank(row, snapshot.nodes[row.node], occupancy), default=None)
             # None waits: for a node that loads something else, or for the end of a backoff.
             if row is not None:
                 loads[row.node] = _asking(_load(line.model, row, line), line)
     return (*loads.values(), *refusals)
+
+
+def hopeless(
+    line: LineView, snapshot: Snapshot, failures: Mapping[tuple[str, str], LoadFailure], now_s: float
+) -> str | None:
+    """A node's words, where every node that might load this line's model has just failed to: nobody comes to try."""
+    rows = [row for row in snapshot.holding(line.model).by_node.values() if row.takes_calls]
+    rows = [row for row in rows if row.node not in line.excluded]
+    if not rows or any(row.is_ready for row in rows):
+        return None
+    recent = [failures[row.copy] for row in rows if row.copy in failures and failures[row.copy].until_s > now_s]
+    return recent[0].text if len(recent) == len(rows) else None
 
 
 def load_backoff_s(failures: int) -> float:
@@ -98,7 +129,7 @@ def load_backoff_s(failures: int) -> float:
 
 
 def _may_serve(row: Row, line: LineView) -> bool:
-    return row.is_up and not row.is_draining and not row.is_cloud and row.node not in line.excluded
+    return row.takes_calls and not row.is_cloud and row.node not in line.excluded
 
 
 def _refusal(rows: Sequence[Row], mode: Mode) -> Rejection | None:
@@ -121,9 +152,17 @@ def _is_loading(row: Row, loading: Mapping[str, str]) -> bool:
     return row.state is CopyState.LOADING or loading.get(row.node) == row.weights
 
 
-def _is_possible(row: Row, loading: Mapping[str, str], backoff: Mapping[tuple[str, str], float], now_s: float) -> bool:
-    is_to_load = row.state is CopyState.ON_DISK or (row.state is CopyState.READY and row.named_ctx > 0)
-    return bool(row.name) and is_to_load and row.node not in loading and backoff.get(row.copy, now_s) <= now_s
+def hindrance(
+    row: Row, loading: Mapping[str, str], backoff: Mapping[tuple[str, str], float], now_s: float
+) -> Hindrance | None:
+    """Of a row whose node takes calls."""
+    if not row.name:
+        return Hindrance.UNLISTED
+    if row.state is not CopyState.ON_DISK and not (row.is_ready and row.named_ctx):
+        return Hindrance.IN_MEMORY
+    if row.node in loading:
+        return Hindrance.LOADING
+    return Hindrance.BACKOFF if backoff.get(row.copy, now_s) > now_s else None
 
 
 def _rank(row: Row, node: Node, occupancy: Copies) -> tuple[bool, int, int, int, float, int]:

@@ -25,7 +25,7 @@ class Reason(StrEnum):
     AFFINITY = "affinity"  # the conversation was there before
     LEAST_BUSY = "least_busy"
     COLD_LOAD = "cold_load"  # no copy may serve now: one must be loaded
-    FALLBACK = "fallback"  # only copies that are otherwise avoided: spilled to the CPU, or draining
+    FALLBACK = "fallback"  # only copies that are otherwise avoided: spilled to the CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Decision:
 def schedule(want: Want, snapshot: Snapshot, occupancy: Mapping[tuple[str, str], int], rng: random.Random) -> Decision:
     """Free copies by affinity (within its bound), then by load, chance between equals; full ones after them.
 
-    Spilled and draining copies only where no other may serve.
+    Spilled copies only where no other may serve; copies of draining nodes never.
     """
     first: Decision | None = None
     names: list[str] = []

@@ -11,7 +11,6 @@ from aiohttp import web
 from router.server.app import App
 from router.server.client import ClientLimits
 from router.server.clients import ClientServer
-from router.server.probes import Probes
 
 # Connections that the kernel keeps until we accept them: a burst of clients is not refused.
 BACKLOG = 1024
@@ -55,9 +54,9 @@ async def listen_clients(  # noqa: PLR0917 - joined in wiring and nowhere else
     return ClientListener(server, manager)
 
 
-async def listen_probes(probes: Probes, host: str, port: int) -> tuple[int, Callable[[], Awaitable[None]]]:
-    """The port, and what closes it."""
-    runner = web.AppRunner(probes.application(), access_log=None, shutdown_timeout=1.0)
+async def listen_pages(pages: web.Application, host: str, port: int) -> tuple[int, Callable[[], Awaitable[None]]]:
+    """For probes and for the admin API. The port, and what closes it."""
+    runner = web.AppRunner(pages, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     site = web.TCPSite(runner, host, port)
     await site.start()

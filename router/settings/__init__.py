@@ -4,7 +4,8 @@ from router.settings.groups import LogFormat, LogLevel, NumCtxGuard
 from router.settings.load import ConfigError, Loaded, Origin, load_settings
 from router.settings.model import Settings, node_specs
 from router.settings.nodes import NodeSettings
-from router.settings.values import host_port
+from router.settings.redact import redacted
+from router.settings.values import host_port, is_loopback
 
 __all__ = [
     "ConfigError",
@@ -16,6 +17,8 @@ __all__ = [
     "Origin",
     "Settings",
     "host_port",
+    "is_loopback",
     "load_settings",
     "node_specs",
+    "redacted",
 ]

@@ -11,6 +11,8 @@ NEED_RESTART = (
     "tls.cert_file",
     "tls.key_file",
     "metrics_listen",
+    "admin.listen",
+    "admin.token_file",
     "client.header_s",
     "client.keep_alive_s",
     "client.header_bytes",

@@ -19,6 +19,7 @@ from router.settings.yaml_file import FileProblem, Steps, YamlFile, read_yaml
 
 PREFIX = "OLLAMA_ROUTER_"
 CONFIG_VARIABLE = "OLLAMA_ROUTER_CONFIG"
+ADMIN_URL_VARIABLE = "OLLAMA_ROUTER_ADMIN_URL"  # of the commands that ask a running router
 GIVEN_CHARS_MAX = 60  # of a wrong value, repeated in the message
 # What Kubernetes sets in every pod beside a Service called ollama-router or ollama-router-...
 _SERVICE_LINK = re.compile(r"(^|_)SERVICE_(HOST|PORT(_\w+)?)$|(^|_)PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
@@ -174,7 +175,7 @@ def variable_of(path: str) -> str:
 
 
 def _is_foreign(name: str) -> bool:
-    return name == CONFIG_VARIABLE or _SERVICE_LINK.search(name.removeprefix(PREFIX)) is not None
+    return name in (CONFIG_VARIABLE, ADMIN_URL_VARIABLE) or _SERVICE_LINK.search(name.removeprefix(PREFIX)) is not None
 
 
 def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from router.fleet.node import NodeSpec
 from router.policy.alias import AliasError, aliases_of
+from router.settings.admin import AdminSettings
 from router.settings.groups import (
     ClientSettings,
     CorsSettings,
@@ -55,6 +56,7 @@ class Settings(BaseSettings):
         default="0.0.0.0:9464",
         description="Where /metrics, /livez, /readyz and /healthz are served; nothing there changes anything.",
     )
+    admin: AdminSettings = AdminSettings()
     nodes: Annotated[tuple[NodeSettings, ...], NoDecode] = Field(
         default=(),
         description="The Ollama servers: URLs, or objects with more said. In the environment a comma list or JSON.",
@@ -117,8 +119,12 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
-        if self.listen == self.metrics_listen and host_port(self.listen)[1] != 0:
-            raise ValueError(f"listen and metrics_listen are both {self.listen}: give them different ports")
+        used: dict[str, str] = {}
+        addresses = {"listen": self.listen, "metrics_listen": self.metrics_listen, "admin.listen": self.admin.listen}
+        for name, address in addresses.items():
+            if address in used and host_port(address)[1] != 0:
+                raise ValueError(f"{used[address]} and {name} are both {address}: give them different ports")
+            used[address] = name
         return self
 
 

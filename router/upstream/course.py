@@ -39,7 +39,7 @@ def follow(
     tries = Tries(
         made=course.made + 1,
         has_met_dead_runner=course.has_met_dead_runner,
-        has_other_node=any(row.is_up and row.node not in excluded for row in rows),
+        has_other_node=any(row.takes_calls and row.node not in excluded for row in rows),
         attempts=attempts,
     )
     judged = verdict(failure, tries, budget)

@@ -9,7 +9,7 @@ import pytest
 
 from router.cli import main
 from router.wire.endpoints import BY_PATH
-from tests.docs import tables
+from tests.docs import admin_scene, tables
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")])
@@ -59,6 +59,18 @@ def test_links_lead_to_files_that_exist(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
     broken = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert broken == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if admin_scene.SAMPLE.search(page.read_text())], ids=str)
+async def test_samples_of_commands_are_what_the_commands_say(page: Path) -> None:
+    text = page.read_text()  # noqa: ASYNC240 - a test reads its own repository
+    async with admin_scene.pool() as router:
+        assert await admin_scene.renewed(router, text) == text, "python -m tests.docs.admin_scene PAGE prints it"
+
+
+def test_both_pages_for_operators_have_samples() -> None:
+    sampled = {page.name for page in PAGES if admin_scene.SAMPLE.search(page.read_text())}
+    assert sampled == {"README.md", "admin.md"}
 
 
 def test_every_make_target_says_what_it_does() -> None:

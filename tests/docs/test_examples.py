@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,7 @@ COMMANDS = [
     if command.startswith("ollama-router ")
 ]
 README = [block for block in BLOCKS if block.where.startswith("README.md:")]
+ASKING = ("nodes", "models", "explain", "drain", "resume")
 CURLS = [command for block in README for command in block.commands if command.startswith("curl ")]
 PROGRAMS = [block for block in README if block.language == "python"]
 
@@ -90,7 +92,8 @@ def test_the_readme_has_what_these_tests_are_for() -> None:
 def test_commands_are_what_the_command_line_takes(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Those that would run until they are told to stop get as far as their settings."""
+    """Those that would run until they are told to stop get as far as their settings, those that ask a running router
+    as far as their arguments."""
     served: list[object] = []
 
     class Process:
@@ -101,7 +104,10 @@ def test_commands_are_what_the_command_line_takes(
     monkeypatch.setattr(router, "process", Process, raising=False)
     monkeypatch.chdir(tmp_path)
     Path("router.yaml").write_text(next(block.text for block in README if block.language == "yaml"))
-    _, verb, *rest = shlex.split(command, comments=True)
+    _, verb, *rest = takewhile(lambda word: word != ">", shlex.split(command, comments=True))
+    if verb in ASKING:
+        cli._parser().parse_args([verb, *rest])
+        return
     assert cli.main([verb, *rest]) == cli.OK, capsys.readouterr().err
     assert len(served) == (verb in ("serve", "demo"))
 
@@ -112,6 +118,7 @@ def demo() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     arguments = ["demo", "--nodes", "3", "--listen", address, "--metrics-listen", "127.0.0.1:0"]
+    arguments += ["--admin-listen", "127.0.0.1:0"]
     environment = {**HERE, "OLLAMA_ROUTER_SHUTDOWN__DRAIN_DELAY_S": "0"}
     process = subprocess.Popen(
         [sys.executable, "-m", "router", *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True

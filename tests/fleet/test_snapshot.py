@@ -58,7 +58,7 @@ def ready_by_hand(snapshot: Snapshot, key: str) -> set[str]:
         weights = one.models[key].weights if key in one.models else None
         for copy in one.copies.values():
             serves = copy.weights == weights if weights else key in copy.keys
-            if serves and copy.state is CopyState.READY and one.health not in (Health.DOWN, Health.UNREAD):
+            if serves and copy.state is CopyState.READY and one.health in (Health.HEALTHY, Health.DEGRADED):
                 found.add(one.name)
     return found
 
@@ -73,7 +73,7 @@ def test_a_snapshot_equals_one_rebuilt_from_scratch_after_any_history(history: l
             rows = snapshot.holding(key)
             assert names(rows.ready) | names(rows.last_resort) == ready_by_hand(snapshot, key)
             assert not names(rows.ready) & names(rows.last_resort)
-            assert rows.has_node_up == any(row.is_up for row in rows.by_node.values())
+            assert rows.has_node_up == any(row.takes_calls for row in rows.by_node.values())
             assert snapshot.is_known(key) == bool(rows.by_node) == (key in snapshot.keys)
         assert snapshot.all_read == all(node.is_read for node in snapshot.nodes.values())
 
@@ -110,12 +110,18 @@ def test_a_down_node_keeps_its_models_known_and_serves_nobody() -> None:
     assert not snapshot.holding("x").ready.rows
 
 
-def test_spilled_and_draining_copies_are_last_resorts() -> None:
-    snapshot = fleet(
-        node("a", disk="x", spilled="x"), node("b", disk="x", ready="x", health=Health.DRAINING), node("c", ready="x")
-    )
-    assert names(snapshot.holding("x").last_resort) == {"a", "b"}
+def test_spilled_copies_are_last_resorts() -> None:
+    snapshot = fleet(node("a", disk="x", spilled="x"), node("c", ready="x"))
+    assert names(snapshot.holding("x").last_resort) == {"a"}
     assert names(snapshot.holding("x").ready) == {"c"}
+
+
+def test_a_draining_node_is_up_and_serves_nobody_new() -> None:
+    snapshot = fleet(node("a", disk="x", ready="x", health=Health.DRAINING))
+    row = snapshot.holding("x").by_node["a"]
+    assert (row.is_up, row.takes_calls, row.is_ready) == (True, False, False)
+    assert snapshot.is_known("x")
+    assert not snapshot.has_node_up("x")
 
 
 def test_an_unread_node_leaves_unknown_names_open() -> None:

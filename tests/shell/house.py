@@ -22,6 +22,7 @@ def settings_for(nodes: Sequence[SimulatedNode], /, **changes: Any) -> Settings:
     basis: dict[str, Any] = {
         "listen": LOOPBACK,
         "metrics_listen": LOOPBACK,
+        "admin": {"listen": LOOPBACK},
         "nodes": [{"url": node.url, "name": node.name} for node in nodes],
         "probe": {"interval_s": 0.1},
         "shutdown": {"drain_delay_s": 0},

@@ -48,12 +48,15 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Running:
 
 def test_serve_runs_with_what_the_arguments_say(process: Running) -> None:
     nodes = ["--node", "gpu-1", "--node", "http://gpu-2:1"]
+    metrics = ["--metrics-listen", "127.0.0.1:0"]
     assert (
-        main(["serve", *nodes, "--listen", "[::1]:0", "--metrics-listen", "127.0.0.1:0", "--log-format", "text"]) == OK
+        main(["serve", *nodes, "--listen", "[::1]:0", *metrics, "--admin-listen", "[::1]:1", "--log-format", "text"])
+        == OK
     )
     (settings,) = process.served
     assert [node.url for node in settings.nodes] == ["http://gpu-1:11434", "http://gpu-2:1"]
-    assert (settings.listen, settings.metrics_listen) == ("[::1]:0", "127.0.0.1:0")
+    ends = (settings.listen, settings.metrics_listen, settings.admin.listen)
+    assert ends == ("[::1]:0", "127.0.0.1:0", "[::1]:1")
     assert (settings.log.format, settings.log.level) == ("text", "info")
 
 

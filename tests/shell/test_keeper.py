@@ -15,7 +15,7 @@ from router.errors import Outcome
 from router.fleet.breaker import Circuit
 from router.fleet.node import CopyState, Health, NodeSpec
 from router.fleet.reports import Shown, parse_ps, parse_tags
-from router.fleet.tickets import Lease, Place, Ticket
+from router.fleet.tickets import Gate, Lease, Place, Ticket
 from router.policy.retry import Failure
 from router.store.memory import MemoryStore
 from router.wire.names import parse_name
@@ -308,6 +308,82 @@ def test_a_node_that_is_gone_from_discovery_leaves_nothing() -> None:
     assert dict(house.keeper.snapshot.nodes) == {}
 
 
+def test_a_node_that_drains_gets_nothing_new_and_keeps_what_it_has() -> None:
+    house = House("ab")
+    house.saw_ps("a", "m:1")
+    running = house.lease("t1")
+    assert isinstance(house.take("t2"), Place)
+    run(house.keeper.drain("a"))
+    run(house.keeper.drain("a"))
+    assert house.keeper.snapshot.nodes["a"].health is Health.DRAINING
+    assert dict(house.store.occupancy) == {("a", "d-m:1"): 1}
+    house.fail(running, None)
+    assert house.granted == [], "the slot that came free belongs to nobody: its node drains"
+    house.saw_ps("b", "m:1")
+    assert [(lease.ticket, lease.node) for lease in house.granted] == [("t2", "b")]
+    house.fail(house.granted.pop(), None)
+    run(house.keeper.resume("a"))
+    run(house.keeper.resume("a"))
+    assert (house.keeper.drained(), house.is_ready("a")) == (frozenset(), True)
+    assert {house.lease("t3").node, house.lease("t4").node} == {"a", "b"}
+
+
+def test_a_drain_outlives_probes_breakers_and_the_node_itself() -> None:
+    house = House()
+    house.saw_ps("a", "m:1")
+    lease = house.lease("t1")
+    run(house.keeper.drain("a"))
+    for _ in range(3):
+        run(house.keeper.attempt_ended(lease, Failure.CONNECT_TIMEOUT, Outcome.OK))
+    assert house.keeper.circuits() == {("a", None): Circuit.OPEN}
+    house.clock.time_s += 3
+    house.fail(lease, None)
+    assert house.keeper.circuits() == {}, "it answered: the breaker is closed again, the drain is not lifted"
+    assert isinstance(house.take("t2"), Place)
+    run(house.keeper.attempt_ended(lease, Failure.CONNECT_REFUSED, Outcome.OK))
+    assert (house.keeper.snapshot.nodes["a"].health, house.keeper.drained()) == (Health.DOWN, {"a"})
+    run(house.keeper.answered("a", "0.33.0"))
+    run(house.keeper.answered("a", "0.33.0"))
+    house.saw_ps("a", "m:1")
+    assert house.keeper.snapshot.nodes["a"].health is Health.DRAINING
+    assert house.granted == []
+    run(house.keeper.resume("a"))
+    assert [lease.ticket for lease in house.granted] == ["t2"]
+
+
+def test_a_breaker_that_is_open_stays_so_when_its_node_resumes() -> None:
+    house = House()
+    house.saw_ps("a", "m:1")
+    lease = house.lease("t1")
+    for _ in range(3):
+        run(house.keeper.attempt_ended(lease, Failure.CONNECT_TIMEOUT, Outcome.OK))
+    run(house.store.give_back(lease, Outcome.UPSTREAM_ERROR, 0))
+    run(house.keeper.drain("a"))
+    run(house.keeper.resume("a"))
+    assert isinstance(house.take("t2"), Place)
+    house.clock.time_s += 3
+    run(house.store.beat())
+    assert [lease.ticket for lease in house.granted] == ["t2"]
+
+
+@pytest.mark.parametrize("why", ["drain", "breaker"])
+def test_a_node_that_leaves_and_comes_back_is_shut_for_nothing_that_is_forgotten(why: str) -> None:
+    house = House()
+    house.saw_ps("a", "m:1")
+    if why == "drain":
+        run(house.keeper.drain("a"))
+    else:
+        for number in range(3):
+            house.fail(house.lease(f"f{number}"), Failure.RESET)
+    run(house.keeper.remove("a"))
+    run(house.keeper.add(NodeSpec("a", "a", 11434, slots=2)))
+    run(house.keeper.answered("a", "0.33.0"))
+    run(house.keeper.saw_tags("a", tags("m:1")))
+    house.saw_ps("a", "m:1")
+    assert house.keeper.drained() == frozenset()
+    assert [house.lease(f"t{number}").node for number in range(2)] == ["a", "a"]
+
+
 def test_what_a_manifest_shows_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.control.keeper.SHOWN_MAX", 1)
     house = House()
@@ -346,6 +422,10 @@ class Histories(RuleBasedStateMachine):
         if self.house.keeper.snapshot.nodes[name].health is not Health.DOWN:
             run(self.house.keeper.saw_tags(name, tags(*["m:1"] * listed)))
 
+    @rule(name=nodes, is_drain=st.booleans())
+    def drain_or_resume(self, name: str, is_drain: bool) -> None:
+        run(self.house.keeper.drain(name) if is_drain else self.house.keeper.resume(name))
+
     @rule()
     def arrive(self) -> None:
         self.tickets += 1
@@ -373,6 +453,11 @@ class Histories(RuleBasedStateMachine):
             believed = {weights for weights, copy in node.copies.items() if copy.state is CopyState.READY}
             assert ready == (believed if node.health is not Health.DOWN else set())
             assert entry.incarnation == node.incarnation
+
+    @invariant()
+    def drains_are_lifted_by_word_only(self) -> None:
+        nodes = self.house.store.book.ledger.copies.nodes
+        assert {name for name, entry in nodes.items() if entry.gate is Gate.DRAINING} == self.house.keeper.drained()
 
     @invariant()
     def no_slot_is_used_twice(self) -> None:

@@ -59,6 +59,7 @@ class Mounted:
         basis = {
             "listen": LOOPBACK,
             "metrics_listen": LOOPBACK,
+            "admin": {"listen": LOOPBACK},
             "nodes": nodes,
             "probe": {"interval_s": 0.05},
             "shutdown": {"drain_delay_s": 0},
@@ -387,6 +388,8 @@ def a_change_of(path: str) -> Any:
         "pool": "other",
         "listen": "127.0.0.1:1",
         "metrics_listen": "127.0.0.1:2",
+        "admin.listen": "127.0.0.1:3",
+        "admin.token_file": "token",
         "nodes": [{"url": "http://gpu-9", "slots": 3}],
         "aliases": {"gpt-9": QUICK},
         "line.models": {QUICK: {"max_waiting": 9}},
@@ -439,6 +442,7 @@ LIVE: Mapping[str, Callable[[Router], Any]] = {
     "shutdown.drain_delay_s": lambda router: router.lifecycle.limits.drain_delay_s,
     "shutdown.stream_drain_s": lambda router: router.lifecycle.limits.stream_drain_s,
 }
+LOCAL = {"listen": LOOPBACK, "metrics_listen": LOOPBACK, "admin": {"listen": LOOPBACK}}
 PATHS = [path for path in setting_paths() if "[]" not in path and "<" not in path]
 
 
@@ -448,13 +452,13 @@ def test_every_setting_is_either_taken_over_by_a_reload_or_named_as_needing_a_re
 
 @pytest.mark.parametrize("path", LIVE)
 async def test_a_setting_that_may_change_is_in_force_after_a_reload(path: str, mounted: Mounted) -> None:
-    mounted.write(yaml.safe_dump({"listen": LOOPBACK, "metrics_listen": LOOPBACK}))
+    mounted.write(yaml.safe_dump(LOCAL))
     origin = Origin(str(mounted.path))
     with quiet_logs() as logs:
         rereading = Rereading(origin, asyncio.Event(), poll_s=NEVER_S)
         async with running(origin.read(), logs, Random(0), rereading) as router:
             before = LIVE[path](router)
-            change = {"listen": LOOPBACK, "metrics_listen": LOOPBACK, **nested(path, a_change_of(path))}
+            change = {**LOCAL, **nested(path, a_change_of(path))}
             mounted.write(yaml.safe_dump(change))
             await router.reloader.reload()
             assert LIVE[path](router) != before

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from router.fleet.node import NodeSpec
 from router.policy.placement import Mode
-from router.settings import ConfigError, Settings, host_port, load_settings, node_specs
+from router.settings import ConfigError, Settings, host_port, load_settings, node_specs, redacted
 from router.settings.load import setting_paths, variable_of
 from router.settings.yaml_file import CONFIG_BYTES_MAX
 
@@ -319,7 +320,44 @@ def test_an_address_loses_its_brackets_for_the_socket() -> None:
 
 def test_clients_and_metrics_do_not_share_a_port() -> None:
     assert "different ports" in problem_with(listen="[::]:1", metrics_listen="[::]:1")
+    assert "metrics_listen and admin.listen" in problem_with(metrics_listen="127.0.0.1:9465")
     load_settings(overrides={"listen": "[::]:0", "metrics_listen": "[::]:0"})
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1", "LocalHost:1"])
+def test_the_admin_api_listens_on_loopback_without_more_ado(listen: str) -> None:
+    assert load_settings(overrides={"admin": {"listen": listen}}).settings.admin.token_file is None
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:9465", "[::]:9465", "10.0.0.1:9465", "gpu-1:9465", "localhost.lan:9465"])
+def test_elsewhere_the_admin_api_listens_only_with_a_token(listen: str) -> None:
+    problem = problem_with(admin={"listen": listen})
+    assert problem.startswith(f"admin: listen is {listen}, which other machines reach: give admin.token_file")
+    load_settings(overrides={"admin": {"listen": listen, "token_file": "/run/secrets/token"}})
+
+
+def test_the_variables_of_the_commands_are_no_unknown_settings() -> None:
+    environ = {"OLLAMA_ROUTER_ADMIN_URL": "http://127.0.0.1:9465", "OLLAMA_ROUTER_ADMIN__TOKEN_FILE": "/run/token"}
+    loaded = load_settings(environ=environ)
+    assert loaded.warnings == ()
+    assert loaded.settings.admin.token_file == "/run/token"
+
+
+def test_settings_are_shown_without_what_they_hide() -> None:
+    class Teams(BaseModel):
+        keys_sha256: tuple[str, ...] = ("c0ffee",)
+        keys_file: str = "/etc/keys.yaml"
+        url: str = "redis://user:word@redis:6379"
+        password: str = ""
+
+    shown = redacted(Teams())
+    assert shown == {
+        "keys_sha256": "(hidden)",
+        "keys_file": "/etc/keys.yaml",
+        "url": "redis://(hidden)@redis:6379",
+        "password": "",
+    }
+    assert redacted(Settings(aliases={"gpt-4": "m"}))["line"]["max_wait_s"] == 300.0
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30m", 1800), ("1h30m", 5400), (90, 90), ("90", 90), ("500ms", 0.5)])

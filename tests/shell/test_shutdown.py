@@ -278,6 +278,8 @@ async def process(
         f"127.0.0.1:{ports['listen']}",
         "--metrics-listen",
         f"127.0.0.1:{ports['metrics']}",
+        "--admin-listen",
+        "127.0.0.1:0",
     )
     clean = {name: value for name, value in os.environ.items() if not name.startswith("OLLAMA_ROUTER_")}
     child = await asyncio.create_subprocess_exec(
@@ -342,7 +344,7 @@ sys.exit(cli.main())
 
 
 async def test_a_process_that_lost_a_loop_says_so_and_exits_with_1() -> None:
-    ends = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
+    ends = [f"{end}=127.0.0.1:0" for end in ("--listen", "--metrics-listen", "--admin-listen")]
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", DYING, "demo", *ends, stdout=PIPE, stderr=PIPE,
         env={**os.environ, "OLLAMA_ROUTER_SHUTDOWN__DRAIN_DELAY_S": "0"},
