@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from router.control.prober import ProbeLimits
 from router.lifecycle import DrainLimits
-from router.policy.alias import aliases_of
+from router.policy.guard import Guards
+from router.policy.placement import Mode
+from router.policy.route import Reach
 from router.server.client import ClientLimits
 from router.server.inference import BodyLimits
-from router.settings import NumCtxGuard, Settings
+from router.settings import Settings, aliases_from
 from router.store.answers import Limits
 from router.upstream.course import RetryLimits
-from router.upstream.errand import Guards
 from router.upstream.rules import CallRules, Deadlines
 from router.wire.origins import origins_of
 
@@ -18,10 +19,11 @@ from router.wire.origins import origins_of
 def call_rules(settings: Settings) -> CallRules:
     timeouts = settings.timeouts
     return CallRules(
-        aliases=aliases_of(settings.aliases),
+        aliases=aliases_from(settings.aliases),
         deadlines=Deadlines(timeouts.first_byte_s, timeouts.plain_s, timeouts.idle_s, settings.line.max_wait_s),
         retries=RetryLimits(settings.retry.attempts, settings.retry.budget),
-        guards=Guards(settings.guard.num_ctx is NumCtxGuard.PASS, settings.guard.keep_alive_max),
+        guards=Guards(settings.guard.num_ctx, settings.guard.keep_alive, settings.guard.keep_alive_max),
+        reach=Reach(never_loads=settings.placement.mode is Mode.OBSERVE, has_cloud=settings.cloud.enabled),
         origins=origins_of(settings.cors.origins),
     )
 
@@ -29,6 +31,11 @@ def call_rules(settings: Settings) -> CallRules:
 def line_limits(settings: Settings) -> Limits:
     by_key = {key: line.max_waiting for key, line in settings.line.models.items()}
     return Limits(settings.line.max_waiting_per_model, by_key)
+
+
+def cloud_slots(settings: Settings) -> int:
+    """Of each cloud stub; 0 where they are switched off."""
+    return settings.cloud.slots if settings.cloud.enabled else 0
 
 
 def probe_limits(settings: Settings) -> ProbeLimits:
@@ -58,7 +65,7 @@ def client_limits(settings: Settings) -> ClientLimits:
 def named_models(settings: Settings) -> set[str]:
     """Model keys that the configuration mentions."""
     return {
-        *settings.aliases.values(),
+        *aliases_from(settings.aliases).models,
         *settings.line.models,
         *(key for node in settings.nodes for key in node.models),
     }

@@ -180,6 +180,7 @@ class Reloader:
         parts.api.timeout_s = settings.probe.timeout_s
         parts.prober.set_limits(meaning.probe_limits(settings))
         parts.keeper.interval_s = settings.probe.interval_s
+        parts.keeper.cloud_slots = meaning.cloud_slots(settings)
         parts.placer.mode = settings.placement.mode
         parts.inference.limits = meaning.body_limits(settings)
         parts.inference.stall_s = settings.client.client_stall_s

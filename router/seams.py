@@ -228,6 +228,9 @@ class Record:
     arrived_wall_s: float
     model_asked: str = ""  # as the client wrote it; log only, never a label
     model: str = ""  # the resolved key
+    alias: str = ""  # key of the alias that it was named by; of the configuration, so a label
+    passed: tuple[str, ...] = ()  # why targets of the alias were passed over: a label of alias_fallbacks_total
+    guarded: tuple[str, ...] = ()  # what guards did: guard and action, labels of guard_actions_total
     team: str = "default"
     node: str = ""
     attempts: int = 0

@@ -14,6 +14,7 @@ from random import Random
 
 from router import meaning
 from router.admission import Admission
+from router.control.alias_watch import watch_aliases
 from router.control.config import POLL_S, ConfigWatch, Digest, Files
 from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
@@ -154,7 +155,13 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
     discovery = StaticDiscovery(prepared.nodes)
     # The keeper comes after what it tells: metrics look it up at the scrape.
     metrics = _metrics(settings, store, discovery, logs, lambda: keeper)
-    keeper = FleetKeeper(store, clock, interval_s=settings.probe.interval_s, on_circuit=metrics.circuit_changed)
+    keeper = FleetKeeper(
+        store,
+        clock,
+        interval_s=settings.probe.interval_s,
+        on_circuit=metrics.circuit_changed,
+        cloud_slots=meaning.cloud_slots(settings),
+    )
     timeouts, probe_s = settings.timeouts, settings.probe.timeout_s
     api = HttpNodeApi(clock, connect_s=timeouts.connect_s, timeout_s=probe_s, access=access.of)
     await stack.enter_async_context(api)
@@ -174,12 +181,6 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
         api=api, keeper=keeper, store=store, clock=clock, mode=settings.placement.mode, observe=metrics.load_ended
     )
     pipeline = await _pipeline(prepared, store, keeper, connections, Telemetry(metrics, logs), clock, rng)
-    loops = Loops()
-    stack.push_async_callback(loops.close)
-    loops.start("discovery", prober.follow(discovery))
-    loops.start("placer", placer.run())
-    loops.start("heartbeat", beat_for_ever(store))
-    loops.start("loop lag", watch_lag(metrics.loop_lagged))
     lifecycle = Lifecycle(meaning.drain_limits(settings))
     buffers = Buffers(settings.limits.buffered_bytes)
     parts = Parts(
@@ -199,7 +200,18 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
         store=store,
         tls=ListenerTls(prepared.serving) if prepared.serving is not None else None,
     )
-    return parts, loops
+    return parts, _loops(stack, parts)
+
+
+def _loops(stack: AsyncExitStack, parts: Parts) -> Loops:
+    loops = Loops()
+    stack.push_async_callback(loops.close)
+    loops.start("discovery", parts.prober.follow(parts.discovery))
+    loops.start("placer", parts.placer.run())
+    loops.start("heartbeat", beat_for_ever(parts.store))
+    loops.start("alias watch", watch_aliases(lambda: parts.keeper.snapshot, lambda: parts.pipeline.rules.aliases))
+    loops.start("loop lag", watch_lag(parts.metrics.loop_lagged))
+    return loops
 
 
 async def _pipeline(  # noqa: PLR0917 - joined here and nowhere else

@@ -16,11 +16,12 @@ from router.errors import Outcome
 from router.fleet import breaker as breakers
 from router.fleet import health
 from router.fleet.breaker import Breaker, Circuit
+from router.fleet.cloud import with_cloud
 from router.fleet.health import Event, Vitals
 from router.fleet.node import Copy, CopyState, Health, Node, NodeSpec
 from router.fleet.reports import PsEntry, Shown, TagEntry
 from router.fleet.snapshot import Snapshot, apply_ps, apply_tags, apply_version, slots_of
-from router.fleet.tickets import CopyReport, Gate, Lease
+from router.fleet.tickets import Gate, Lease, report_of
 from router.policy.retry import Blame, Failure, blame_of
 from router.seams import Clock, Store
 
@@ -43,16 +44,24 @@ class Left:
 class FleetKeeper:
     """Owns the snapshot, the vitals and the breakers. Every method leaves the store knowing what the snapshot says.
 
-    `interval_s` between probes may be set anew.
+    `interval_s` between probes and `cloud_slots` may be set anew.
     """
 
     def __init__(
-        self, store: Store, clock: Clock, *, interval_s: float, on_circuit: Callable[[str, Circuit], None]
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        interval_s: float,
+        on_circuit: Callable[[str, Circuit], None],
+        cloud_slots: int = 0,
     ) -> None:
+        """`cloud_slots` of each cloud stub; 0 where they are switched off."""
         self._store = store
         self._clock = clock
         self.interval_s = interval_s
         self._on_circuit = on_circuit
+        self.cloud_slots = cloud_slots
         self._vitals: dict[str, Vitals] = {}
         self._left: dict[str, Left] = {}  # the one that left last, last
         self._breakers: dict[tuple[str, str | None], Breaker] = {}
@@ -148,7 +157,7 @@ class FleetKeeper:
     async def saw_tags(self, name: str, entries: Sequence[TagEntry]) -> None:
         node = self.snapshot.nodes.get(name)
         if node is not None:
-            self._swap(apply_tags(node, entries, self.shown))
+            self._swap(with_cloud(apply_tags(node, entries, self.shown), self.cloud_slots))
             await self._tell_copies(node, self._store.now_s())
 
     async def saw_ps(self, name: str, entries: Sequence[PsEntry], node_now_s: float, asked_at_s: float) -> None:
@@ -157,9 +166,8 @@ class FleetKeeper:
         if node is None or asked_at_s < self._resident_since_s.get(name, 0.0):
             return
         leased = {weights for (holder, weights), leases in self._store.occupancy.items() if holder == name and leases}
-        self._swap(
-            apply_ps(node, entries, self.shown, node_now_s=node_now_s, interval_s=self.interval_s, leased=leased)
-        )
+        seen = apply_ps(node, entries, self.shown, node_now_s=node_now_s, interval_s=self.interval_s, leased=leased)
+        self._swap(with_cloud(seen, self.cloud_slots))
         await self._tell_copies(node, asked_at_s)
 
     def lacks(self, digest: str) -> bool:
@@ -185,7 +193,9 @@ class FleetKeeper:
         keys = node.keys_of(weights)
         known = node.copies.get(weights)
         copy = known if known is not None else Copy(weights, CopyState.READY, keys, slots_of(node, keys, node.models))
-        is_ours = copy.named_ctx > 0 if is_renewal else named_ctx > 0
+        # A renewal that names what the copy had leaves it as it was: the node's default, or ours.
+        is_as_before = is_renewal and named_ctx == copy.num_ctx
+        is_ours = copy.named_ctx > 0 if is_as_before else named_ctx > 0
         copy = replace(
             copy,
             state=CopyState.READY,
@@ -193,8 +203,21 @@ class FleetKeeper:
             named_ctx=num_ctx if is_ours else 0,
             expires_at_s=float("inf"),
         )
+        if 0 < has_ctx < named_ctx:
+            node = self._capped(node, weights, has_ctx)
         self._swap(replace(node, copies=MappingProxyType({**node.copies, weights: copy})))
-        await self._store.set_copy(_report(node, copy, now_s, is_probe=False))
+        await self._store.set_copy(report_of(node, copy, now_s, is_probe=False))
+
+    def _capped(self, node: Node, weights: str, num_ctx: int) -> Node:
+        """A load that got less context than it named met the training context, which no /api/show had told: without
+        this, whoever asks for more would have the model loaded over and over."""
+        models = dict(node.models)
+        for key in node.keys_of(weights):
+            digest = models[key].digest
+            models[key] = replace(models[key], context_max=num_ctx)
+            if digest in self.shown:
+                self.shown[digest] = replace(self.shown[digest], context_max=num_ctx)
+        return replace(node, models=MappingProxyType(models))
 
     async def not_loaded(self, name: str, weights: str) -> None:
         """A load of ours has failed, or a copy turned out to be gone."""
@@ -207,7 +230,7 @@ class FleetKeeper:
         copies = {other: copy for other, copy in node.copies.items() if other != weights}
         self._swap(replace(node, copies=MappingProxyType(copies)))
         gone = Copy(weights, CopyState.ON_DISK, keys, slots=0)
-        await self._store.set_copy(_report(node, gone, now_s, is_probe=False))
+        await self._store.set_copy(report_of(node, gone, now_s, is_probe=False))
         self.wake_placer()
 
     # traffic
@@ -293,9 +316,9 @@ class FleetKeeper:
         for weights, copy in before.copies.items():
             if weights not in node.copies:
                 gone = replace(copy, state=CopyState.ON_DISK)
-                await self._store.set_copy(_report(node, gone, seen_at_s, is_probe=True))
+                await self._store.set_copy(report_of(node, gone, seen_at_s, is_probe=True))
         for copy in node.copies.values():
-            await self._store.set_copy(_report(node, copy, seen_at_s, is_probe=True))
+            await self._store.set_copy(report_of(node, copy, seen_at_s, is_probe=True))
 
     def _swap(self, node: Node) -> None:
         before = self.snapshot.nodes.get(node.name)
@@ -308,21 +331,6 @@ class FleetKeeper:
                 and (known is None or (known.state, known.num_ctx) != (copy.state, copy.num_ctx))
             ):
                 self.on_context(copy.keys)
-
-
-def _report(node: Node, copy: Copy, seen_at_s: float, *, is_probe: bool) -> CopyReport:
-    return CopyReport(
-        node=node.name,
-        incarnation=node.incarnation,
-        weights=copy.weights,
-        keys=copy.keys,
-        state=copy.state,
-        slots=copy.slots + node.spec.backlog,
-        num_ctx=copy.num_ctx,
-        seen_at_s=seen_at_s,
-        is_probe=is_probe,
-        named_ctx=copy.named_ctx,
-    )
 
 
 def _start_of(spec: NodeSpec, vitals: Vitals) -> str:

@@ -15,9 +15,9 @@ from router.control.keeper import FleetKeeper
 from router.errors import LoadFailed, NoNode, NotLoaded, Refusal, Rejection
 from router.fleet.reports import MalformedReport, parse_ps
 from router.fleet.tickets import LineView
+from router.policy.guard import KEEP_ALIVE_MIN_S
 from router.policy.placement import Load, LoadFailure, Mode, Refuse, hopeless, load_backoff_s, place
 from router.seams import Clock, NodeApi, NodeFailed, Store
-from router.upstream.errand import KEEP_ALIVE_MIN_S
 from router.wire.names import key_of
 
 log = logging.getLogger(__name__)

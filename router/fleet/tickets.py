@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from router.fleet.node import CopyState
+from router.fleet.node import Copy, CopyState, Node
 
 BEAT_S = 1.0  # replicas beat once a second
 SILENT_BEATS = 6  # a replica that missed this many is reaped: 6 s, so that its leases are free within 10
@@ -94,3 +94,19 @@ class CopyReport:
     seen_at_s: float
     is_probe: bool = True
     named_ctx: int = 0  # see Copy
+
+
+def report_of(node: Node, copy: Copy, seen_at_s: float, *, is_probe: bool) -> CopyReport:
+    """What is believed of a copy, as the store is told it."""
+    return CopyReport(
+        node=node.name,
+        incarnation=node.incarnation,
+        weights=copy.weights,
+        keys=copy.keys,
+        state=copy.state,
+        slots=copy.slots + node.spec.backlog,
+        num_ctx=copy.num_ctx,
+        seen_at_s=seen_at_s,
+        is_probe=is_probe,
+        named_ctx=copy.named_ctx,
+    )

@@ -153,7 +153,8 @@ class Admin:
         if name is None:
             raise AdminRefusal(400, "say which model: /admin/explain?model=NAME")
         num_ctx = 0 if self._sources.keeps_context() else _num_ctx(query.get("num_ctx", "0"))
-        targets = self._sources.aliases().plan(name.key).targets
+        aliases = self._sources.aliases()
+        targets = aliases.candidates(name.key) if name.key in aliases.names else (name.key,)
         return Question(model, targets, query.get("affinity", ""), num_ctx, name.is_cloud)
 
     async def _circumstances(self, targets: Sequence[str] = ()) -> Circumstances:

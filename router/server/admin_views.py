@@ -87,7 +87,7 @@ def models_view(at: Circumstances, aliases: Aliases) -> list[View]:
     """Every model that a node lists or an alias leads to, in order of their names."""
     called: dict[str, list[str]] = {}
     for alias in sorted(aliases.names):
-        for target in aliases.plan(alias).targets:
+        for target in aliases.candidates(alias):
             called.setdefault(target, []).append(alias)
     return [
         _model(key, at.snapshot, at.occupancy, at.lines.get(key), called.get(key, []))

@@ -149,7 +149,7 @@ def _names(snapshot: Snapshot, aliases: Aliases, youngest: Mapping[str, DiskMode
     named = dict(youngest)
     for alias in aliases.names:
         named.pop(alias, None)
-        targets = [key for key in aliases.plan(alias).targets if key in youngest]
+        targets = [key for key in aliases.candidates(alias) if key in youngest]
         servable = [key for key in targets if snapshot.has_node_up(key)]
         for target in (servable or targets)[:1]:
             named[alias] = youngest[target]

@@ -1,6 +1,7 @@
 """What an operator may say, where it is read from, and how a mistake in it is told. Read by `cli` and `wiring` only."""
 
-from router.settings.groups import LogFormat, LogLevel, NumCtxGuard
+from router.settings.aliases import aliases_from
+from router.settings.groups import LogFormat, LogLevel
 from router.settings.load import ConfigError, Loaded, Origin, load_settings
 from router.settings.model import Settings, node_specs
 from router.settings.nodes import NodeSettings
@@ -13,9 +14,9 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "NodeSettings",
-    "NumCtxGuard",
     "Origin",
     "Settings",
+    "aliases_from",
     "host_port",
     "is_loopback",
     "load_settings",

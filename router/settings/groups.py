@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from router.policy.guard import KeepAliveGuard, NumCtxGuard
 from router.policy.placement import Mode
 from router.settings.nodes import Group
 from router.settings.values import Duration, ModelKey, Seconds, SecondsOrZero
@@ -25,11 +26,6 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
-
-
-class NumCtxGuard(StrEnum):
-    PROTECT = "protect"
-    PASS = "pass"  # noqa: S105 - lets through, no password
 
 
 class LineModelSettings(Group):
@@ -139,13 +135,32 @@ class GuardSettings(Group):
 
     num_ctx: NumCtxGuard = Field(
         default=NumCtxGuard.PROTECT,
-        description="A context other than the loaded one makes Ollama reload the model under everybody. protect: a "
-        "smaller one is left out, a larger one refused; pass: the node decides.",
+        description="A context other than the loaded one makes Ollama reload the model under everybody, as do "
+        "num_batch, num_gpu, main_gpu, use_mmap, num_thread, draft_num_predict and shift. protect: these and a smaller "
+        "context are taken out of the call, a larger one is refused; reject: any of them is refused; pass: the node "
+        "decides.",
+    )
+    keep_alive: KeepAliveGuard = Field(
+        default=KeepAliveGuard.CLAMP,
+        description="A keep_alive moves the end of a model that all share. clamp: longer than keep_alive_max is cut "
+        "down to it, shorter than a minute left out; reject: any is refused; pass: as sent. A call that only unloads "
+        "is answered and never obeyed.",
     )
     keep_alive_max: Duration = Field(
         default=1800.0,
-        description="The longest keep_alive (seconds, or 30m) that reaches a node; longer ones are clamped, so that no "
-        "client holds memory for ever.",
+        description="The longest keep_alive (seconds, or 30m) that reaches a node with clamp, so that no client holds "
+        "memory for ever.",
+    )
+
+
+class CloudSettings(Group):
+    """Models that Ollama's own cloud runs. Nodes list them like others; each spends the account of its node's owner."""
+
+    enabled: bool = Field(
+        default=False, description="Without it calls for cloud models (:cloud, -cloud) are refused with 403."
+    )
+    slots: int = Field(
+        default=8, ge=1, description="Calls of one cloud model that one node passes on at once; further ones wait."
     )
 
 

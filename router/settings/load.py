@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -14,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource, SettingsError
 
+from router.policy.alias_config import AliasError
 from router.settings.model import Settings
 from router.settings.yaml_file import FileProblem, Steps, YamlFile, read_yaml
 
@@ -92,7 +94,7 @@ def load_settings(
     try:
         return Loaded(Settings(**layers.merged()), tuple(warnings), layers.origin)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False)
+        details = error.errors(include_url=False)
         raise ConfigError([_problem(detail, layers) for detail in details]) from None
     except RecursionError:
         raise ConfigError([f"{layers.file.name}: refers to itself"]) from None
@@ -105,7 +107,7 @@ def setting_paths() -> dict[str, FieldInfo]:
 
 def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
     for name, info in model.model_fields.items():
-        path, annotation = f"{prefix}{name}", info.annotation
+        path, annotation = f"{prefix}{name}", _said(info.annotation)
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from _fields(annotation, f"{path}.")
             continue
@@ -115,6 +117,13 @@ def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInf
                 yield from _fields(
                     item, f"{path}[]." if getattr(annotation, "__origin__", None) is tuple else f"{path}.<name>."
                 )
+
+
+def _said(annotation: Any) -> Any:
+    """Without the None that may stand for a setting which is not said."""
+    kinds = [kind for kind in getattr(annotation, "__args__", ()) if kind is not type(None)]
+    is_optional = isinstance(annotation, UnionType) and len(kinds) == 1
+    return kinds[0] if is_optional else annotation
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,6 +210,9 @@ def _not_json(variables: Mapping[str, str]) -> Iterator[str]:
 def _problem(detail: ErrorDetails, layers: _Layers) -> str:
     steps = tuple(step for step in detail["loc"] if step != "[key]")
     text = detail["msg"].removeprefix("Value error, ")
+    cause = detail.get("ctx", {}).get("error")
+    if isinstance(cause, AliasError):
+        steps, text = _as_far_as_said((*steps, *cause.steps), layers.merged()), cause.text
     if detail["type"] == "extra_forbidden":
         text = f"unknown setting{_meant(steps)}"
     elif detail["type"] != "value_error" and detail["type"] != "missing":
@@ -212,6 +224,19 @@ def _problem(detail: ErrorDetails, layers: _Layers) -> str:
 def dotted(steps: Steps) -> str:
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
     return text.removeprefix(".")
+
+
+def _as_far_as_said(steps: Steps, values: Mapping[str, Any]) -> Steps:
+    """Of an alias that is a name alone, its own path: what it is short for was never written."""
+    node: Any = values
+    for index, step in enumerate(steps):
+        if isinstance(node, str):
+            return steps[:index]
+        is_there = step in node if isinstance(node, Mapping) else isinstance(step, int)
+        if not is_there:
+            return steps
+        node = node[step]
+    return steps
 
 
 def _given(value: object) -> str:

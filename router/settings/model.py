@@ -8,10 +8,11 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from router.fleet.node import NodeSpec
-from router.policy.alias import AliasError, aliases_of
 from router.settings.admin import AdminSettings
+from router.settings.aliases import AliasSettings, aliases_from, name_or_object
 from router.settings.groups import (
     ClientSettings,
+    CloudSettings,
     CorsSettings,
     GuardSettings,
     LimitSettings,
@@ -62,10 +63,11 @@ class Settings(BaseSettings):
         description="The Ollama servers: URLs, or objects with more said. In the environment a comma list or JSON.",
         json_schema_extra=_url_or_object,
     )
-    aliases: dict[str, str] = Field(
+    aliases: dict[str, AliasSettings] = Field(
         default_factory=dict,
-        description="Names that clients may use for models of the nodes, such as gpt-4: qwen3:8b. Answers carry the "
-        "client's name.",
+        description="Names that clients may use for models of the nodes, such as gpt-4: qwen3:8b, or objects with more "
+        "said. Answers carry the client's name.",
+        json_schema_extra=name_or_object,
     )
     line: LineSettings = LineSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
@@ -73,6 +75,7 @@ class Settings(BaseSettings):
     retry: RetrySettings = RetrySettings()
     probe: ProbeSettings = ProbeSettings()
     guard: GuardSettings = GuardSettings()
+    cloud: CloudSettings = CloudSettings()
     placement: PlacementSettings = PlacementSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
@@ -110,12 +113,9 @@ class Settings(BaseSettings):
 
     @field_validator("aliases")
     @classmethod
-    def _resolved(cls, aliases: dict[str, str]) -> dict[str, str]:
-        """By model key, each with the model it leads to in the end."""
-        try:
-            return dict(aliases_of(aliases).targets)
-        except AliasError as error:
-            raise ValueError(str(error).removeprefix("aliases.")) from None
+    def _lead_somewhere(cls, aliases: dict[str, AliasSettings]) -> dict[str, AliasSettings]:
+        aliases_from(aliases)
+        return aliases
 
     @model_validator(mode="after")
     def _apart(self) -> Self:

@@ -69,6 +69,11 @@ _TABLE = (
     Family("client_disconnects_total", COUNTER, ("model", "phase"), "L",
            "Clients that left: waiting, prefill, streaming or stalled."),
     Family("routing_decisions_total", COUNTER, ("policy", "reason"), "L", "Calls sent to a node, by why this one."),
+    Family("alias_fallbacks_total", COUNTER, ("alias", "reason"), "L",
+           "Targets of an alias that a call passed over for the next: unknown, cloud, no_node, not_loaded, "
+           "load_failed, failed or incapable."),
+    Family("guard_actions_total", COUNTER, ("guard", "action"), "L",
+           "Calls whose num_ctx, options, keep_alive or unload a guard cut, clamped, refused or ignored."),
     Family("upstream_requests_total", COUNTER, ("node", "model", "outcome"), "L", "Attempts at a node that ended."),
     Family("upstream_request_duration_seconds", HISTOGRAM, ("node",), "L", "Attempts at a node.", DURATION_S),
     Family("retries_total", COUNTER, ("model", "reason"), "L", "Attempts that were followed by another one."),

@@ -65,6 +65,8 @@ class Metrics:
         self._rejections = self._counter("rejections_total")
         self._disconnects = self._counter("client_disconnects_total")
         self._decisions = self._counter("routing_decisions_total")
+        self._passed = self._counter("alias_fallbacks_total")
+        self._guarded = self._counter("guard_actions_total")
         self._attempts = self._counter("upstream_requests_total")
         self._attempt_time = self._histogram("upstream_request_duration_seconds")
         self._retries = self._counter("retries_total")
@@ -122,6 +124,11 @@ class Metrics:
             self._note_tokens(record, model)
         if record.retries:
             self._note_retries(record, model)
+        for reason in record.passed:
+            self._passed.add((record.alias, reason))
+        for done in record.guarded:
+            guard, _, action = done.partition(" ")
+            self._guarded.add((guard, action))
 
     def _note_pace(self, record: Record, route: str, model: str) -> None:
         first_s = record.first_token_s

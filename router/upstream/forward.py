@@ -218,7 +218,7 @@ class Passage:
         """A whole answer that is no 200: for another node to better, or the client's to read."""
         attempt = self.attempt
         body = b"".join(self._held)
-        attempt.failure = classify(attempt.status, body)
+        attempt.failure = classify(attempt.status, body, has_other_target=self._errand.has_other_target)
         attempt.text = body[:TEXT_BYTES_MAX].decode("utf-8", "replace")
         if attempt.failure is None:
             attempt.outcome = _outcome_of(attempt.status)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from router.policy.alias import Aliases
+from router.policy.guard import Guards
+from router.policy.route import Reach
 from router.upstream.course import RetryLimits
-from router.upstream.errand import Guards
 from router.wire.origins import BUILT_IN_ONLY, Origins
 
 
@@ -26,4 +27,5 @@ class CallRules:
     deadlines: Deadlines
     retries: RetryLimits
     guards: Guards
+    reach: Reach
     origins: Origins = BUILT_IN_ONLY  # of browsers' pages that may call, pages included

@@ -89,10 +89,19 @@ def test_weights_spread_over_equal_nodes() -> None:
     assert {where(placed(snapshot, line(model)))[0] for model in models} == set("abc")
 
 
+def test_for_more_context_than_any_copy_has_another_is_loaded_or_else_one_anew() -> None:
+    """Those who wait for it are calls of an alias that overrides num_ctx: all others were refused."""
+    small = node("a", disk="x", ready="x", num_ctx=2048)
+    assert placed(fleet(small, node("b", disk="x")), line(num_ctx=8192)) == (Load("b", "X", "x", "w:x", 8192),)
+    assert placed(fleet(small), line(num_ctx=8192)) == (Load("a", "X", "x", "w:x", 8192),)
+    assert placed(fleet(small), line(num_ctx=8192), mode=Mode.OBSERVE) == ()
+    assert placed(fleet(small, node("b", disk="x", ready="x", num_ctx=8192)), line(num_ctx=8192)) == ()
+    trained_with_less = node("a", disk="x", ready="x", num_ctx=2048, context_max=2048)
+    assert placed(fleet(trained_with_less), line(num_ctx=8192)) == ()
+
+
 def test_a_ready_copy_is_waited_for() -> None:
     assert placed(fleet(node("a", disk="x", ready="x"), node("b", disk="x")), line(depth=99)) == ()
-    too_small = fleet(node("a", disk="x", ready="x", num_ctx=2048), node("b", disk="x"))
-    assert placed(too_small, line(num_ctx=8192)) == ()
 
 
 def test_a_ready_copy_that_the_line_may_not_use_is_not_waited_for() -> None:

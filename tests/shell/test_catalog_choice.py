@@ -11,7 +11,8 @@ import pytest
 from router.errors import NoNode, UnknownModel
 from router.fleet.node import DiskModel, Health, Node, NodeSpec
 from router.fleet.snapshot import Snapshot, snapshot_of
-from router.policy.alias import Aliases, RoutePlan
+from router.policy.alias import Aliases
+from router.policy.alias_config import Said, aliases_of
 from router.server.catalog import NO_VERSION, Catalog, lowest_version
 from router.server.show import nodes_to_ask
 from router.wire.names import parse_name
@@ -29,18 +30,17 @@ def node(name: str, *models: DiskModel, health: Health = Health.HEALTHY, version
     return Node(spec, health=health, version=version, models=disk, is_read=health is not Health.UNREAD)
 
 
-class Ordered(Aliases):
-    """Aliases with several targets, best first."""
-
-    def plan(self, key: str) -> RoutePlan:
-        target = self.targets.get(key)
-        return RoutePlan((key,)) if target is None else RoutePlan(tuple(target.split()), is_alias=True)
-
-
 def catalog_of(*nodes: Node, **aliases: str) -> Catalog:
     snapshot = snapshot_of(nodes)
-    ordered = Ordered({parse_name(alias).key: targets for alias, targets in aliases.items()})
+    ordered = ordered_aliases(**aliases)
     return Catalog(lambda: snapshot, lambda: ordered)
+
+
+def ordered_aliases(**aliases: str) -> Aliases:
+    """Each with its targets, best first."""
+    return aliases_of(
+        {alias: Said([(first, 1.0)], rest) for alias, (first, *rest) in ((a, t.split()) for a, t in aliases.items())}
+    )
 
 
 def test_the_youngest_manifest_stands_for_a_name_whichever_zone_it_was_written_in() -> None:
@@ -89,7 +89,7 @@ def test_lists_are_made_once_for_what_is_known_and_again_when_it_changes() -> No
     catalog = Catalog(lambda: _snapshot(known[0]), lambda: _aliases(known[1]))
     first = catalog.models()
     assert catalog.models() is first
-    known[1] = Aliases(MappingProxyType({"fast:latest": "m:1b"}))
+    known[1] = ordered_aliases(fast="m:1b")
     assert b"fast:latest" in catalog.models(), "a configuration that was read anew"
     known[0] = Snapshot()
     assert catalog.models() == b'{"object":"list","data":null}\n'

@@ -467,3 +467,15 @@ class Histories(RuleBasedStateMachine):
 
 Histories.TestCase.settings = examples(max_examples=40, stateful_step_count=30, deadline=None)
 TestHistories = Histories.TestCase
+
+
+def test_a_load_that_got_less_context_than_it_named_has_met_the_training_context() -> None:
+    """Else whoever asks for more would have the model loaded over and over."""
+    house = House()
+    house.keeper.saw_show("d-m:1", Shown("w"))
+    run(house.keeper.saw_tags("a", tags("m:1")))
+    run(house.keeper.loaded("a", "w", 16384, has_ctx=8192))
+    row = house.keeper.snapshot.holding(KEY).by_node["a"]
+    assert (row.num_ctx, row.context_max) == (8192, 8192)
+    run(house.keeper.saw_tags("a", tags("m:1")))
+    assert house.keeper.snapshot.holding(KEY).by_node["a"].context_max == 8192

@@ -342,8 +342,8 @@ async def test_the_command_line_keeps_its_precedence(mounted: Mounted) -> None:
         async with reading(mounted, aliases={"gpt-4": QUICK}, log={"level": "error"}) as router:
             mounted.say(aliases={"gpt-4": "elsewhere", "gpt-5": QUICK}, log={"level": "debug"}, nodes=[])
             await reloads(router, "ok")
-            assert router.settings.aliases["gpt-4:latest"] == QUICK
-            assert router.settings.aliases["gpt-5:latest"] == QUICK
+            aliases = router.pipeline.rules.aliases
+            assert [aliases.candidates(f"gpt-{number}:latest") for number in (4, 5)] == [(QUICK,), (QUICK,)]
             assert router.settings.log.level == "error"
 
 
@@ -395,6 +395,8 @@ def a_change_of(path: str) -> Any:
         "line.models": {QUICK: {"max_waiting": 9}},
         "cors.origins": ["https://chat.example"],
         "guard.num_ctx": "pass",
+        "guard.keep_alive": "reject",
+        "cloud.enabled": True,
         "placement.mode": "observe",
         "retry.attempts": 2,
         "retry.budget": 0.5,
@@ -416,7 +418,7 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 # What shows that it is in force, in a router that runs.
 LIVE: Mapping[str, Callable[[Router], Any]] = {
     "nodes": lambda router: [(spec.url, spec.slots) for spec in router.reloader._parts.discovery.nodes],
-    "aliases": lambda router: router.pipeline.rules.aliases.plan("gpt-9:latest").targets,
+    "aliases": lambda router: router.pipeline.rules.aliases.names,
     "line.max_waiting_per_model": lambda router: router.store.limits.max_waiting,
     "line.max_wait_s": lambda router: router.pipeline.rules.deadlines.max_wait_s,
     "line.models": lambda router: router.store.limits.of(QUICK),
@@ -433,6 +435,9 @@ LIVE: Mapping[str, Callable[[Router], Any]] = {
     "probe.concurrency": lambda router: router.reloader._parts.prober._turns._value,
     "cors.origins": lambda router: router.pipeline.rules.origins,
     "guard.num_ctx": lambda router: router.pipeline.rules.guards.keeps_context,
+    "guard.keep_alive": lambda router: router.pipeline.rules.guards.keep_alive,
+    "cloud.enabled": lambda router: router.keeper.cloud_slots,
+    "cloud.slots": lambda router: router.keeper.cloud_slots,
     "guard.keep_alive_max": lambda router: router.pipeline.rules.guards.keep_alive_max_s,
     "placement.mode": lambda router: router.placer.mode,
     "limits.body_bytes": lambda router: router.reloader._parts.inference.limits.body_bytes,
@@ -443,6 +448,7 @@ LIVE: Mapping[str, Callable[[Router], Any]] = {
     "shutdown.stream_drain_s": lambda router: router.lifecycle.limits.stream_drain_s,
 }
 LOCAL = {"listen": LOOPBACK, "metrics_listen": LOOPBACK, "admin": {"listen": LOOPBACK}}
+ALONG: Mapping[str, Any] = {"cloud.slots": {"enabled": True}}  # without which a setting of the group means nothing
 PATHS = [path for path in setting_paths() if "[]" not in path and "<" not in path]
 
 
@@ -452,13 +458,15 @@ def test_every_setting_is_either_taken_over_by_a_reload_or_named_as_needing_a_re
 
 @pytest.mark.parametrize("path", LIVE)
 async def test_a_setting_that_may_change_is_in_force_after_a_reload(path: str, mounted: Mounted) -> None:
-    mounted.write(yaml.safe_dump(LOCAL))
+    group, _, name = path.partition(".")
+    along = ALONG.get(path, {})
+    mounted.write(yaml.safe_dump({**LOCAL, **({group: along} if along else {})}))
     origin = Origin(str(mounted.path))
     with quiet_logs() as logs:
         rereading = Rereading(origin, asyncio.Event(), poll_s=NEVER_S)
         async with running(origin.read(), logs, Random(0), rereading) as router:
             before = LIVE[path](router)
-            change = {**LOCAL, **nested(path, a_change_of(path))}
+            change = {**LOCAL, group: {**along, name: a_change_of(path)} if name else a_change_of(path)}
             mounted.write(yaml.safe_dump(change))
             await router.reloader.reload()
             assert LIVE[path](router) != before

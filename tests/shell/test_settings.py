@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from router.fleet.node import NodeSpec
+from router.policy.alias import Overrides
 from router.policy.placement import Mode
-from router.settings import ConfigError, Settings, host_port, load_settings, node_specs, redacted
+from router.settings import ConfigError, Settings, aliases_from, host_port, load_settings, node_specs, redacted
 from router.settings.load import setting_paths, variable_of
 from router.settings.yaml_file import CONFIG_BYTES_MAX
 
@@ -103,12 +104,10 @@ def test_nodes_of_the_environment_replace_those_of_the_file(tmp_path: Path) -> N
 
 
 def test_an_unknown_variable_warns_and_is_ignored() -> None:
-    loaded = load_settings(
-        environ={"OLLAMA_ROUTER_LIMITS__BODYBYTES": "1", "OLLAMA_ROUTER_FLAVOUR": "mint", "HOME": "/"}
-    )
+    loaded = load_settings(environ={"OLLAMA_ROUTER_LIMITS__BODYBYTES": "1", "OLLAMA_ROUTER_BANANA": "red", "HOME": "/"})
     assert loaded.settings == Settings()
     assert loaded.warnings == (
-        "environment: OLLAMA_ROUTER_FLAVOUR is no setting and is ignored",
+        "environment: OLLAMA_ROUTER_BANANA is no setting and is ignored",
         "environment: OLLAMA_ROUTER_LIMITS__BODYBYTES is no setting and is ignored; "
         "did you mean OLLAMA_ROUTER_LIMITS__BODY_BYTES?",
     )
@@ -164,7 +163,7 @@ def test_a_mistake_in_the_environment_is_told_so(tmp_path: Path) -> None:
         ("line: {max_wait_s: 1, max_wait_s: 2}", "router.yaml:1: 'max_wait_s' stands here a second time"),
         ("pool: \x00", "router.yaml: "),
         ("[" * 5000, "router.yaml: nested too deeply"),
-        ("aliases: &a {x: *a}", "router.yaml"),
+        ("nodes: &a [*a]", "router.yaml"),
         ("pool: 2020-99-99", "router.yaml: "),
     ],
 )
@@ -274,13 +273,50 @@ def test_model_names_are_kept_by_their_keys() -> None:
             "line": {"models": {"Llama3.2": {"max_waiting": 64}}},
         }
     ).settings
-    assert settings.aliases == {"gpt-4:latest": "qwen3:8b", "fast:latest": "qwen3:8b"}
+    aliases = aliases_from(settings.aliases)
+    assert {alias: aliases.candidates(alias) for alias in aliases.names} == {
+        "gpt-4:latest": ("qwen3:8b",),
+        "fast:latest": ("qwen3:8b",),
+    }
     assert settings.line.models["llama3.2:latest"].max_waiting == 64
 
 
-def test_aliases_that_lead_nowhere_are_refused() -> None:
-    assert "leads back to itself: a:latest -> b:latest -> a:latest" in problem_with(aliases={"a": "b", "b": "a"})
-    assert "invalid model name" in problem_with(aliases={"a": "b c"})
+def test_an_alias_says_all_it_means() -> None:
+    alias = {
+        "targets": [{"model": "qwen3:8b", "weight": 9}, {"model": "gemma3:12b"}],
+        "fallbacks": ["llama3.2"],
+        "overrides": {"temperature": 0.2, "num_ctx": 8192},
+        "teams": {"default": {"targets": [{"model": "qwen2.5-coder:14b"}]}},
+    }
+    settings = load_settings(overrides={"aliases": {"gpt-4o": alias}}).settings
+    aliases = aliases_from(settings.aliases)
+    assert aliases.candidates("gpt-4o:latest", "others") == ("qwen3:8b", "gemma3:12b", "llama3.2:latest")
+    assert aliases.candidates("gpt-4o:latest") == ("qwen2.5-coder:14b", "llama3.2:latest")
+    assert {target.overrides for target in aliases.targets("gpt-4o:latest")} == {Overrides(0.2, 8192)}
+    assert Settings(**settings.model_dump()) == settings, "what is dumped is read again"
+
+
+@pytest.mark.parametrize(
+    ("alias", "problem"),
+    [
+        ("x: x", "2: aliases.x: leads back to itself: x:latest -> x:latest"),
+        ("x: a b", "2: aliases.x: 'a b': invalid model name"),
+        ("x: 3", "2: aliases.x: should be a model's name, or an object with targets"),
+        ("x: {targets: []}", "2: aliases.x.targets: names no model"),
+        ("x: {targets: [m, {model: n}]}", "2: aliases.x.targets[0]: input should be a valid dictionary"),
+        ("x: {targets: [{model: m}, {model: a b}]}", "2: aliases.x.targets[1].model: 'a b': invalid model name"),
+        ("x: {targets: [{model: m, weight: 0}]}", "2: aliases.x.targets[0].weight: input should be greater than 0"),
+        ("x: {targets: [{model: m, weight: .inf}]}", "2: aliases.x.targets[0].weight: input should be less than"),
+        ("x: {targets: [{model: m}],\n    fallbacks: [n, x]}", "3: aliases.x.fallbacks[1]: leads back to itself"),
+        ("x: {targets: [{model: m}], teams: {t: {targets: []}}}", "2: aliases.x.teams.t.targets: names no model"),
+        ("x: {targets: [{model: m}], teams: {' ': {}}}", "2: aliases.x: a team's name is empty"),
+        ("x: {targets: [{model: m}], overflow_after_s: 3}", "2: aliases.x.overflow_after_s: unknown setting"),
+        ("x: {targets: [{model: m}], overrides: {num_ctx: 0}}", "2: aliases.x.overrides.num_ctx: input should be"),
+    ],
+)
+def test_a_mistake_in_an_alias_is_told_with_line_and_path(alias: str, problem: str, tmp_path: Path) -> None:
+    (only,) = problems_of(f"aliases:\n  {alias}\n", tmp_path)
+    assert only.startswith(f"router.yaml:{problem}")
 
 
 @pytest.mark.parametrize(
