@@ -212,6 +212,8 @@ class Ledger:
         """A lease that the store lost, or that it passed on while the replica was silent."""
         if lease.id in self.leases:
             return ()
+        # Its ticket may have been refused in the line that it was put back to: who serves it has the last word.
+        self.left.drop(lease.ticket)
         freed: Sequence[CopyEntry] = ()
         entry = self.tickets.get(lease.ticket)
         if entry is None:

@@ -318,6 +318,7 @@ class Model:
                 self.held.remove(held)
         for lease in leases:
             if self.find_lease(lease.id) is None:
+                self.left.pop(lease.ticket, None)
                 self._found(name, Ticket(lease.ticket, (lease.model,), attempt=lease.attempt)).lease = lease
                 self.copy(lease.node, lease.weights)
         for ticket in tickets:
