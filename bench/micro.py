@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
+import sys
 import time
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from router.fleet.node import Copy, CopyState, DiskModel, Health, Node, NodeSpec
 from router.fleet.snapshot import Snapshot, snapshot_of
 from router.fleet.tickets import CopyReport, Lease, Ticket
 from router.policy.schedule import Want, schedule
+from router.process import SWITCH_S
 from router.store.memory import MemoryStore
 from router.wire.endpoints import BY_PATH
 from router.wire.intent import read_intent
@@ -34,6 +36,7 @@ WEIGHTS = "sha256-a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a68
 def intent(number: int) -> dict[str, float]:
     """Read in a worker thread, as the pipeline does above SLICE_BYTES, while the loop ticks every millisecond."""
     body = _vision_body(number)
+    sys.setswitchinterval(SWITCH_S)  # as a router that serves
     wall_s, gap_s = uvloop.run(_read_beside_ticks(body))
     return {"intent_wall": wall_s * 1000, "intent_gap": gap_s * 1000}
 
