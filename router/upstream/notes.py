@@ -9,8 +9,8 @@ from router.fleet.tickets import Lease
 from router.policy.guard import Guarded
 from router.policy.route import Passed
 from router.policy.schedule import Decision
-from router.seams import Record, Reply
-from router.upstream.forward import Attempt
+from router.seams import Record
+from router.upstream.attempt import Attempt
 from router.wire import headers
 
 
@@ -48,7 +48,7 @@ def note_attempt(record: Record, attempt: Attempt) -> None:
         record.load_s = meter.load_s
 
 
-def note_leaving(record: Record, attempt: Attempt | None, reply: Reply) -> None:
+def note_leaving(record: Record, attempt: Attempt | None) -> None:
     """The client has gone: where it left, and whether it had all it came for (SDKs close after `[DONE]`)."""
     if attempt is None:
         record.outcome, record.phase_left = Outcome.CANCELLED, "waiting"
@@ -60,7 +60,7 @@ def note_leaving(record: Record, attempt: Attempt | None, reply: Reply) -> None:
     if attempt.meter is not None and attempt.meter.is_complete:
         return
     record.outcome = Outcome.CANCELLED
-    record.phase_left = "streaming" if reply.has_started else "prefill"
+    record.phase_left = "streaming" if attempt.meter is not None else "prefill"
 
 
 def note_passed(record: Record, passed: Sequence[Passed]) -> None:
