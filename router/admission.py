@@ -8,7 +8,7 @@ from time import monotonic
 from types import TracebackType
 
 from router.errors import Outcome, Refusal
-from router.fleet.tickets import Lease, Place, Ticket
+from router.fleet.tickets import Lease, Place, Ticket, Waits
 from router.seams import FleetView, Store
 from router.upstream.waiting import WaitingStream
 from router.wire import comments
@@ -48,6 +48,10 @@ class Waiter:
     def _ring(self) -> None:
         if self._bell is not None and not self._bell.done():
             self._bell.set_result(None)
+
+
+# In comments: a model to be loaded, a slot, or the end of another call of the same team.
+REASONS = {Waits.FOR_COPY: "load", Waits.FOR_SLOT: "line", Waits.FOR_TEAM: "team"}
 
 
 def _has_no_objection() -> None: ...
@@ -121,10 +125,10 @@ class Admission:
     async def _place_told(self, ticket: Ticket, waiting: WaitingStream) -> bytes:
         place = await self._store.place_of(ticket.id)
         return comments.in_line(
+            REASONS[place.reason if place else Waits.FOR_SLOT],
             position=place.position if place else None,
             of=place.depth if place else None,
             estimate_s=place.estimate_s if place else None,
-            is_loading=not any(map(self._fleet.snapshot.has_ready, ticket.targets)),
             waited_s=waiting.waited_s,
         )
 

@@ -19,13 +19,11 @@ from router.wire.headers import DECISION_PREFIX, Pair
 _NOT_A_VALUE = re.compile(r"[^\x21-\x7e]")
 
 
-def in_line(
-    *, position: int | None, of: int | None, estimate_s: float | None, is_loading: bool, waited_s: float
-) -> bytes:
-    """`is_loading`: no node has the model ready; otherwise it is a slot that is waited for."""
+def in_line(reason: str, *, position: int | None, of: int | None, estimate_s: float | None, waited_s: float) -> bytes:
+    """`reason` is a word: what is waited for."""
     return _comment(
         "waiting",
-        ("reason", "load" if is_loading else "line"),
+        ("reason", reason),
         ("position", position),
         ("of", of),
         ("estimate_s", None if estimate_s is None else math.ceil(estimate_s)),
