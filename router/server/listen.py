@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from router.server.app import App
-from router.server.client import ClientLimits
+from router.server.client_limits import ClientLimits
 from router.server.clients import ClientServer
 
 # Connections that the kernel keeps until we accept them: a burst of clients is not refused.

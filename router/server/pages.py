@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from router.errors import ForbiddenVerb, Refusal, Rejection
+from router.errors import BuffersFull, ForbiddenVerb, Refusal, Rejection
+from router.server.buffers import FULL
 from router.server.catalog import STATUS, Catalog
 from router.server.show import Shows
 from router.wire import headers, origins, paths
@@ -36,6 +37,10 @@ FORBIDDEN: Mapping[Page, str] = {
 }
 
 
+# Pages without a bound: a pool of a thousand models has lists of half a megabyte. The others take a line.
+_LONG = (Page.TAGS, Page.PS, Page.MODELS, Page.SHOW)
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A request that is no inference call."""
@@ -49,13 +54,21 @@ class Ask:
 
 
 class Pages:
-    """`on_refused` is told of every refusal that is the router's own."""
+    """`on_refused` is told of every refusal that is the router's own; `is_full`: answers that clients do not take, and
+    bodies, hold as much memory as they may."""
 
     def __init__(
-        self, catalog: Catalog, shows: Shows, allowed: Callable[[], Origins], on_refused: Callable[[Rejection], None]
+        self,
+        catalog: Catalog,
+        shows: Shows,
+        *,
+        allowed: Callable[[], Origins],
+        is_full: Callable[[], bool],
+        on_refused: Callable[[Rejection], None],
     ) -> None:
         self._shows = shows
         self._allowed = allowed
+        self._is_full = is_full
         self._on_refused = on_refused
         self._model = catalog.model
         self._read_only: Mapping[Page, tuple[bytes, Callable[[], bytes]]] = {
@@ -110,6 +123,8 @@ class Pages:
         assert route.page is not Page.INFERENCE, "calls do not come here"
         if route.page in FORBIDDEN:
             raise ForbiddenVerb(FORBIDDEN[route.page])
+        if route.page in _LONG and self._is_full():
+            raise BuffersFull(FULL)
         if route.page is Page.SHOW:
             return _ok(JSON_UTF8, await self._shows.answer(read_show(await ask.read_body())))
         if route.page is Page.MODEL:
