@@ -50,6 +50,9 @@ from router.wire.unload import CONTENT_TYPE, is_unload, unloaded
 log = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499  # in logs and metrics only: nobody is there to read it
+# Large bodies that are read at once, in threads. The interpreter runs one of them at a time, and one that waited for a
+# thread in the executor would keep its body after its client has left.
+LARGE_READS_MAX = 4
 TIMEOUT_RETRY_S = (2.0, 10.0)  # spread, so that those who waited together do not return together
 
 
@@ -82,6 +85,7 @@ class Pipeline:
         self._clock = clock
         self._rng = rng
         self.rules = rules
+        self._large_reads = asyncio.Semaphore(LARGE_READS_MAX)
         self._running = 0
         self._retrying = 0
         self.live: set[LiveCall] = set()
@@ -171,7 +175,8 @@ class Pipeline:
         record.body_bytes = len(raw)
         record.read_s = self._clock.now_s() - record.arrived_s
         if len(raw) > SLICE_BYTES:
-            intent = await asyncio.to_thread(_intent_of, call, raw)
+            async with self._large_reads:
+                intent = await asyncio.to_thread(_intent_of, call, raw)
         else:
             intent = _intent_of(call, raw)
         record.model_asked = intent.model

@@ -21,6 +21,7 @@ from router.server.client_limits import (
     LINGER_S,
     PIPELINED_BYTES_MAX,
     PIPELINED_MAX,
+    TARGET_BYTES_MAX,
     USER_TIMEOUT_MS,
     ClientLimits,
 )
@@ -144,6 +145,8 @@ class ClientConnection(asyncio.Protocol):
     def on_url(self, piece: bytes) -> None:
         if not self._frames_anew and self._arriving is not None:
             self._arriving.target += piece
+            if len(self._arriving.target) > TARGET_BYTES_MAX:
+                raise _HeadRefused(bare.TARGET_TOO_LONG)
             self._count_head(len(piece))
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -11,6 +11,9 @@ PIPELINED_MAX = 64
 # Fields of one head: each costs a call into Python, and a mebibyte of the shortest would be 200,000. Node.js takes
 # 2,000.
 FIELDS_MAX = 1000
+# A path and its query: a mebibyte of escapes would stop the loop for a quarter of a second. The longest path of Ollama
+# ends in a model's name, 593 characters, escaped; nginx takes as much as this (large_client_header_buffers).
+TARGET_BYTES_MAX = 8 * 1024
 # Linux: a client that vanished without a FIN is noticed after half a minute of unacknowledged data.
 USER_TIMEOUT_MS = 30_000
 # An answer that comes before the request's end is read before the reset that the rest would bring (RFC 9112 9.6).

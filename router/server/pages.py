@@ -6,10 +6,11 @@ what `answer` says, less the body where HEAD was asked.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from router.errors import BuffersFull, ForbiddenVerb, Refusal, Rejection
+from router.errors import BuffersFull, ForbiddenVerb, Refusal, Rejection, RouterBroken
 from router.server.buffers import FULL
 from router.server.catalog import STATUS, Catalog
 from router.server.show import Shows
@@ -18,6 +19,8 @@ from router.wire.dialects import Answer, bad_request_page, error_answer, method_
 from router.wire.origins import Crossing, Origins
 from router.wire.paths import Page, Route
 from router.wire.show import read_show
+
+log = logging.getLogger(__name__)
 
 JSON_UTF8 = b"application/json; charset=utf-8"  # native routes
 JSON = b"application/json"  # /v1 routes (recording openai/v1-models)
@@ -114,10 +117,18 @@ class Pages:
             return not_found_page()
         if route.methods and ask.method not in route.methods:
             return method_not_allowed(", ".join(route.methods))
+        return await self._page_or_refusal(route, ask, path)
+
+    async def _page_or_refusal(self, route: Route, ask: Ask, path: str) -> Answer:
         try:
             return await self._page(route, ask)
         except Refusal as refusal:
             return self._refused(refusal, path, ask.request_id)
+        except Exception:
+            # A supervisor, as the pipeline is for calls: a defect costs one answer, not the connection.
+            log.exception("page %s met a defect of the router", route.page)
+            broken = RouterBroken("the router failed to make this page: its log says why")
+            return self._refused(broken, path, ask.request_id)
 
     async def _page(self, route: Route, ask: Ask) -> Answer:
         assert route.page is not Page.INFERENCE, "calls do not come here"

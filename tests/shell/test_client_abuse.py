@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
 import tracemalloc
+from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
-from router.server.client_limits import FIELDS_MAX
+from router import pipeline
+from router.errors import TEXT_CHARS_MAX
+from router.pipeline import LARGE_READS_MAX
+from router.server import catalog
+from router.server.client_limits import FIELDS_MAX, TARGET_BYTES_MAX
 from router.server.request import ClientRequest
+from router.wire.intent import SLICE_BYTES, Intent, read_intent
 from tests.fakes.raw_client import exchange, get, post, raw_client
 from tests.fakes.recordings import Headers, recording
 from tests.fakes.replay import Play, ReplayNode, said
@@ -131,3 +139,61 @@ async def test_a_head_of_very_many_fields_is_refused(fields: int, status: int) -
     async with ReplayNode("a") as node, router_before([node]) as router, raw_client(router.port) as client:
         client.send(get("/", b"X: y", *[b"X:"] * (fields - 1)))
         assert (await client.head())[0].split(b" ")[1] == b"%d" % status
+
+
+@pytest.mark.parametrize(("size", "status"), [(TARGET_BYTES_MAX + 1, 414), (TARGET_BYTES_MAX, 404)])
+async def test_a_target_that_is_longer_than_any_path_is_refused(size: int, status: int) -> None:
+    async with ReplayNode("a") as node, router_before([node]) as router, raw_client(router.port) as client:
+        client.send(get("/".ljust(size, "a")))
+        assert (await client.head())[0].split(b" ")[1] == b"%d" % status
+
+
+@pytest.mark.parametrize("value", [b"9" * 1_000_000, b'"' + b"9" * 1_000_000 + b'h"'])
+async def test_a_refusal_does_not_repeat_megabytes(value: bytes) -> None:
+    body = b'{"model":"gemma3:270m","keep_alive":%b,"messages":[]}' % value
+    async with ReplayNode("a") as node, router_before([node]) as router:
+        answer = await exchange(router.port, post("/api/chat", body))
+        assert answer.status == 400
+        assert len(answer.body) < 2 * TEXT_CHARS_MAX
+
+
+async def test_a_client_that_leaves_while_its_large_body_waits_to_be_read_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Threads that are busy with hostile bodies: whatever waits behind them must not pile up in the executor."""
+    may_go, begun = threading.Event(), []
+
+    def slow(*args: Any, **kwargs: Any) -> Intent:
+        begun.append(1)
+        may_go.wait(10)
+        return read_intent(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "read_intent", slow)
+    large = post(CHAT, b'{"model":"gemma3:270m","x":"%b","messages":[]}' % (b"x" * SLICE_BYTES))
+    async with ReplayNode("a") as node, router_before([node]) as router, AsyncExitStack() as stack:
+        stack.callback(may_go.set)
+        clients = [await stack.enter_async_context(raw_client(router.port)) for _ in range(LARGE_READS_MAX + 8)]
+        for client in clients:
+            client.send(large)
+        await until(lambda: router.buffers.held > len(clients) * SLICE_BYTES)
+        for client in clients:
+            client.leave()
+        await until(lambda: not router.pipeline.live and not router.buffers.held)
+        may_go.set()
+        assert (await exchange(router.port, large)).status == 400
+        assert len(begun) == LARGE_READS_MAX + 1
+
+
+async def test_a_page_that_meets_a_defect_is_a_500_and_its_connection_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(nodes: object) -> str:
+        raise RecursionError("a defect")
+
+    monkeypatch.setattr(catalog, "lowest_version", broken)
+    async with ReplayNode("a") as node, router_before([node]) as router, raw_client(router.port) as client:
+        client.send(get("/api/version") + get("/"))
+        answer = await client.answer()
+        assert (answer.status, list(json.loads(answer.body))) == (500, ["error"])
+        assert (await client.answer()).body == b"Ollama is running"
+    assert [record.exc_info is not None for record in caplog.records if record.levelname == "ERROR"] == [True]
