@@ -165,6 +165,7 @@ class Pipeline:
 
     def _exit(self, live: LiveCall) -> None:
         self.live.discard(live)
+        live.over()
         if not self.live:
             self.is_idle.set()
 

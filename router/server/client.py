@@ -115,6 +115,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_over = True
         self.transport = None
+        del self._parser  # it holds us as well: without it nothing is left for the garbage collector, which comes late
         self._owner.connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()

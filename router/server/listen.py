@@ -28,6 +28,10 @@ class ClientListener:
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
+    @property
+    def connections(self) -> int:
+        return len(self._manager.connections)
+
     async def close(self) -> None:
         self._server.close()
         # Idle connections close at once, busy ones after the call in hand.
