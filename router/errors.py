@@ -48,6 +48,10 @@ class Rejection(StrEnum):
     INVALID = "invalid"
 
 
+# Texts repeat what they refuse, as Ollama's do: a number of many megabytes would be written to client and log again.
+TEXT_CHARS_MAX = 4096
+
+
 class Refusal(Exception):
     """A call the router answers itself: status, text, and what the client may do next.
 
@@ -64,8 +68,8 @@ class Refusal(Exception):
     may_retry = True
 
     def __init__(self, text: str, *, retry_after_s: float | None = None) -> None:
-        super().__init__(text)
-        self.text = text
+        self.text = text[:TEXT_CHARS_MAX]
+        super().__init__(self.text)
         if retry_after_s is not None:
             self.retry_after_s = retry_after_s
 

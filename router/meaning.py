@@ -8,7 +8,7 @@ from router.policy.deadlines import Deadlines
 from router.policy.guard import Guards
 from router.policy.placement import Mode
 from router.policy.route import Reach
-from router.server.client import ClientLimits
+from router.server.client_limits import ClientLimits
 from router.server.inference import BodyLimits
 from router.settings import Settings, aliases_from
 from router.store.answers import Limits

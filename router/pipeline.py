@@ -54,6 +54,9 @@ from router.wire.unload import CONTENT_TYPE, is_unload, unloaded
 log = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499  # in logs and metrics only: nobody is there to read it
+# Large bodies that are read at once, in threads. The interpreter runs one of them at a time, and one that waited for a
+# thread in the executor would keep its body after its client has left.
+LARGE_READS_MAX = 4
 
 
 class Pipeline:
@@ -86,6 +89,7 @@ class Pipeline:
         self._rng = rng
         self.rules = rules
         self.is_closing = False  # no call that comes now is served: the process ends soon
+        self._large_reads = asyncio.Semaphore(LARGE_READS_MAX)
         self._running = 0
         self._retrying = 0
         self.live: set[LiveCall] = set()
@@ -170,6 +174,7 @@ class Pipeline:
 
     def _exit(self, live: LiveCall) -> None:
         self.live.discard(live)
+        live.over()
         if not self.live:
             self.is_idle.set()
 
@@ -182,7 +187,8 @@ class Pipeline:
         record.body_bytes = len(raw)
         record.read_s = self._clock.now_s() - record.arrived_s
         if len(raw) > SLICE_BYTES:
-            intent = await asyncio.to_thread(_intent_of, call, raw)
+            async with self._large_reads:
+                intent = await asyncio.to_thread(_intent_of, call, raw)
         else:
             intent = _intent_of(call, raw)
         record.model_asked = intent.model

@@ -281,7 +281,13 @@ async def _pages(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Pag
     await stack.enter_async_context(api)
     shows = Shows(api, keeper.bodies, catalog, lambda: keeper.snapshot)
     stack.push_async_callback(shows.close)
-    return Pages(catalog, shows, lambda: pipeline.rules.origins, parts.metrics.refused)
+    return Pages(
+        catalog,
+        shows,
+        allowed=lambda: pipeline.rules.origins,
+        is_full=lambda: parts.buffers.is_full,
+        on_refused=parts.metrics.refused,
+    )
 
 
 async def _listen_probes(stack: AsyncExitStack, settings: Settings, parts: Parts) -> int:

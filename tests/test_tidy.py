@@ -28,6 +28,7 @@ SUPERVISORS = {
     "router/control/prober.py",
     "router/control/replicas.py",
     "router/pipeline.py",
+    "router/server/pages.py",
 }
 # Bytes of real servers, and hashes.
 NOT_OURS = ("tests/recordings/", "LICENSE", "requirements.lock", "requirements-dev.lock")

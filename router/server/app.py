@@ -26,6 +26,7 @@ class App:
         path, query = paths.split_target(request.target.decode("latin-1"))
         crossing = self._pages.cross(request.method, path, request.header)
         if crossing.answer is not None:
+            request.discard()
             await self._send(request, connection, crossing.answer, self._request_id(request), ())
             return
         endpoint = BY_PATH.get(paths.decoded(path) or "")

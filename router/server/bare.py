@@ -11,6 +11,7 @@ from router.server.request import ClientRequest
 
 BAD_REQUEST = b"400 Bad Request"
 NO_EXPECTATION = b"417 Expectation Failed"
+TARGET_TOO_LONG = b"414 URI Too Long"
 HEAD_TOO_LONG = b"431 Request Header Fields Too Large"
 NO_ENCODING = b"501 Unsupported transfer encoding"
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+FULL = "the router holds as many bytes as it may, please try again"
+
 
 class Buffers:
-    """Counts against `limits.buffered_bytes`. Above it new bodies are refused; each stream is bounded by its own limit.
+    """Counts against `limits.buffered_bytes`. Above it new bodies and lists are refused; each stream has its own limit.
 
     Owned by the server; every `hold` has its `release` on the same screen.
     """

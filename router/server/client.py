@@ -11,35 +11,24 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Protocol, cast
 
 import httptools
 
 from router.server import bare
+from router.server.client_limits import (
+    FIELDS_MAX,
+    LINGER_S,
+    PIPELINED_BYTES_MAX,
+    PIPELINED_MAX,
+    TARGET_BYTES_MAX,
+    USER_TIMEOUT_MS,
+    ClientLimits,
+)
 from router.server.reply import ClientReply
 from router.server.request import ClientRequest
 
 log = logging.getLogger(__name__)
-
-# What a client may send ahead while its call is served: a pipelined request. More than that is not a client of ours.
-PIPELINED_BYTES_MAX = 64 * 1024
-# Requests that came whole in one read before the first of them was served; nginx's clients send one or two.
-PIPELINED_MAX = 64
-# Linux: a client that vanished without a FIN is noticed after half a minute of unacknowledged data.
-USER_TIMEOUT_MS = 30_000
-# An answer that comes before the request's end is read before the reset that the rest would bring (RFC 9112 9.6).
-LINGER_S = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class ClientLimits:
-    header_bytes: int
-    header_s: float
-    keep_alive_s: float
-    connections: int
-    stall_s: float
-    stream_buffer_bytes: int
 
 
 class Owner(Protocol):
@@ -119,11 +108,15 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """A client that half-closes has gone: whoever waits for an answer keeps its side open."""
-        # Returning None closes the transport; connection_lost then ends the call.
+        # Returning None closes the transport, which first waits until what is written is taken; connection_lost then
+        # ends the call. A call that is not answered yet must not wait for that, and holds a slot.
+        if self.task is not None and not (self.reply is not None and self.reply.has_ended):
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_over = True
         self.transport = None
+        del self._parser  # it holds us as well: without it nothing is left for the garbage collector, which comes late
         self._owner.connections.discard(self)
         if self._timer is not None:
             self._timer.cancel()
@@ -154,11 +147,15 @@ class ClientConnection(asyncio.Protocol):
     def on_url(self, piece: bytes) -> None:
         if not self._frames_anew and self._arriving is not None:
             self._arriving.target += piece
+            if len(self._arriving.target) > TARGET_BYTES_MAX:
+                raise _HeadRefused(bare.TARGET_TOO_LONG)
             self._count_head(len(piece))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._has_head or self._arriving is None:
             return  # a trailer of a chunked body: nobody reads it, and nobody else shall
+        if len(self._arriving.headers) >= FIELDS_MAX:
+            raise _HeadRefused(bare.HEAD_TOO_LONG)
         self._arriving.add(name, value.rstrip(b" \t"))
         self._count_head(len(name) + len(value) + 4)
 

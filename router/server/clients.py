@@ -7,7 +7,8 @@ import itertools
 import secrets
 from collections.abc import Awaitable, Callable
 
-from router.server.client import ClientConnection, ClientLimits
+from router.server.client import ClientConnection
+from router.server.client_limits import ClientLimits
 from router.server.request import ClientRequest
 
 

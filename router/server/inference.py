@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from router.errors import BadRequest, BuffersFull, TooLarge
 from router.pipeline import Pipeline
 from router.seams import Call, Clock
-from router.server.buffers import Buffers
+from router.server.buffers import FULL, Buffers
 from router.server.client import ClientConnection
 from router.server.reply import ClientReply
 from router.server.request import ClientRequest
@@ -18,7 +18,6 @@ from router.wire.endpoints import Endpoint
 
 # Of people, and of the official SDKs in all languages; all of them in seconds.
 TIMEOUT_HEADERS = ("x-request-timeout", "x-stainless-read-timeout", "x-stainless-timeout")
-_FULL = "the router holds as many bytes as it may, please try again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class BodyReader:
                 f"request body of {declared} bytes is larger than the limit of {self._limits.body_bytes} bytes"
             )
         if self._buffers.is_full:
-            raise BuffersFull(_FULL)
+            raise BuffersFull(FULL)
         if request.header("expect") and not request.is_http10:
             self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
@@ -64,6 +63,7 @@ class BodyReader:
             raise BadRequest(f"request body was not complete within {self._limits.body_s:g} s") from None
 
     def release(self) -> None:
+        self._request.discard()
         held, self._held = self._held, 0
         self._buffers.change(-held)
 
@@ -80,7 +80,7 @@ class BodyReader:
         if self._held > self._limits.body_bytes:
             raise TooLarge(f"request body is larger than the limit of {self._limits.body_bytes} bytes")
         if self._buffers.is_full:
-            raise BuffersFull(_FULL)
+            raise BuffersFull(FULL)
 
 
 class Inference:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from router.server.app import App
-from router.server.client import ClientLimits
+from router.server.client_limits import ClientLimits
 from router.server.clients import ClientServer
 
 # Connections that the kernel keeps until we accept them: a burst of clients is not refused.
@@ -27,6 +27,10 @@ class ClientListener:
     def port(self) -> int:
         port: int = self._server.sockets[0].getsockname()[1]
         return port
+
+    @property
+    def connections(self) -> int:
+        return len(self._manager.connections)
 
     async def close(self) -> None:
         self._server.close()

@@ -6,10 +6,12 @@ what `answer` says, less the body where HEAD was asked.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from router.errors import ForbiddenVerb, Refusal, Rejection
+from router.errors import BuffersFull, ForbiddenVerb, Refusal, Rejection, RouterBroken
+from router.server.buffers import FULL
 from router.server.catalog import STATUS, Catalog
 from router.server.show import Shows
 from router.wire import headers, origins, paths
@@ -17,6 +19,8 @@ from router.wire.dialects import Answer, bad_request_page, error_answer, method_
 from router.wire.origins import Crossing, Origins
 from router.wire.paths import Page, Route
 from router.wire.show import read_show
+
+log = logging.getLogger(__name__)
 
 JSON_UTF8 = b"application/json; charset=utf-8"  # native routes
 JSON = b"application/json"  # /v1 routes (recording openai/v1-models)
@@ -36,6 +40,10 @@ FORBIDDEN: Mapping[Page, str] = {
 }
 
 
+# Pages without a bound: a pool of a thousand models has lists of half a megabyte. The others take a line.
+_LONG = (Page.TAGS, Page.PS, Page.MODELS, Page.SHOW)
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A request that is no inference call."""
@@ -49,13 +57,21 @@ class Ask:
 
 
 class Pages:
-    """`on_refused` is told of every refusal that is the router's own."""
+    """`on_refused` is told of every refusal that is the router's own; `is_full`: answers that clients do not take, and
+    bodies, hold as much memory as they may."""
 
     def __init__(
-        self, catalog: Catalog, shows: Shows, allowed: Callable[[], Origins], on_refused: Callable[[Rejection], None]
+        self,
+        catalog: Catalog,
+        shows: Shows,
+        *,
+        allowed: Callable[[], Origins],
+        is_full: Callable[[], bool],
+        on_refused: Callable[[Rejection], None],
     ) -> None:
         self._shows = shows
         self._allowed = allowed
+        self._is_full = is_full
         self._on_refused = on_refused
         self._model = catalog.model
         self._read_only: Mapping[Page, tuple[bytes, Callable[[], bytes]]] = {
@@ -101,15 +117,25 @@ class Pages:
             return not_found_page()
         if route.methods and ask.method not in route.methods:
             return method_not_allowed(", ".join(route.methods))
+        return await self._page_or_refusal(route, ask, path)
+
+    async def _page_or_refusal(self, route: Route, ask: Ask, path: str) -> Answer:
         try:
             return await self._page(route, ask)
         except Refusal as refusal:
             return self._refused(refusal, path, ask.request_id)
+        except Exception:
+            # A supervisor, as the pipeline is for calls: a defect costs one answer, not the connection.
+            log.exception("page %s met a defect of the router", route.page)
+            broken = RouterBroken("the router failed to make this page: its log says why")
+            return self._refused(broken, path, ask.request_id)
 
     async def _page(self, route: Route, ask: Ask) -> Answer:
         assert route.page is not Page.INFERENCE, "calls do not come here"
         if route.page in FORBIDDEN:
             raise ForbiddenVerb(FORBIDDEN[route.page])
+        if route.page in _LONG and self._is_full():
+            raise BuffersFull(FULL)
         if route.page is Page.SHOW:
             return _ok(JSON_UTF8, await self._shows.answer(read_show(await ask.read_body())))
         if route.page is Page.MODEL:

@@ -89,8 +89,8 @@ class ClientReply:
 
     @property
     def has_unsent(self) -> bool:
-        transport = self._transport
-        return transport is not None and not transport.is_closing() and transport.get_write_buffer_size() > 0
+        """Also of a transport that is closing: it waits for as long as its client likes."""
+        return self._transport is not None and self._transport.get_write_buffer_size() > 0
 
     @property
     def keeps_alive(self) -> bool:

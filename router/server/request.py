@@ -15,6 +15,7 @@ class ClientRequest:
 
     __slots__ = (
         "_failure",
+        "_is_wanted",
         "_pieces",
         "_values",
         "_waiter",
@@ -37,6 +38,7 @@ class ClientRequest:
         self._pieces: list[bytes] = []
         self._waiter: asyncio.Future[None] | None = None
         self._failure = ""
+        self._is_wanted = True
 
     def __repr__(self) -> str:
         state = "complete" if self.is_complete else "arriving"
@@ -53,8 +55,9 @@ class ClientRequest:
         self._values.setdefault(name.lower(), value)
 
     def feed(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self._wake()
+        if self._is_wanted:
+            self._pieces.append(piece)
+            self._wake()
 
     def complete(self, *, keeps_alive: bool) -> None:
         self.is_complete = True
@@ -81,6 +84,11 @@ class ClientRequest:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         return self.take()
+
+    def discard(self) -> None:
+        """Its body is of no use any more: nobody counts what is still to come, so none of it is kept."""
+        self._is_wanted = False
+        self._pieces.clear()
 
     def take(self) -> bytes:
         """What is here, without waiting."""

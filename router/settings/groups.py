@@ -194,7 +194,8 @@ class LimitSettings(Group):
     buffered_bytes: int = Field(
         default=536870912,
         ge=1024,
-        description="Bodies and unsent answers of all calls together. Above it new bodies get 503 and streams pause.",
+        description="Bodies and unsent answers of all calls together. Above it new bodies and lists get 503 and "
+        "streams pause.",
     )
     stream_buffer_bytes: int = Field(
         default=4194304,

@@ -161,6 +161,7 @@ class NodeConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        del self._parser  # it holds us as well: without it nothing is left for the garbage collector, which comes late
         listener, self._listener = self._listener, None
         self._on_lost(self)
         if listener is None:

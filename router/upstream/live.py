@@ -43,6 +43,10 @@ class LiveCall:
             self._refusal = refusal
             self._task.cancel()
 
+    def over(self) -> None:
+        """Nobody ends it any more. A task that was cancelled keeps all frames of its call, and they would keep us."""
+        self._task = None
+
     def why_cancelled(self) -> Refusal | None:
         """None when the client left; otherwise the cancellation was ours and is taken back."""
         if self._refusal is not None and self._task is not None:

@@ -43,6 +43,7 @@ class ConnectionPool:
         self._idle: dict[str, deque[NodeConnection]] = {}
         self._reached: dict[str, str] = {}  # the address that took the last connection, by node
         self._live: dict[NodeConnection, str | None] = {}  # None: its node was dropped
+        self._opening: dict[object, str | None] = {}  # by connect in hand; None: its node was dropped meanwhile
 
     def __repr__(self) -> str:
         idle = sum(map(len, self._idle.values()))
@@ -77,6 +78,20 @@ class ConnectionPool:
 
     async def _connect(self, node: NodeSpec) -> NodeConnection:
         """Tries the node's addresses in turn, within `connect_s` in all."""
+        token = object()
+        self._opening[token] = node.name
+        try:
+            address, connection = await self._open(node)
+            name = self._opening[token]
+        finally:
+            del self._opening[token]
+        # Once its node was dropped it serves the call in hand, and nobody else: the name may mean another server now.
+        self._live[connection] = name
+        if name is not None:
+            self._reached[name] = address
+        return connection
+
+    async def _open(self, node: NodeSpec) -> tuple[str, NodeConnection]:
         tls = self._access(node).tls
         due_s = asyncio.get_running_loop().time() + self.connect_s
         reached = self._reached.get(node.name)
@@ -86,13 +101,9 @@ class ConnectionPool:
             # A fair share each: an address that swallows packets leaves time for the next.
             left_s = due_s - asyncio.get_running_loop().time()
             try:
-                connection = await self._connect_to(address, node, tls, left_s / (len(addresses) - number))
+                return address, await self._connect_to(address, node, tls, left_s / (len(addresses) - number))
             except ConnectFailed as failed:
                 failures.append(failed)
-                continue
-            self._reached[node.name] = address
-            self._live[connection] = node.name
-            return connection
         raise _summed(failures)
 
     async def _connect_to(
@@ -125,9 +136,10 @@ class ConnectionPool:
         self._reached.pop(name, None)
         for connection in self._idle.pop(name, ()):
             connection.close()
-        for connection, of in self._live.items():
-            if of == name:
-                self._live[connection] = None
+        for mine in (self._live, self._opening):
+            for key, of in mine.items():
+                if of == name:
+                    mine[key] = None  # type: ignore[index]
 
     async def close(self) -> None:
         for connection in list(self._live):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from router.errors import TEXT_CHARS_MAX
 from router.wire.gojson import unquote
 
 FOREVER_S = math.inf
@@ -74,7 +75,9 @@ def _term_ns(term: re.Match[str], text: str) -> int:
 
 def _quote(text: str) -> str:
     """time/format.go, quote: bytes outside printable ASCII in hexadecimal."""
-    chars = (f"\\{char}" if char in '"\\' else char if " " <= char < "\x80" else _hex(char) for char in text)
+    chars = (
+        f"\\{char}" if char in '"\\' else char if " " <= char < "\x80" else _hex(char) for char in text[:TEXT_CHARS_MAX]
+    )
     return f'"{"".join(chars)}"'
 
 

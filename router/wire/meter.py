@@ -29,6 +29,9 @@ from router.wire.meter_plain import PlainBody
 # The line limit of Ollama's own clients (api/client.go, maxBufferSize): no reader of the node's can take more.
 EVENT_BYTES_MAX = 8 * 1024 * 1024
 
+# Of a run of newlines each two end an event, from its start on; where a piece ends behind three, one is still open.
+_ODD = b"\n\n\n"
+
 _NATIVE = (Shape.CHAT, Shape.GENERATE)
 _SEQUENCE_NUMBER = b'"sequence_number":'
 _DIGITS_MAX = 18
@@ -119,7 +122,8 @@ class Meter:
                 return data
             edited = edit(event, marks)
             return data if edited is event else b"" if edited is None else edited + end
-        block = self._whole_events(data) if self._partial or not data.endswith(end) else data
+        is_whole = data.endswith(end) and not (self._partial or data.endswith(_ODD))
+        block = data if is_whole else self._whole_events(data)
         if edit is not None:
             return self._feed_edited(edit, block)
         if block:
@@ -170,6 +174,8 @@ class Meter:
                 self._give_up_event()
             return b""
         cut += len(self._end)
+        if partial.endswith(_ODD, 0, cut):
+            cut -= (cut - len(partial[:cut].rstrip(b"\n"))) % len(self._end)
         block = bytes(partial[:cut])
         del partial[:cut]
         return block

@@ -118,6 +118,7 @@ class MemberEditor:
                 self._in_string = False
                 return -1
             self._matches = False  # longer than what is looked for
+            self.is_done = self._depth == 0
             return at
         if is_key:
             self._matches = data[start:at] == self._path[self._matched]

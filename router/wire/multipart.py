@@ -13,7 +13,11 @@ from router.errors import BadRequest
 PARTS_MAX = 1000  # mime/multipart's own default
 PART_HEADER_BYTES_MAX = 16 * 1024  # several hundred times what clients send
 FIND_BYTES_MAX = 1024 * 1024  # of one search: about a millisecond
+BLANKS_MAX = 1024  # between a boundary and its line's end; nobody sends one
+# What begins like the boundary and goes on: a file may quote it, but each costs us as much as a part.
+LOOKALIKES_MAX = 1000
 
+_LOOKALIKES = "multipart: too many lines that only begin like the boundary"
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z{}-]+"
 _PARAMETER = re.compile(rf'[ \t]*;[ \t]*({_WORD})[ \t]*=[ \t]*(?:({_WORD})|"((?:[^"\\\r\n]|\\.)*)")')
 # mime/mediatype.go, consumeValue: a backslash escapes only what is special in a token.
@@ -22,7 +26,7 @@ _QUOTED_PAIR = re.compile(r'\\([()<>@,;:\\"/\[\]?=])')
 
 def boundary_of(content_type: str) -> bytes:
     """Refuses with net/http's texts."""
-    parsed = _parameters(content_type)
+    parsed = _parameters(content_type) if len(content_type) <= PART_HEADER_BYTES_MAX else None
     if parsed is None or parsed[0] != "multipart/form-data":
         raise _unreadable("request Content-Type isn't multipart/form-data")
     boundary = parsed[1].get("boundary")
@@ -54,7 +58,7 @@ def field_span(body: bytes, boundary: bytes, name: str) -> tuple[int, int] | Non
 def _first_part(body: bytes, dash: bytes) -> tuple[int, bytes] | None:
     """Where the first part's headers begin, and the line ending that this body uses; None in a form without parts."""
     line = 0
-    while True:
+    for _ in range(LOOKALIKES_MAX):
         if body.startswith(dash, line):
             rest = _past_blanks(body, line + len(dash))
             if _is_final(body, line + len(dash)):
@@ -62,9 +66,11 @@ def _first_part(body: bytes, dash: bytes) -> tuple[int, bytes] | None:
             for newline in (b"\r\n", b"\n"):
                 if body.startswith(newline, rest):
                     return rest + len(newline), newline
-        line = _find(body, b"\n", line) + 1
+        # Other lines before it are skipped at once: a body may be made of millions.
+        line = _find(body, b"\n" + dash, line) + 1
         if line == 0:
             raise _unreadable("multipart: NextPart: EOF")
+    raise _unreadable(_LOOKALIKES)
 
 
 def _is_final(body: bytes, index: int) -> bool:
@@ -88,13 +94,14 @@ def _part_end(body: bytes, start: int, dash: bytes, newline: bytes) -> tuple[int
 
 
 def _delimiter(body: bytes, index: int, needle: bytes) -> int:
-    while True:
+    for _ in range(LOOKALIKES_MAX):
         found = _find(body, needle, index)
         if found < 0:
             raise _unreadable("unexpected EOF")
         if _is_delimiter(body, found + len(needle)):
             return found
         index = found + len(needle)
+    raise _unreadable(_LOOKALIKES)
 
 
 def _is_delimiter(body: bytes, after: int) -> bool:
@@ -153,9 +160,11 @@ def _parameters(header: str) -> tuple[str, dict[str, str]] | None:
 
 
 def _past_blanks(body: bytes, index: int) -> int:
-    while body[index : index + 1] in (b" ", b"\t"):
-        index += 1
-    return index
+    end = index + BLANKS_MAX
+    kept = len(body[index:end].lstrip(b" \t"))
+    if not kept and end < len(body):
+        raise _unreadable("multipart: more than blanks should follow a boundary")
+    return min(end, len(body)) - kept
 
 
 def _find(body: bytes, needle: bytes, index: int) -> int:

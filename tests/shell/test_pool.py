@@ -123,6 +123,29 @@ async def test_an_address_that_cannot_be_reached_is_no_refusal() -> None:
         assert await node.failure() is Failure.CONNECT_TIMEOUT
 
 
+async def test_a_connection_that_was_on_its_way_when_its_node_was_dropped_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The name may lead to another server by then, whose calls and credentials are not for this one."""
+    loop = asyncio.get_running_loop()
+    connect, is_dropped = loop.create_connection, asyncio.Event()
+
+    async def late(*args: Any, **kwargs: Any) -> Any:
+        await is_dropped.wait()
+        return await connect(*args, **kwargs)
+
+    async with listening(HERE) as port, pool_for(port, (HERE,)) as node:
+        monkeypatch.setattr(loop, "create_connection", late)
+        connecting = asyncio.create_task(node.pool.connect(node.spec))
+        await asyncio.sleep(0)
+        node.pool.drop_node(node.spec.name)
+        is_dropped.set()
+        connection = await connecting
+        assert connection.is_reusable, "the call that asked for it is served"
+        node.pool._went_idle(connection)
+        assert node.pool.idle(node.spec) is None
+
+
 async def test_a_connection_lost_before_it_was_handed_out_is_a_failure_and_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -5,7 +5,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from router.wire.endpoints import BY_PATH, ENDPOINTS, Endpoint, Shape
@@ -408,6 +408,11 @@ TOKENS = st.sampled_from(
 )
 
 
+CHAT = next(endpoint for endpoint in ENDPOINTS if endpoint.path == "/v1/chat/completions")
+
+
+@example([b'"delta":{', b'"model":"m"'], CHAT, False, [1])  # cut inside a string that is no object's
+@example([b'"model":"m"', b"\n\n\n\n", b'"choices":[]', b',"usage":{', b"}}"], CHAT, True, [14])  # inside a run
 @given(st.lists(TOKENS, max_size=25), st.sampled_from(ENDPOINTS), st.booleans(), CUTS)
 def test_almost_json_never_raises_however_it_is_cut(
     tokens: list[bytes], endpoint: Endpoint, streams: bool, cuts: list[int]

@@ -167,6 +167,40 @@ BODY_PIECES = st.sampled_from(
 )
 
 
+FILE = part("file", b"", extra='; filename="a"').removesuffix(b"\r\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"--b" + b" " * 2 * multipart.BLANKS_MAX, "blanks"),
+        (b"--bb\n" * 2 * multipart.LOOKALIKES_MAX, "begin like the boundary"),
+        (FILE + b"\r\n--bb" * 2 * multipart.LOOKALIKES_MAX, "begin like the boundary"),
+    ],
+    ids=["blanks", "before the first part", "inside a part"],
+)
+def test_a_form_made_to_cost_much_is_refused_early(body: bytes, text: str) -> None:
+    with pytest.raises(BadRequest, match=text):
+        model_of(body)
+
+
+def test_a_form_may_have_as_many_lookalikes_and_blanks_as_anybody_sends() -> None:
+    lookalikes = b"--bb\n" * (multipart.LOOKALIKES_MAX - 1)
+    blanks = b" " * (multipart.BLANKS_MAX - 1)
+    body = lookalikes + part("model", b"m").replace(b"--b", b"--b" + blanks, 1) + b"--b--\r\n"
+    assert model_of(body) == b"m"
+
+
+def test_a_preamble_of_a_million_lines_is_one_search() -> None:
+    body = b"\n" * 1_000_000 + part("model", b"m") + b"--b--\r\n"
+    assert model_of(body) == b"m"
+
+
+def test_a_content_type_of_a_megabyte_is_not_read() -> None:
+    with pytest.raises(BadRequest, match="isn't multipart/form-data"):
+        boundary_of("multipart/form-data" + "; a=b" * 200_000 + "; boundary=b")
+
+
 @given(st.lists(BODY_PIECES, max_size=20).map(b"".join))
 def test_arbitrary_forms_are_read_or_refused(body: bytes) -> None:
     try:
