@@ -177,6 +177,10 @@ class Reply(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
+    def pass_chunk(self, framed: bytes, data: bytes) -> None:
+        """`write` and `flush` in one, for data that came in a chunk of its own: `framed` is all of it, frame included."""
+        ...
+
     def flush(self) -> None:
         """What was written since goes out; `end` and `cut` flush by themselves."""
         ...

@@ -129,6 +129,18 @@ class ClientReply:
         else:
             self.write(data)
 
+    def pass_chunk(self, framed: bytes, data: bytes) -> None:
+        """What `write` and `flush` do, on one frame: this is once per chunk of a stream."""
+        transport = self._transport
+        if self._pending or not self._is_chunked or transport is None or transport.is_closing():
+            self.write(data)
+            self.flush()
+            return
+        transport.write(framed)
+        self._written += len(framed)
+        if transport.get_write_buffer_size() != self._buffered:
+            self._note_buffered(transport)
+
     def flush(self) -> None:
         """What was written goes out in one piece: head and body, or the events of one read, cost one system call."""
         pending, transport = self._pending, self._transport
@@ -140,11 +152,13 @@ class ClientReply:
             return
         transport.write(data)
         self._written += len(data)
-        buffered = transport.get_write_buffer_size()
-        if buffered != self._buffered:
-            self._count(buffered)
-            if self._buffers.is_full:
-                self._throttle()
+        if transport.get_write_buffer_size() != self._buffered:
+            self._note_buffered(transport)
+
+    def _note_buffered(self, transport: asyncio.Transport) -> None:
+        self._count(transport.get_write_buffer_size())
+        if self._buffers.is_full:
+            self._throttle()
 
     def end(self) -> None:
         if self.has_ended:

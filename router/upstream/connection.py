@@ -14,6 +14,7 @@ from typing import Protocol, cast
 import httptools
 
 from router.policy.retry import Failure
+from router.wire import framing
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -21,6 +22,9 @@ Headers = list[tuple[bytes, bytes]]
 USER_TIMEOUT_MS = 30_000
 # Ollama's own limit for one head is 1 MiB (Go's http.DefaultMaxHeaderBytes); answers of nodes stay far below it.
 HEAD_BYTES_MAX = 1 << 20
+# A read that is one whole chunk, as Go writes it, begins so, by its length; a newline where none can. Longer reads are rare
+# and go through the parser.
+_CHUNK_HEADS = framing.chunk_heads(4096)
 # Copying so much costs less than a second buffer costs the event loop.
 JOINED_BYTES_MAX = 64 * 1024
 
@@ -31,6 +35,10 @@ class Listener(Protocol):
     def head(self, status: int, headers: Headers) -> None: ...
 
     def piece(self, data: bytes) -> None: ...
+
+    def chunk(self, framed: bytes, start: int) -> None:
+        """A piece, and all of one read: `framed[start:-2]`, in the frame that the node put around it."""
+        ...
 
     def flush(self) -> None:
         """All pieces of one read were given."""
@@ -59,6 +67,8 @@ class NodeConnection(asyncio.Protocol):
         self._is_broken = False
         self._keeps_alive = False
         self._is_paused = False
+        # The answer is chunked and the parser waits for a chunk's first byte: one that comes whole needs no parsing.
+        self._is_between_chunks = False
         self.answers = 0
 
     def __repr__(self) -> str:
@@ -124,6 +134,13 @@ class NodeConnection(asyncio.Protocol):
             # Bytes nobody asked for: the next answer on this connection could not be trusted.
             self.close()
             return
+        if self._is_between_chunks:
+            size = len(data)
+            head = _CHUNK_HEADS[size] if size < len(_CHUNK_HEADS) else framing.NO_CHUNK
+            if data.startswith(head) and data.endswith(b"\r\n"):
+                self._listener.chunk(data, len(head))
+                return
+        self._is_between_chunks = False
         self._has_bytes = True
         try:
             self._parser.feed_data(data)
@@ -135,6 +152,8 @@ class NodeConnection(asyncio.Protocol):
         if self._has_ended:
             self._finish()
         elif self._listener is not None:
+            # Nothing but a whole chunk head ends so, and that would have been told.
+            self._is_between_chunks = self._is_between_chunks and data.endswith(b"\r\n")
             self._listener.flush()
 
     def eof_received(self) -> None:
@@ -183,7 +202,14 @@ class NodeConnection(asyncio.Protocol):
         if self._listener is not None and not self._has_ended:
             self._listener.piece(data)
 
+    def on_chunk_header(self) -> None:
+        self._is_between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._is_between_chunks = self._has_head
+
     def on_message_complete(self) -> None:
+        self._is_between_chunks = False
         if self._has_head:
             self._has_ended = True
             # Only now: once the callback returns, llhttp has forgotten how this message was framed.

@@ -17,7 +17,7 @@ from router.seams import Reply
 from router.upstream.connection import Headers, NodeConnection
 from router.upstream.errand import Errand
 from router.upstream.pool import ConnectFailed, ConnectionPool
-from router.wire import dialects, headers
+from router.wire import dialects, framing, headers
 from router.wire.meter import Meter
 
 # Invariant 4: an answer that may be retried is read this far and discarded; what is longer is passed on.
@@ -55,6 +55,7 @@ class Passage:
         "_loop",
         "_meter",
         "_node_headers",
+        "_pass_chunk",
         "_piece_s",
         "_reply",
         "_streams",
@@ -71,6 +72,7 @@ class Passage:
         self._reply = reply
         self.flush = reply.flush  # called for every read: one frame less
         self._write = reply.write
+        self._pass_chunk = reply.pass_chunk
         self._meter: Meter | None = None  # the attempt's, at hand
         self._awaits_token = True
         self._connection = connection
@@ -103,6 +105,21 @@ class Passage:
         shown = meter.feed(data)
         if shown:
             self._write(shown)
+        if self._awaits_token and meter.has_content:
+            self._awaits_token = False
+            self.attempt.first_token_s = now
+
+    def chunk(self, framed: bytes, start: int) -> None:
+        """`piece` and `flush` in one, for the usual read: what is not edited keeps the node's own frame."""
+        self._piece_s = now = monotonic()
+        data = framed[start:-2]
+        meter = self._meter
+        if meter is None:
+            self._hold(data)
+            return
+        shown = meter.feed(data)
+        if shown:
+            self._pass_chunk(framed if shown is data else framing.chunk(shown), shown)
         if self._awaits_token and meter.has_content:
             self._awaits_token = False
             self.attempt.first_token_s = now

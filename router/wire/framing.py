@@ -16,6 +16,20 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+NO_CHUNK = b"\n"  # no chunk begins so
+
+
+def chunk_heads(size_max: int) -> tuple[bytes, ...]:
+    """By the bytes of a whole chunk, frame and all: how it begins where Go wrote it (net/http/internal/chunked.go, Write:
+    lower-case digits, no extension); NO_CHUNK for a length that no such chunk has."""
+    heads = [NO_CHUNK] * size_max
+    for data_size in range(1, size_max):
+        head = b"%x\r\n" % data_size
+        if (size := len(head) + data_size + 2) < size_max:
+            heads[size] = head
+    return tuple(heads)
+
+
 def request_head(method: str, target: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     assert " " not in method + target, "a space would shift the request line"
     return _head(f"{method} {target} HTTP/1.1".encode("latin-1"), headers)

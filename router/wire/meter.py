@@ -17,6 +17,8 @@ from router.wire.meter_events import (
     END,
     FAILED,
     NAMED,
+    NEVER,
+    USUAL,
     Classify,
     counts,
     failure_text,
@@ -42,9 +44,12 @@ class Meter:
         "_end",
         "_has_begun",
         "_last",
+        "_empty",
         "_member",
         "_partial",
+        "_passes_usual",
         "_plain",
+        "_usual",
         "content_events",
         "eval_s",
         "has_content",
@@ -78,6 +83,8 @@ class Meter:
         self._plain: PlainBody | None = None
         self._end = b"\n" if shape in _NATIVE else b"\n\n"
         self._edits_once = shape is Shape.MESSAGES
+        self._usual, self._empty = USUAL.get(shape, NEVER) if streams else NEVER
+        self._passes_usual = echo is None or echo == sent
         self._partial = bytearray()
         self._last = b""
         self._has_begun = False
@@ -92,8 +99,18 @@ class Meter:
         if self._classify is None:
             return self._feed_plain(data)
         edit, end = self._edit, self._end
+        if (
+            data.endswith(self._usual)
+            and not data.endswith(self._empty)
+            and data.find(b"\n") == len(data) - len(end)
+            and not self._partial
+        ):
+            self.content_events += 1
+            self.has_content = True
+            self._last = data
+            return data if self._passes_usual or edit is None else edit(data, CONTENT) or b""
         if not self._partial and 0 <= data.find(end) == len(data) - len(end):
-            # The usual piece is one whole event, and most of them pass as they are.
+            # One whole event, and most of them pass as they are.
             event = data[: -len(end)]
             marks = self._mark(event)
             self._last = data
@@ -187,14 +204,14 @@ class Meter:
     def _mark(self, event: bytes) -> int:
         assert self._classify is not None, "a plain answer has no events"
         marks = self._classify(event)
-        if marks & CONTENT:
-            self.content_events += 1
-            self.has_content = True
-        if marks > CONTENT:
+        if marks:
             self._note(marks, event)
         return marks
 
     def _note(self, marks: int, event: bytes) -> None:
+        if marks & CONTENT:
+            self.content_events += 1
+            self.has_content = True
         if marks & COUNTS:
             self._count(counts(event))
         if marks & END:

@@ -36,7 +36,13 @@ def event_editor(shape: Shape, *, sent: bytes, echo: bytes | None, hides_usage: 
     return _native_editor(sent, echo)
 
 
+def _usage_remover(event: bytes, marks: int) -> bytes | None:
+    return None if marks & USAGE else event
+
+
 def _chat_editor(sent: bytes, echo: bytes | None, *, hides_usage: bool) -> Edit:
+    if echo is None:
+        return _usage_remover
     old, new = _members(sent, echo)
 
     def edit(event: bytes, marks: int) -> bytes | None:

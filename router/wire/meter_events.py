@@ -137,6 +137,14 @@ def responses(event: bytes) -> int:
     return CONTENT if name.endswith(b".delta") else _RESPONSES.get(name, 0)
 
 
+# The usual piece of a stream is one event that ends so and not so: it has content and nothing else.
+USUAL: dict[Shape, tuple[bytes, tuple[bytes, ...]]] = {
+    Shape.OPENAI_CHAT: (_RUNNING + b"\n\n", tuple(empty + b"\n\n" for empty in _RUNNING_EMPTY)),
+    Shape.CHAT: (_NATIVE_RUNNING + b"\n", (_CHAT_EMPTY + b"\n",)),
+    Shape.GENERATE: (_NATIVE_RUNNING + b"\n", (_GENERATE_EMPTY + b"\n",)),
+}
+NEVER = (b"\0", ())
+
 CLASSIFY: dict[Shape, Classify] = {
     Shape.OPENAI_CHAT: openai_chat,
     Shape.OPENAI_COMPLETION: openai_completion,
