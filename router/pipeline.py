@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from random import Random
@@ -26,19 +26,22 @@ from router.errors import (
     UpstreamTimeout,
 )
 from router.fleet.snapshot import Rows
-from router.fleet.tickets import Lease, Ticket
+from router.fleet.tickets import Lease, Place, Ticket
 from router.policy.alias import Aliases, RoutePlan
+from router.policy.deadlines import Deadlines, at_node, in_line
 from router.policy.guard import Refused, clamp_keep_alive, guard_num_ctx
 from router.policy.retry import Budget
 from router.policy.schedule import Decision, Want, schedule
 from router.seams import Call, Clock, FleetView, Observer, Record, Reply, Store
+from router.upstream.attempt import TEXT_BYTES_MAX, Attempt
 from router.upstream.course import NO_NODE_RETRY_S, Course, RetryLimits, follow
 from router.upstream.errand import Errand, Guards, Reading, Terms, errand_for
-from router.upstream.forward import Attempt, forward
+from router.upstream.forward import forward
 from router.upstream.live import LiveCall
 from router.upstream.notes import note_attempt, note_lease, note_leaving, note_wait
 from router.upstream.pool import ConnectionPool
-from router.wire import dialects, headers
+from router.upstream.waiting import WaitingStream
+from router.wire import comments, dialects, headers
 from router.wire.intent import SLICE_BYTES, Intent, read_intent, unknown_model
 from router.wire.unload import CONTENT_TYPE, is_unload, unloaded
 
@@ -48,17 +51,6 @@ CLIENT_CLOSED_REQUEST = 499  # in logs and metrics only: nobody is there to read
 # Of a 500 for what the client sent (recordings refused/option-type, v0.24/v1-transcriptions-bad).
 CLIENTS_TEXT = re.compile(r'option \\?"[^"]*" must be of type|failed to process inputs')
 ROWS_ASKED = 8  # nodes asked for a fact that is the same on all of them
-TIMEOUT_RETRY_S = (2.0, 10.0)  # spread, so that those who waited together do not return together
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Seconds after arrival; `max_wait_s` after the call stood in line."""
-
-    first_byte_s: float
-    plain_s: float
-    idle_s: float
-    max_wait_s: float
 
 
 class Pipeline:
@@ -106,6 +98,7 @@ class Pipeline:
         """The whole of a call. Raises only CancelledError, when the client has gone."""
         record = Record(call.request_id, call.endpoint.route, call.arrived_s, call.arrived_wall_s)
         live = LiveCall()
+        waiting = WaitingStream(reply, call.request_id, call.arrived_s)
         self._enter(live)
         try:
             reading = await self._read(call, record)
@@ -114,18 +107,19 @@ class Pipeline:
                 self._answer_unload(call, reply, record, reading.intent)
                 return
             ticket = self._ticket(call, reading.intent, plan)
+            self._comment_on(waiting, call, reading.intent)
             course = Course()
             while True:
                 decision = self._decide(ticket, call, reading.intent)
                 ticket = replace(ticket, attempt=course.made + 1, preferred=decision.preferred)
                 live.stand_in_line(self._clock.now_s())
                 judge = partial(self._decide, ticket, call, reading.intent)
-                hold = self._admission.lease(ticket, *self._patience(call, record), judge)
+                hold = self._admission.lease(ticket, *self._patience(call, ticket, record), judge, waiting)
                 async with hold as lease:
                     note_lease(record, lease, decision, live.step_out(self._clock.now_s()))
                     errand = self._errand(call, reading, plan, lease, record)
                     with self._at_node(record, course):
-                        attempt = await forward(self._connections, errand, reply, live.attach)
+                        attempt = await forward(self._connections, errand, reply, waiting, live.attach)
                     hold.outcome, hold.tokens = self._settle(record, attempt)
                     # Before the slot goes to the next in line: it must not be handed a copy that has just died.
                     await self._fleet.attempt_ended(lease, attempt.failure, _shown(attempt))
@@ -135,18 +129,18 @@ class Pipeline:
         except Refusal as refusal:
             is_late = isinstance(refusal, QueueTimeout | UpstreamTimeout)
             note_wait(record, live.step_out(self._clock.now_s()), "timeout" if is_late else "rejected")
-            self._refuse(call, reply, record, refusal)
+            self._refuse(call, reply, record, refusal, waiting)
         except asyncio.CancelledError:
             ours = live.why_cancelled()
             note_wait(record, live.step_out(self._clock.now_s()), "rejected" if ours is not None else "cancelled")
             if ours is None:
-                note_leaving(record, live.attempt, reply)
+                note_leaving(record, live.attempt)
                 raise
-            self._refuse(call, reply, record, ours)
+            self._refuse(call, reply, record, ours, waiting)
         except Exception:
             log.exception("call %s met a defect of the router", record.request_id)
             note_wait(record, live.step_out(self._clock.now_s()), "rejected")
-            self._break(call, reply, record)
+            self._break(call, reply, record, waiting)
         finally:
             self._exit(live)
             call.release_body()
@@ -212,23 +206,20 @@ class Pipeline:
                 raise NumCtxRefused(judged.text)
         return decision
 
-    def _patience(self, call: Call, record: Record) -> tuple[float, Callable[[], Refusal]]:
-        """How long this call may still stand in line, and what it is told then."""
-        due_s = call.arrived_s + self._deadlines.first_byte_s - self._clock.now_s()
-        line_s = self._deadlines.max_wait_s - record.queued_s
-        if line_s < due_s:
-            return max(0.0, line_s), partial(self._waited_too_long, record)
-        return max(0.0, due_s), lambda: UpstreamTimeout(f"no answer within {self._deadlines.first_byte_s:g} s")
+    def _comment_on(self, waiting: WaitingStream, call: Call, intent: Intent) -> None:
+        limits = self._deadlines
+        if limits.comment_after_s and intent.streams and call.endpoint.is_compat:
+            waiting.comment_from(self._clock.now_s() + limits.comment_after_s, limits.comment_every_s)
 
-    def _waited_too_long(self, record: Record) -> Refusal:
-        text = f"no slot for '{record.model_asked}' within {self._deadlines.max_wait_s:g} s, please try again"
-        return QueueTimeout(text, retry_after_s=self._rng.uniform(*TIMEOUT_RETRY_S))
+    def _patience(self, call: Call, ticket: Ticket, record: Record) -> tuple[float, Callable[[Place | None], Refusal]]:
+        """Until when this call may stand in line, and what it is told then."""
+        model, queued_s = ticket.targets[0], record.queued_s
+        term = in_line(self._deadlines, model, call.arrived_s, call.timeout_s, queued_s, self._clock.now_s())
+        return term.until_s, partial(term.refusal, record.model_asked, rng=self._rng)
 
     def _errand(self, call: Call, reading: Reading, plan: RoutePlan, lease: Lease, record: Record) -> Errand:
-        limits = self._deadlines
-        # The first byte of a plain answer is the end of its generation: only the wait for a slot is bounded by ours.
-        plain_due_s = self._clock.now_s() + limits.plain_s
-        due_s = call.arrived_s + limits.first_byte_s if reading.intent.streams else plain_due_s
+        limits, streams = self._deadlines, reading.intent.streams
+        due = at_node(limits, call.arrived_s, call.timeout_s, self._clock.now_s(), streams=streams)
         loaded_ctx = self._fleet.loaded_ctx(lease.node, lease.weights)
         return errand_for(
             call,
@@ -239,7 +230,7 @@ class Pipeline:
             guards=replace(self._guards, loaded_ctx=loaded_ctx) if loaded_ctx else self._guards,
             via=self._via,
             decision=_decision_headers(call.request_id, record),
-            terms=Terms(due_s, limits.idle_s),
+            terms=Terms(due, limits.idle_s),
         )
 
     @contextmanager
@@ -277,21 +268,28 @@ class Pipeline:
         pairs = [(b"Content-Type", CONTENT_TYPE), *_decision_headers(call.request_id, record)]
         _send(reply, 200, pairs, body)
 
-    def _refuse(self, call: Call, reply: Reply, record: Record, refusal: Refusal) -> None:
+    def _refuse(self, call: Call, reply: Reply, record: Record, refusal: Refusal, waiting: WaitingStream) -> None:
+        """As an answer, or as the last event of a stream that was opened early.
+
+        Where a node's answer had begun, whoever passed it on has told it there.
+        """
         record.outcome = refusal.outcome
         record.rejection = refusal.rejection
-        record.error = refusal.text
-        if reply.has_started:
-            return  # whoever ended the stream has told it there
-        answer = dialects.error_answer(call.endpoint.dialect, refusal, call.request_id)
-        pairs = [*answer.headers, *_decision_headers(call.request_id, record, refused=refusal.rejection)]
-        _send(reply, answer.status, pairs, answer.body)
+        record.error = refusal.text[:TEXT_BYTES_MAX]
+        pairs = _decision_headers(call.request_id, record, refused=refusal.rejection)
+        if waiting.is_open:
+            event = dialects.error_event(call.endpoint, refusal, sequence_number=0, request_id=call.request_id)
+            waiting.end(comments.decision(pairs) + event)
+        elif not reply.has_started:
+            answer = dialects.error_answer(call.endpoint.dialect, refusal, call.request_id)
+            _send(reply, answer.status, [*answer.headers, *pairs], answer.body)
 
-    def _break(self, call: Call, reply: Reply, record: Record) -> None:
+    def _break(self, call: Call, reply: Reply, record: Record, waiting: WaitingStream) -> None:
         """A defect of ours: the client is told, or cut off: half an answer must not end like a whole one."""
-        if reply.has_started:
+        if reply.has_started and not waiting.is_open:
             reply.cut()
-        self._refuse(call, reply, record, RouterBroken("the router failed to serve this call: its log says why"))
+        broken = RouterBroken("the router failed to serve this call: its log says why")
+        self._refuse(call, reply, record, broken, waiting)
 
     def _finish(self, record: Record, reply: Reply) -> None:
         record.duration_s = self._clock.now_s() - record.arrived_s

@@ -24,8 +24,9 @@ from router.control.replicas import beat_for_ever, watch_lag
 from router.discovery.static import StaticDiscovery
 from router.errors import Rejection
 from router.lifecycle import DrainLimits, Lifecycle, LoopDied, Loops, Phase
-from router.pipeline import Deadlines, Pipeline
+from router.pipeline import Pipeline
 from router.policy.alias import Aliases, aliases_of
+from router.policy.deadlines import Deadlines
 from router.server.app import App
 from router.server.buffers import Buffers
 from router.server.catalog import Catalog
@@ -146,9 +147,7 @@ class _Core:
 
 async def _core(stack: AsyncExitStack, settings: Settings, logs: Logs, rng: Random) -> _Core:
     clock = SystemClock()
-    limits = Limits(
-        settings.line.max_waiting_per_model, {key: line.max_waiting for key, line in settings.line.models.items()}
-    )
+    limits = _limits(settings)
     aliases = aliases_of(settings.aliases)
     store = MemoryStore(clock, rng, limits)
     resolver = Resolver()
@@ -198,7 +197,6 @@ async def _pipeline(  # noqa: PLR0917 - joined here and nowhere else
     admission = Admission(store, keeper)
     await admission.open()
     keeper.on_context = admission.context_known
-    timeouts = settings.timeouts
     return Pipeline(
         pool_name=settings.pool,
         fleet=keeper,
@@ -209,9 +207,27 @@ async def _pipeline(  # noqa: PLR0917 - joined here and nowhere else
         observer=observer,
         clock=clock,
         rng=rng,
-        deadlines=Deadlines(timeouts.first_byte_s, timeouts.plain_s, timeouts.idle_s, settings.line.max_wait_s),
+        deadlines=_deadlines(settings),
         retries=RetryLimits(settings.retry.attempts, settings.retry.budget),
         guards=Guards(settings.guard.num_ctx is NumCtxGuard.PASS, settings.guard.keep_alive_max),
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    own = {key: line.max_waiting for key, line in settings.line.models.items() if line.max_waiting is not None}
+    return Limits(settings.line.max_waiting_per_model, own)
+
+
+def _deadlines(settings: Settings) -> Deadlines:
+    timeouts, line = settings.timeouts, settings.line
+    return Deadlines(
+        timeouts.first_byte_s,
+        timeouts.plain_s,
+        timeouts.idle_s,
+        line.max_wait_s,
+        {key: own.max_wait_s for key, own in line.models.items() if own.max_wait_s is not None},
+        line.comment_after_s,
+        line.comment_every_s,
     )
 
 

@@ -16,6 +16,8 @@ from router.server.request import ClientRequest
 from router.wire import headers
 from router.wire.endpoints import Endpoint
 
+# Of people, and of the official SDKs in all languages; all of them in seconds.
+TIMEOUT_HEADERS = (b"x-request-timeout", b"x-stainless-read-timeout", b"x-stainless-timeout")
 _FULL = "the router holds as many bytes as it may, please try again"
 
 
@@ -149,6 +151,7 @@ class Inference:
             content_type=request.header(b"content-type"),
             content_encoding=request.header(b"content-encoding"),
             affinity=request.header(b"x-ollama-router-affinity"),
+            timeout_s=headers.client_timeout_s(*map(request.header, TIMEOUT_HEADERS)),
             arrived_s=self._clock.now_s(),
             arrived_wall_s=self._clock.wall_s(),
             read_body=read_body,

@@ -131,6 +131,10 @@ class Ledger:
                 entry.keys = tuple(key for key in entry.keys if key != model)
         return refused
 
+    def place_of(self, ticket_id: str) -> Place | None:
+        entry = self.tickets.get(ticket_id)
+        return None if entry is None or entry.lease is not None else self._place(entry)
+
     def views(self) -> tuple[LineView, ...]:
         return tuple(line.view(self.waiting, self.now_s) for line in self.lines.values() if line.order)
 

@@ -8,15 +8,12 @@ from random import Random
 from typing import Generic, NamedTuple, TypeVar
 
 from router.fleet.tickets import Lease, LineView, Place, Ticket
+from router.policy.advice import come_back_s
 from router.store.nodes import CopyEntry
 
 T = TypeVar("T")
 
 DRAIN_WINDOW_S = 30.0  # long enough for a few generations, short enough to follow a node that joined
-DRAIN_UNKNOWN_PER_S = 1.0  # a line that has not moved yet: usually a load is under way, and then it moves at once
-RETRY_AFTER_S_MIN = 1.0
-RETRY_AFTER_S_MAX = 60.0  # longer than that nobody's Retry-After is honoured by the official SDKs
-RETRY_JITTER = 0.2
 
 
 class Entry:
@@ -107,9 +104,7 @@ class Line:
     def refuse_newcomer(self, now_s: float, rng: Random) -> float:
         """Seconds after which to come back: the k-th who was sent away waits for k grants."""
         self.refused += 1
-        rate = self.drain.per_s(now_s) or DRAIN_UNKNOWN_PER_S
-        wait_s = self.refused / rate * rng.uniform(1 - RETRY_JITTER, 1 + RETRY_JITTER)
-        return min(RETRY_AFTER_S_MAX, max(RETRY_AFTER_S_MIN, wait_s))
+        return come_back_s(self.refused, self.drain.per_s(now_s), rng)
 
     def place(self, arrival: int, now_s: float) -> Place:
         position = bisect_left(self.order, arrival) + 1

@@ -8,7 +8,7 @@ from router.errors import QueueFull, Refusal, UpstreamFailed, UpstreamTimeout
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import Ticket
 from router.policy.retry import Budget, Failure, Retry, Tries, verdict
-from router.upstream.forward import Attempt
+from router.upstream.attempt import Attempt
 
 NO_NODE_RETRY_S = 5.0  # two probes and a little: a node that comes back is seen by then
 
@@ -56,7 +56,7 @@ def follow(
 def _final(failure: Failure, attempt: Attempt) -> Refusal:
     """What the client is told when nobody is left to ask."""
     if failure is Failure.FIRST_BYTE_TIMEOUT:
-        return UpstreamTimeout(f"no answer in time (node {attempt.node})")
+        return UpstreamTimeout(attempt.text)
     if failure is Failure.BUSY:
         return QueueFull(retry_after_s=NO_NODE_RETRY_S)
     return UpstreamFailed(f"no node could answer ({failure}): {attempt.text}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from router.fleet.node import NodeSpec
 from router.fleet.tickets import Lease
+from router.policy.deadlines import Due
 from router.policy.guard import Cut, guard_num_ctx
 from router.seams import Call
 from router.wire import framing, headers
@@ -32,7 +33,7 @@ class Errand:
     sent_literal: bytes  # the model name that the node was asked for, as a JSON literal
     echo: bytes | None  # the name the client sent, where an alias was used
     hides_usage: bool
-    first_byte_due_s: float  # loop time
+    first_byte: Due
     idle_s: float
 
 
@@ -46,9 +47,9 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How long an attempt may take, in loop time and seconds."""
+    """How long an attempt may take: until its first byte, and silent within a stream."""
 
-    first_byte_due_s: float
+    first_byte: Due
     idle_s: float
 
 
@@ -98,7 +99,7 @@ def errand_for(
         sent_literal=go_string(lease.model) if is_alias else asked,
         echo=asked if is_alias else None,
         hides_usage=intent.usage_splice is not None,
-        first_byte_due_s=terms.first_byte_due_s,
+        first_byte=terms.first_byte,
         idle_s=terms.idle_s,
     )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from router.errors import Outcome
 from router.fleet.tickets import Lease
 from router.policy.schedule import Decision
-from router.seams import Record, Reply
-from router.upstream.forward import Attempt
+from router.seams import Record
+from router.upstream.attempt import Attempt
 
 
 def note_lease(record: Record, lease: Lease, decision: Decision, waited_s: float | None) -> None:
@@ -43,7 +43,7 @@ def note_attempt(record: Record, attempt: Attempt) -> None:
         record.load_s = meter.load_s
 
 
-def note_leaving(record: Record, attempt: Attempt | None, reply: Reply) -> None:
+def note_leaving(record: Record, attempt: Attempt | None) -> None:
     """The client has gone: where it left, and whether it had all it came for (SDKs close after `[DONE]`)."""
     if attempt is None:
         record.outcome, record.phase_left = Outcome.CANCELLED, "waiting"
@@ -55,4 +55,4 @@ def note_leaving(record: Record, attempt: Attempt | None, reply: Reply) -> None:
     if attempt.meter is not None and attempt.meter.is_complete:
         return
     record.outcome = Outcome.CANCELLED
-    record.phase_left = "streaming" if reply.has_started else "prefill"
+    record.phase_left = "streaming" if attempt.meter is not None else "prefill"

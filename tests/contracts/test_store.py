@@ -6,9 +6,9 @@ import pytest
 
 from router.errors import LoadFailed
 from router.fleet.tickets import LEFT_IDS_S, Lease, Place
+from router.policy.advice import RETRY_AFTER_S_MAX, RETRY_AFTER_S_MIN
 from router.store.answers import Full, Gone
 from router.store.ledger import LEFT_IDS_MAX, PAST_IDS_MAX
-from router.store.lines import RETRY_AFTER_S_MAX, RETRY_AFTER_S_MIN
 from tests.contracts.conftest import MakePool
 from tests.contracts.store_driver import Pool, call
 
