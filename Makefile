@@ -10,6 +10,9 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 JOBS ?= 2
 # Nodes of the simulated pool.
 N ?= 3
+# For how long `fuzz` draws cases, and from which seed (any, if none is named).
+MINUTES ?= 5
+SEED ?=
 # Further arguments of `run`, `demo`, `bench` and `test`.
 ARGS ?=
 # Only `make lock` needs it.
@@ -24,10 +27,10 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet install
 
 OLLAMA_HERE := http://127.0.0.1:11434
 
-.PHONY: help run demo test check fmt lint contracts types bench lock clean
+.PHONY: help run demo test e2e fuzz check fmt lint contracts types bench lock clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/\1\t\2/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*  ## (.*)/\1\t\2/' | expand -t 12
 
 run: $(RUNTIME)  ## the router on :11435, before NODES=url,url; else before the Ollama here; else before simulated nodes
 	@model=MODEL; if [ -n "$(NODES)" ]; then \
@@ -49,6 +52,14 @@ demo: $(RUNTIME)  ## the router before N=3 simulated nodes on this machine
 
 test: $(DEV)  ## all tests, on JOBS=2 processes
 	$(PY) -m pytest -n $(JOBS) $(ARGS)
+
+e2e: $(DEV)  ## the official JavaScript clients against the router; needs Node 20 or newer, with npm
+	@command -v node >/dev/null && command -v npm >/dev/null || { echo "No node or no npm on PATH: install Node 20 or newer" >&2; exit 1; }
+	npm ci --prefix tests/e2e/js --omit=optional --no-audit --no-fund
+	$(PY) -m pytest -m js -n $(JOBS) $(ARGS)
+
+fuzz: $(DEV)  ## broken requests over raw sockets for MINUTES=5, from SEED= if one is named
+	$(PY) -m tests.fuzz $(MINUTES) $(SEED)
 
 check: lint contracts types test  ## everything that CI gates on (the default)
 
@@ -76,7 +87,7 @@ lock:  ## resolve the locked requirements anew, after a change in pyproject.toml
 		--universal --generate-hashes --python-version 3.11 --no-header --no-annotate --quiet -o requirements-dev.lock
 
 clean:  ## remove .venv and every cache
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) tests/e2e/js/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(CREATED):

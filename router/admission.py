@@ -18,9 +18,9 @@ Judge = Callable[[], object]  # raises the Refusal that this call would get if i
 
 
 class Waiter:
-    """Somebody who asks for a slot. `future` brings a lease or a refusal; either may overtake the answer to `take`."""
+    """Somebody who asks for a slot. The answer, a lease or a refusal, may overtake what the store says to `take`."""
 
-    __slots__ = ("future", "judge", "late", "ticket", "until_s", "waiting")
+    __slots__ = ("_bell", "answer", "judge", "late", "ticket", "until_s", "waiting")
 
     def __init__(self, ticket: Ticket, judge: Judge, late: Late, until_s: float, waiting: WaitingStream | None) -> None:
         self.ticket = ticket
@@ -28,8 +28,26 @@ class Waiter:
         self.late = late
         self.until_s = until_s
         self.waiting = waiting
-        # A refusal is a value: an exception that nobody fetches, since its caller has just left, would be logged.
-        self.future: asyncio.Future[Lease | Refusal] = asyncio.get_running_loop().create_future()
+        self.answer: Lease | Refusal | None = None
+        self._bell: asyncio.Future[None] | None = None
+
+    def tell(self, answer: Lease | Refusal) -> None:
+        self.answer = answer
+        self._ring()
+
+    async def rest(self, until_s: float) -> None:
+        """Until the answer, or until then. Wakes in the turn after it: a refused ticket leaves the line at once."""
+        loop = asyncio.get_running_loop()
+        self._bell = loop.create_future()
+        timer = loop.call_at(until_s, self._ring)
+        try:
+            await self._bell
+        finally:
+            timer.cancel()
+
+    def _ring(self) -> None:
+        if self._bell is not None and not self._bell.done():
+            self._bell.set_result(None)
 
 
 def _has_no_objection() -> None: ...
@@ -87,20 +105,18 @@ class Admission:
 
     async def _wait(self, waiter: Waiter) -> Lease:
         """One timer at a time: for the next comment, or for the end of all patience."""
-        future, waiting = waiter.future, waiter.waiting
-        while not future.done():
+        waiting = waiter.waiting
+        while waiter.answer is None:
             now_s = monotonic()
             if now_s >= waiter.until_s:
                 raise waiter.late(await self._store.place_of(waiter.ticket.id))
             if waiting is not None and now_s >= waiting.due_s:
                 waiting.say(await self._place_told(waiter.ticket, waiting))
                 continue
-            next_s = waiter.until_s if waiting is None else min(waiter.until_s, waiting.due_s)
-            await asyncio.wait((future,), timeout=next_s - now_s)
-        answer = future.result()
-        if isinstance(answer, Refusal):
-            raise answer
-        return answer
+            await waiter.rest(waiter.until_s if waiting is None else min(waiter.until_s, waiting.due_s))
+        if isinstance(waiter.answer, Refusal):
+            raise waiter.answer
+        return waiter.answer
 
     async def _place_told(self, ticket: Ticket, waiting: WaitingStream) -> bytes:
         place = await self._store.place_of(ticket.id)
@@ -115,23 +131,23 @@ class Admission:
     def context_known(self, keys: Sequence[str]) -> None:
         """A copy of these models became ready, with a context: whoever waits for a larger one would wait in vain."""
         for waiter in list(self._waiting.values()):
-            if waiter.ticket.num_ctx and not waiter.future.done() and any(key in keys for key in waiter.ticket.targets):
+            if waiter.ticket.num_ctx and waiter.answer is None and any(key in keys for key in waiter.ticket.targets):
                 try:
                     waiter.judge()
                 except Refusal as refusal:
-                    waiter.future.set_result(refusal)
+                    waiter.tell(refusal)
 
     def _granted(self, lease: Lease) -> bool:
         waiter = self._waiting.get(lease.ticket)
-        if waiter is None or waiter.future.done():
+        if waiter is None or waiter.answer is not None:
             return False
-        waiter.future.set_result(lease)
+        waiter.tell(lease)
         return True
 
     def _refused(self, ticket_id: str, refusal: Refusal) -> None:
         waiter = self._waiting.get(ticket_id)
-        if waiter is not None and not waiter.future.done():
-            waiter.future.set_result(refusal)
+        if waiter is not None and waiter.answer is None:
+            waiter.tell(refusal)
 
 
 class SlotHold:

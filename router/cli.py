@@ -12,8 +12,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from router import __version__
-from router.settings import ConfigError, Settings, load_settings
+from router import __version__, cli_admin
+from router.cli_client import AdminFailed
+from router.cli_completion import SHELLS, completion
+from router.settings import ConfigError, Origin, Settings, load_settings
 
 OK = 0
 FAILED = 1
@@ -36,6 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             _complain(problem)
         return MISUSED
+    except AdminFailed as error:
+        _complain(str(error))
+        return FAILED
+    except BrokenPipeError:  # whoever reads has seen enough: the interpreter must not try again at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except OSError as error:  # a port that is taken, an address that is not ours
         _complain(str(error))
         return FAILED
@@ -44,20 +52,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    settings = _settings(options, {"nodes": list(options.node)} if options.node else {})
-    if not settings.nodes:
+    origin = _origin(options, {"nodes": list(options.node)} if options.node else {})
+    if not _settings(origin).nodes:
         _complain(NO_NODE)
         return MISUSED
-    from router import wiring  # noqa: PLC0415 - the other commands need neither aiohttp nor uvloop
+    from router import process  # noqa: PLC0415 - the other commands need neither aiohttp nor uvloop
 
-    return wiring.serve(settings)
+    return process.serve(origin)
 
 
 def _demo(options: argparse.Namespace) -> int:
-    settings = _settings(options, {"nodes": []})
-    from router import wiring  # noqa: PLC0415
+    settings = _settings(_origin(options, {"nodes": []}))
+    from router import process  # noqa: PLC0415
 
-    return wiring.demo(settings, nodes=options.nodes, seed=options.seed)
+    return process.demo(settings, nodes=options.nodes, seed=options.seed)
 
 
 def _check_config(options: argparse.Namespace) -> int:
@@ -77,14 +85,25 @@ def _version(options: argparse.Namespace) -> int:
     return OK
 
 
-def _settings(options: argparse.Namespace, overrides: dict[str, Any]) -> Settings:
+def _completion(options: argparse.Namespace) -> int:
+    print(completion(_parser(), options.shell), end="")
+    return OK
+
+
+def _origin(options: argparse.Namespace, overrides: dict[str, Any]) -> Origin:
     if options.listen:
         overrides["listen"] = options.listen
     if options.metrics_listen:
         overrides["metrics_listen"] = options.metrics_listen
+    if options.admin_listen:
+        overrides["admin"] = {"listen": options.admin_listen}
     log = {"format": options.log_format, "level": options.log_level}
     overrides["log"] = {name: value for name, value in log.items() if value}
-    loaded = load_settings(options.config, overrides, os.environ)
+    return Origin(options.config, overrides, dict(os.environ))
+
+
+def _settings(origin: Origin) -> Settings:
+    loaded = origin.read()
     for warning in loaded.warnings:
         _complain(warning)
     return loaded.settings
@@ -117,6 +136,12 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("schema", help="JSON schema of the configuration file").set_defaults(run=_schema)
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
+
+    cli_admin.add_commands(commands)
+
+    shell = commands.add_parser("completion", help="print what makes a shell complete these commands")
+    shell.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
+    shell.set_defaults(run=_completion)
     return parser
 
 
@@ -124,6 +149,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="YAML; otherwise OLLAMA_ROUTER_CONFIG")
     parser.add_argument("--listen", metavar="HOST:PORT", help="where clients connect (0.0.0.0:11435)")
     parser.add_argument("--metrics-listen", metavar="HOST:PORT", help="metrics and health (0.0.0.0:9464)")
+    parser.add_argument("--admin-listen", metavar="HOST:PORT", help="for `nodes` and its like (127.0.0.1:9465)")
     parser.add_argument("--log-format", choices=("json", "text"), help="of lines on stdout (json)")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="(info)")
 

@@ -113,12 +113,31 @@ class TooLarge(Refusal):
     may_retry = False
 
 
-class NumCtxRefused(Refusal):
-    """A context larger than the loaded one would reload a model that others share."""
+class GuardRefused(Refusal):
+    """An option that would change a copy which others share. `guard` is a label of `guard_actions_total`."""
 
     status = 400
-    rejection = Rejection.NUM_CTX
+    guard = ""
     may_retry = False
+
+
+class NumCtxRefused(GuardRefused):
+    """A context other than the loaded one would reload the model."""
+
+    rejection = Rejection.NUM_CTX
+    guard = "num_ctx"
+
+
+class OptionsRefused(GuardRefused):
+    """So would other options of the runner."""
+
+    rejection = Rejection.NUM_CTX
+    guard = "options"
+
+
+class KeepAliveRefused(GuardRefused):
+    rejection = Rejection.INVALID
+    guard = "keep_alive"
 
 
 class LoopDetected(Refusal):

@@ -36,10 +36,10 @@ class DrainLimits:
 
 
 class Lifecycle:
-    """The phase of this process. Only `leave` moves it forward, once."""
+    """The phase of this process. Only `leave` moves it forward, once. `limits` may be set anew until then."""
 
     def __init__(self, limits: DrainLimits) -> None:
-        self._limits = limits
+        self.limits = limits
         self.phase = Phase.STARTING
         self._drained_by_s = 0.0  # loop time
 
@@ -58,13 +58,13 @@ class Lifecycle:
     async def leave(self, pipeline: Pipeline, close_listener: Callable[[], Awaitable[None]]) -> None:
         """Returns when no call is left."""
         self.phase = Phase.LEAVING
-        log.info("leaving: not ready, new calls are served for %g s more", self._limits.drain_delay_s)
-        await asyncio.sleep(self._limits.drain_delay_s)
+        log.info("leaving: not ready, new calls are served for %g s more", self.limits.drain_delay_s)
+        await asyncio.sleep(self.limits.drain_delay_s)
         await close_listener()
         self.phase = Phase.DRAINING
-        self._drained_by_s = asyncio.get_running_loop().time() + self._limits.stream_drain_s
-        log.info("draining: %d calls have %g s to end", len(pipeline.live), self._limits.stream_drain_s)
-        await _until_none(pipeline, self._limits.stream_drain_s)
+        self._drained_by_s = asyncio.get_running_loop().time() + self.limits.stream_drain_s
+        log.info("draining: %d calls have %g s to end", len(pipeline.live), self.limits.stream_drain_s)
+        await _until_none(pipeline, self.limits.stream_drain_s)
         if pipeline.live:
             log.warning("draining: %d calls are cut off", len(pipeline.live))
             for live in list(pipeline.live):

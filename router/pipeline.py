@@ -4,57 +4,62 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from random import Random
 
 from router.admission import Admission
 from router.errors import (
-    CloudRefused,
     LoopDetected,
-    NoNode,
-    NumCtxRefused,
     Outcome,
     QueueTimeout,
     Refusal,
-    Rejection,
     RouterBroken,
     UpstreamTimeout,
 )
-from router.fleet.snapshot import Rows
 from router.fleet.tickets import Lease, Place, Ticket
-from router.policy.alias import Aliases, RoutePlan
+from router.policy.alias import RoutePlan
 from router.policy.deadlines import Deadlines, at_node, in_line
-from router.policy.guard import Refused, clamp_keep_alive, guard_num_ctx
+from router.policy.guard import Guarded, Guards, guarded_of
 from router.policy.retry import Budget
+from router.policy.route import UNSERVABLE, Ahead, Reach, ahead, nowhere, passed_for
 from router.policy.schedule import Decision, Want, schedule
+from router.policy.splices import changes_of
+from router.policy.ticket import check_context, ticket_for
 from router.seams import Call, Clock, FleetView, Observer, Record, Reply, Store
 from router.upstream.attempt import TEXT_BYTES_MAX, Attempt
-from router.upstream.course import NO_NODE_RETRY_S, Course, RetryLimits, follow
-from router.upstream.errand import Errand, Guards, Reading, Terms, errand_for
+from router.upstream.course import Course, follow, may_turn, shown, turn
+from router.upstream.errand import Errand, Reading, Terms, errand_for
 from router.upstream.forward import forward
 from router.upstream.live import LiveCall
-from router.upstream.notes import note_attempt, note_lease, note_leaving, note_wait
+from router.upstream.notes import (
+    decision_headers,
+    note_attempt,
+    note_guarded,
+    note_lease,
+    note_leaving,
+    note_passed,
+    note_wait,
+)
 from router.upstream.pool import ConnectionPool
+from router.upstream.rules import CallRules
 from router.upstream.waiting import WaitingStream
 from router.wire import comments, dialects, headers
-from router.wire.intent import SLICE_BYTES, Intent, read_intent, unknown_model
+from router.wire.intent import SLICE_BYTES, Intent, read_intent
 from router.wire.unload import CONTENT_TYPE, is_unload, unloaded
 
 log = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499  # in logs and metrics only: nobody is there to read it
-# Of a 500 for what the client sent (recordings refused/option-type, v0.24/v1-transcriptions-bad).
-CLIENTS_TEXT = re.compile(r'option \\?"[^"]*" must be of type|failed to process inputs')
-ROWS_ASKED = 8  # nodes asked for a fact that is the same on all of them
 
 
 class Pipeline:
-    """Serves calls. Everything it needs is handed in; it owns only the set of live calls."""
+    """Serves calls. Everything it needs is handed in; it owns only the set of live calls.
+
+    `rules` may be set anew at any time: each call keeps those that it began with.
+    """
 
     def __init__(
         self,
@@ -64,13 +69,10 @@ class Pipeline:
         store: Store,
         admission: Admission,
         connections: ConnectionPool,
-        aliases: Aliases,
         observer: Observer,
         clock: Clock,
         rng: Random,
-        deadlines: Deadlines,
-        retries: RetryLimits,
-        guards: Guards,
+        rules: CallRules,
     ) -> None:
         self._pool_name = pool_name
         self._via = headers.via_value(pool_name)
@@ -78,13 +80,10 @@ class Pipeline:
         self._store = store
         self._admission = admission
         self._connections = connections
-        self._aliases = aliases
         self._observer = observer
         self._clock = clock
         self._rng = rng
-        self._deadlines = deadlines
-        self._retries = retries
-        self._guards = guards
+        self.rules = rules
         self._running = 0
         self._retrying = 0
         self.live: set[LiveCall] = set()
@@ -101,50 +100,67 @@ class Pipeline:
         waiting = WaitingStream(reply, call.request_id, call.arrived_s)
         self._enter(live)
         try:
-            reading = await self._read(call, record)
-            plan = self._plan(call, reading.intent, record)
-            if is_unload(reading.intent):
-                self._answer_unload(call, reply, record, reading.intent)
-                return
-            ticket = self._ticket(call, reading.intent, plan)
-            self._comment_on(waiting, call, reading.intent)
-            course = Course()
-            while True:
-                decision = self._decide(ticket, call, reading.intent)
-                ticket = replace(ticket, attempt=course.made + 1, preferred=decision.preferred)
-                live.stand_in_line(self._clock.now_s())
-                judge = partial(self._decide, ticket, call, reading.intent)
-                hold = self._admission.lease(ticket, *self._patience(call, ticket, record), judge, waiting)
-                async with hold as lease:
-                    note_lease(record, lease, decision, live.step_out(self._clock.now_s()))
-                    errand = self._errand(call, reading, plan, lease, record)
-                    with self._at_node(record, course):
-                        attempt = await forward(self._connections, errand, reply, waiting, live.attach)
-                    hold.outcome, hold.tokens = self._settle(record, attempt)
-                    # Before the slot goes to the next in line: it must not be handed a copy that has just died.
-                    await self._fleet.attempt_ended(lease, attempt.failure, _shown(attempt))
-                if attempt.failure is None and attempt.refusal is None:
-                    break
-                course, ticket = self._again(course, ticket, attempt, record)
+            await self._route(call, reply, waiting, record, live, self.rules)
         except Refusal as refusal:
             is_late = isinstance(refusal, QueueTimeout | UpstreamTimeout)
             note_wait(record, live.step_out(self._clock.now_s()), "timeout" if is_late else "rejected")
-            self._refuse(call, reply, record, refusal, waiting)
+            self._refuse(call, reply, waiting, record, refusal)
         except asyncio.CancelledError:
             ours = live.why_cancelled()
             note_wait(record, live.step_out(self._clock.now_s()), "rejected" if ours is not None else "cancelled")
             if ours is None:
                 note_leaving(record, live.attempt)
                 raise
-            self._refuse(call, reply, record, ours, waiting)
+            self._refuse(call, reply, waiting, record, ours)
         except Exception:
             log.exception("call %s met a defect of the router", record.request_id)
             note_wait(record, live.step_out(self._clock.now_s()), "rejected")
-            self._break(call, reply, record, waiting)
+            self._break(call, reply, waiting, record)
         finally:
             self._exit(live)
             call.release_body()
             self._finish(record, reply)
+
+    async def _route(  # noqa: PLR0917 - all that a call has
+        self, call: Call, reply: Reply, waiting: WaitingStream, record: Record, live: LiveCall, rules: CallRules
+    ) -> None:
+        """One target and one node after another, until an answer has passed or a refusal is raised."""
+        reading = await self._read(call, record)
+        intent = reading.intent
+        course = Course(self._plan(call, intent, rules, record))
+        if is_unload(intent):
+            self._answer_unload(call, reply, record, intent)
+            return
+        ticket = self._ticket(call, intent, course.plan, rules.guards)
+        self._comment_on(waiting, call, intent, rules.deadlines)
+        while True:
+            decision = self._decide(ticket, call, intent, course.plan, rules)
+            ticket = replace(ticket, attempt=course.made + 1, preferred=decision.preferred)
+            live.stand_in_line(self._clock.now_s())
+            judge = partial(self._decide, ticket, call, intent, course.plan, rules)
+            patience = self._patience(call, ticket, rules.deadlines, record)
+            hold = self._admission.lease(ticket, *patience, judge, waiting)
+            try:
+                async with hold as lease:
+                    note_lease(record, lease, decision, live.step_out(self._clock.now_s()))
+                    errand = self._errand(call, reading, course, lease, rules, record)
+                    with self._at_node(record, course):
+                        attempt = await forward(self._connections, errand, reply, waiting, live.attach)
+                    hold.outcome, hold.tokens = self._settle(record, attempt)
+                    # Before the slot goes to the next in line: it must not be handed a copy that has just died.
+                    await self._fleet.attempt_ended(lease, attempt.failure, shown(attempt))
+            except UNSERVABLE as refusal:
+                following = self._turn(course, refusal, rules.reach, record, live)
+            else:
+                if attempt.failure is None and attempt.refusal is None:
+                    return
+                following = self._again(course, attempt, rules, record)
+            if following.plan is course.plan:
+                ticket = replace(ticket, excluded=following.excluded)
+            else:
+                ticket = self._ticket(call, intent, following.plan, rules.guards)
+                record.model = following.plan.first.model
+            course = following
 
     def _enter(self, live: LiveCall) -> None:
         self.live.add(live)
@@ -169,68 +185,69 @@ class Pipeline:
         record.is_stream = intent.streams
         return Reading(intent, raw)
 
-    def _plan(self, call: Call, intent: Intent, record: Record) -> RoutePlan:
-        plan = self._aliases.plan(intent.name.key)
-        record.model = plan.targets[0]
+    def _plan(self, call: Call, intent: Intent, rules: CallRules, record: Record) -> RoutePlan:
+        """Begins with the first target that can be had now."""
+        plan = rules.aliases.plan(intent.name.key, record.team, self._rng)
+        record.alias, record.model = plan.alias, plan.first.model
         snapshot = self._fleet.snapshot
-        if not any(snapshot.is_known(key) for key in plan.targets):
-            if snapshot.all_read:
-                raise unknown_model(call.endpoint, intent.model)
-            raise NoNode(f"not every node has been read yet: one of them may have '{intent.model}'")
-        if intent.name.is_cloud or any(_is_cloud(snapshot.holding(key)) for key in plan.targets):
-            raise CloudRefused("cloud models are switched off here: they spend the account of the node's owner")
-        if not any(snapshot.has_node_up(key) for key in plan.targets):
-            raise NoNode(f"no node that has '{intent.model}' is up", retry_after_s=NO_NODE_RETRY_S)
-        return plan
+        found = ahead(plan, snapshot, rules.reach)
+        if not isinstance(found, Ahead):
+            raise nowhere(call.endpoint, intent.model, found, all_read=snapshot.all_read)
+        note_passed(record, found.passed)
+        record.model = found.plan.first.model
+        return found.plan
 
-    def _ticket(self, call: Call, intent: Intent, plan: RoutePlan) -> Ticket:
-        """A context above what the model was trained with is what Ollama makes of it: the training context."""
-        num_ctx = 0 if self._guards.keeps_context else intent.num_ctx or 0
-        if num_ctx:
-            context_max = _context_max(self._fleet.snapshot.holding(plan.targets[0]))
-            num_ctx = min(num_ctx, context_max) if context_max else num_ctx
-        keep_alive_s = clamp_keep_alive(intent.keep_alive_s or None, self._guards.keep_alive_max_s)
-        return Ticket(call.ticket_id, plan.targets, num_ctx=num_ctx, keep_alive_s=keep_alive_s)
+    def _ticket(self, call: Call, intent: Intent, plan: RoutePlan, guards: Guards) -> Ticket:
+        return ticket_for(call.ticket_id, call.endpoint, intent, plan, snapshot=self._fleet.snapshot, guards=guards)
 
-    def _decide(self, ticket: Ticket, call: Call, intent: Intent) -> Decision:
+    def _decide(self, ticket: Ticket, call: Call, intent: Intent, plan: RoutePlan, rules: CallRules) -> Decision:
         affinity = call.affinity or intent.affinity.hex()
         snapshot = self._fleet.snapshot
-        decision = schedule(
-            Want(ticket.targets, affinity, ticket.num_ctx, ticket.excluded), snapshot, self._store.occupancy, self._rng
-        )
-        if ticket.num_ctx and not decision.preferred:
-            rows = snapshot.holding(ticket.targets[0])
-            loaded = max((row.num_ctx for row in (*rows.ready.rows, *rows.last_resort.rows)), default=0)
-            judged = guard_num_ctx(intent.num_ctx, loaded, _context_max(rows))
-            if isinstance(judged, Refused):
-                raise NumCtxRefused(judged.text)
+        want = Want(ticket.targets, affinity, ticket.num_ctx, ticket.excluded, ticket.names_no_ctx)
+        decision = schedule(want, snapshot, self._store.occupancy, self._rng)
+        check_context(ticket, intent, plan, decision, snapshot=snapshot, guards=rules.guards, reach=rules.reach)
         return decision
 
-    def _comment_on(self, waiting: WaitingStream, call: Call, intent: Intent) -> None:
-        limits = self._deadlines
+    def _comment_on(self, waiting: WaitingStream, call: Call, intent: Intent, limits: Deadlines) -> None:
         if limits.comment_after_s and intent.streams and call.endpoint.is_compat:
             waiting.comment_from(self._clock.now_s() + limits.comment_after_s, limits.comment_every_s)
 
-    def _patience(self, call: Call, ticket: Ticket, record: Record) -> tuple[float, Callable[[Place | None], Refusal]]:
+    def _patience(
+        self, call: Call, ticket: Ticket, limits: Deadlines, record: Record
+    ) -> tuple[float, Callable[[Place | None], Refusal]]:
         """Until when this call may stand in line, and what it is told then."""
         model, queued_s = ticket.targets[0], record.queued_s
-        term = in_line(self._deadlines, model, call.arrived_s, call.timeout_s, queued_s, self._clock.now_s())
+        term = in_line(limits, model, call.arrived_s, call.timeout_s, queued_s, self._clock.now_s())
         return term.until_s, partial(term.refusal, record.model_asked, rng=self._rng)
 
-    def _errand(self, call: Call, reading: Reading, plan: RoutePlan, lease: Lease, record: Record) -> Errand:
-        limits, streams = self._deadlines, reading.intent.streams
+    def _errand(  # noqa: PLR0917 - all that is known of the call by now
+        self, call: Call, reading: Reading, course: Course, lease: Lease, rules: CallRules, record: Record
+    ) -> Errand:
+        limits, plan, streams = rules.deadlines, course.plan, reading.intent.streams
+        spec = self._fleet.spec_of(lease.node)
         due = at_node(limits, call.arrived_s, call.timeout_s, self._clock.now_s(), streams=streams)
-        loaded_ctx = self._fleet.loaded_ctx(lease.node, lease.weights)
+        changes = changes_of(
+            call.endpoint,
+            reading.intent,
+            lease,
+            rules.guards,
+            is_alias=bool(plan.alias),
+            overrides=plan.first.overrides,
+            loaded_ctx=self._fleet.loaded_ctx(lease.node, lease.weights),
+        )
+        note_guarded(record, changes.guarded)
         return errand_for(
             call,
             reading,
             lease,
-            self._fleet.snapshot.nodes[lease.node].spec,
-            is_alias=plan.is_alias,
-            guards=replace(self._guards, loaded_ctx=loaded_ctx) if loaded_ctx else self._guards,
+            spec,
+            changes,
+            is_alias=bool(plan.alias),
+            has_other_target=may_turn(course, self._fleet.snapshot, rules.reach, attempts=rules.retries.attempts),
             via=self._via,
-            decision=_decision_headers(call.request_id, record),
+            decision=decision_headers(call.request_id, record),
             terms=Terms(due, limits.idle_s),
+            credentials=self._connections.credentials(spec),
         )
 
     @contextmanager
@@ -252,23 +269,34 @@ class Pipeline:
         self._observer.attempt_ended(attempt.node, record.model, label, attempt.ended_s - attempt.started_s)
         return attempt.outcome, (record.input_tokens or 0) + (record.output_tokens or record.content_events)
 
-    def _again(self, course: Course, ticket: Ticket, attempt: Attempt, record: Record) -> tuple[Course, Ticket]:
-        """The next try, or the refusal that ends the call."""
+    def _again(self, course: Course, attempt: Attempt, rules: CallRules, record: Record) -> Course:
+        """With the next try before it, or the refusal that ends the call."""
         if attempt.refusal is not None:
             raise attempt.refusal
-        budget = Budget(self._running, self._retrying, self._retries.budget)
-        snapshot, attempts = self._fleet.snapshot, self._retries.attempts
-        following = follow(course, ticket, attempt, snapshot=snapshot, budget=budget, attempts=attempts)
+        budget = Budget(self._running, self._retrying, rules.retries.budget)
+        snapshot, attempts = self._fleet.snapshot, rules.retries.attempts
+        sequel = follow(course, attempt, snapshot=snapshot, reach=rules.reach, budget=budget, attempts=attempts)
         assert attempt.failure is not None
         record.retries.append((attempt.node, attempt.failure.value))
-        return following
+        note_passed(record, sequel.passed)
+        return sequel.course
+
+    def _turn(self, course: Course, refusal: Refusal, reach: Reach, record: Record, live: LiveCall) -> Course:
+        """To another target after a line that was refused, else the refusal."""
+        sequel = turn(course, passed_for(refusal), snapshot=self._fleet.snapshot, reach=reach)
+        if sequel is None:
+            raise refusal
+        record.queued_s += live.step_out(self._clock.now_s()) or 0.0
+        note_passed(record, sequel.passed)
+        return sequel.course
 
     def _answer_unload(self, call: Call, reply: Reply, record: Record, intent: Intent) -> None:
+        note_guarded(record, (Guarded.UNLOAD_IGNORED,))
         body = unloaded(call.endpoint, intent, self._clock.wall_s())
-        pairs = [(b"Content-Type", CONTENT_TYPE), *_decision_headers(call.request_id, record)]
+        pairs = [(b"Content-Type", CONTENT_TYPE), *decision_headers(call.request_id, record)]
         _send(reply, 200, pairs, body)
 
-    def _refuse(self, call: Call, reply: Reply, record: Record, refusal: Refusal, waiting: WaitingStream) -> None:
+    def _refuse(self, call: Call, reply: Reply, waiting: WaitingStream, record: Record, refusal: Refusal) -> None:
         """As an answer, or as the last event of a stream that was opened early.
 
         Where a node's answer had begun, whoever passed it on has told it there.
@@ -276,7 +304,8 @@ class Pipeline:
         record.outcome = refusal.outcome
         record.rejection = refusal.rejection
         record.error = refusal.text[:TEXT_BYTES_MAX]
-        pairs = _decision_headers(call.request_id, record, refused=refusal.rejection)
+        note_guarded(record, guarded_of(refusal))
+        pairs = decision_headers(call.request_id, record, refused=refusal.rejection)
         if waiting.is_open:
             event = dialects.error_event(call.endpoint, refusal, sequence_number=0, request_id=call.request_id)
             waiting.end(comments.decision(pairs) + event)
@@ -284,12 +313,12 @@ class Pipeline:
             answer = dialects.error_answer(call.endpoint.dialect, refusal, call.request_id)
             _send(reply, answer.status, [*answer.headers, *pairs], answer.body)
 
-    def _break(self, call: Call, reply: Reply, record: Record, waiting: WaitingStream) -> None:
+    def _break(self, call: Call, reply: Reply, waiting: WaitingStream, record: Record) -> None:
         """A defect of ours: the client is told, or cut off: half an answer must not end like a whole one."""
         if reply.has_started and not waiting.is_open:
             reply.cut()
-        broken = RouterBroken("the router failed to serve this call: its log says why")
-        self._refuse(call, reply, record, broken, waiting)
+        refusal = RouterBroken("the router failed to serve this call: its log says why")
+        self._refuse(call, reply, waiting, record, refusal)
 
     def _finish(self, record: Record, reply: Reply) -> None:
         record.duration_s = self._clock.now_s() - record.arrived_s
@@ -304,34 +333,5 @@ def _send(reply: Reply, status: int, pairs: Sequence[tuple[bytes, bytes]], body:
     reply.end()
 
 
-def _shown(attempt: Attempt) -> Outcome:
-    """What the attempt says about the copy: a passed 5xx may be the client's doing, or what the model cannot."""
-    is_clients = attempt.status == 501 or (attempt.status == 500 and CLIENTS_TEXT.search(attempt.text) is not None)
-    if attempt.outcome is Outcome.UPSTREAM_ERROR and is_clients:
-        return Outcome.CLIENT_ERROR
-    return attempt.outcome
-
-
 def _intent_of(call: Call, raw: bytes) -> Intent:
     return read_intent(call.endpoint, raw, content_type=call.content_type, content_encoding=call.content_encoding)
-
-
-def _is_cloud(rows: Rows) -> bool:
-    return any(row.is_cloud for row in islice(rows.by_node.values(), 1))
-
-
-def _context_max(rows: Rows) -> int:
-    """The training context, where any node tells it: it belongs to the weights, which are the same everywhere."""
-    return max((row.context_max for row in islice(rows.by_node.values(), ROWS_ASKED)), default=0)
-
-
-def _decision_headers(request_id: str, record: Record, refused: Rejection | None = None) -> list[tuple[bytes, bytes]]:
-    known = headers.decision(
-        node=record.node or None,
-        model=record.model or None,
-        attempts=record.attempts or None,
-        queue_ms=round(record.queued_s * 1000),
-        reason=record.reason or None,
-        refused=refused,
-    )
-    return [(b"x-request-id", request_id.encode()), *known]

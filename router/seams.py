@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from router.errors import Outcome, Refusal, Rejection
@@ -12,6 +13,8 @@ from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import CopyReport, Gate, Lease, LineView, Place, Ticket
 from router.policy.retry import Failure
 from router.wire.endpoints import Endpoint
+
+NO_MORE: Mapping[str, object] = MappingProxyType({})
 
 
 class Clock(Protocol):
@@ -107,7 +110,9 @@ class NodeApi(Protocol):
 
     async def tags(self, node: NodeSpec) -> bytes: ...
 
-    async def show(self, node: NodeSpec, model: str) -> bytes: ...
+    async def show(self, node: NodeSpec, model: str, more: Mapping[str, object] = NO_MORE) -> bytes:
+        """`more`: further members of the question."""
+        ...
 
     async def load(self, node: NodeSpec, model: str, num_ctx: int, keep_alive_s: float | None) -> float:
         """Seconds it took. The load lives as long as this coroutine: it must not be cancelled because a client left."""
@@ -119,6 +124,10 @@ class FleetView(Protocol):
 
     @property
     def snapshot(self) -> Snapshot: ...
+
+    def spec_of(self, node: str) -> NodeSpec:
+        """Of a node that there is a lease on: it may have left since, and its running calls still end there."""
+        ...
 
     async def attempt_ended(self, lease: Lease, failure: Failure | None, outcome: Outcome) -> None:
         """What traffic showed of a copy and its node; never called for a client that left."""
@@ -188,7 +197,7 @@ class Reply(Protocol):
     def write(self, data: bytes) -> None: ...
 
     def pass_chunk(self, framed: bytes, data: bytes) -> None:
-        """`write` and `flush` in one, for data that came in a chunk of its own: `framed` is all of it, frame included."""
+        """`write` and `flush` in one, for data that came in a chunk of its own: `framed` is that chunk."""
         ...
 
     def flush(self) -> None:
@@ -207,11 +216,16 @@ class Reply(Protocol):
 class NodeFailed(Exception):
     """A control call that brought no 200. `status` is 0 where there was no HTTP answer; `text` is the node's own."""
 
-    def __init__(self, status: int, text: str, *, is_refused: bool = False) -> None:
+    def __init__(self, status: int, text: str, *, reason: str = "no_answer") -> None:
         super().__init__(f"{status} {text}")
         self.status = status
         self.text = text
-        self.is_refused = is_refused  # the connection itself was refused
+        self.reason = reason  # where status is 0: refused, tls, local (the node was never asked) or no_answer
+
+    @property
+    def is_local(self) -> bool:
+        """What we lack, not the node: nobody is to blame."""
+        return self.reason == "local"
 
 
 @dataclass(slots=True)
@@ -224,6 +238,9 @@ class Record:
     arrived_wall_s: float
     model_asked: str = ""  # as the client wrote it; log only, never a label
     model: str = ""  # the resolved key
+    alias: str = ""  # key of the alias that it was named by; of the configuration, so a label
+    passed: tuple[str, ...] = ()  # why targets of the alias were passed over: a label of alias_fallbacks_total
+    guarded: tuple[str, ...] = ()  # what guards did: guard and action, labels of guard_actions_total
     team: str = "default"
     node: str = ""
     attempts: int = 0

@@ -3,55 +3,51 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import logging
 import secrets
-import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from random import Random
 
-import uvloop
-
+from router import meaning
 from router.admission import Admission
+from router.control.alias_watch import watch_aliases
+from router.control.config import POLL_S, ConfigWatch, Digest, Files
 from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
-from router.control.prober import ProbeLimits, Prober
+from router.control.prober import Prober
 from router.control.replicas import beat_for_ever, watch_lag
 from router.discovery.static import StaticDiscovery
 from router.errors import Rejection
-from router.lifecycle import DrainLimits, Lifecycle, LoopDied, Loops, Phase
+from router.lifecycle import Lifecycle, Loops, Phase
 from router.pipeline import Pipeline
-from router.policy.alias import Aliases, aliases_of
-from router.policy.deadlines import Deadlines
+from router.reload import Parts, Prepared, Preparer, Reloader, files_of
 from router.server.app import App
 from router.server.buffers import Buffers
 from router.server.catalog import Catalog
-from router.server.client import ClientLimits
-from router.server.inference import BodyLimits, Inference
-from router.server.listen import ClientListener, listen_clients, listen_probes, raise_file_limit
+from router.server.descriptors import connections_within
+from router.server.inference import Inference
+from router.server.listen import ClientListener, listen_clients, listen_pages
+from router.server.pages import Pages
 from router.server.probes import Probes
-from router.settings import NumCtxGuard, Settings, host_port, node_specs
-from router.simulation.pool import SimulatedPool
-from router.store.answers import Limits
+from router.server.show import NODE_S, QUESTIONS_MAX, Shows
+from router.server.tls import ListenerTls
+from router.settings import Loaded, Origin, Settings, host_port
 from router.store.memory import MemoryStore
 from router.telemetry.gauges import Sources
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
 from router.telemetry.observer import Telemetry
-from router.upstream.course import RetryLimits
-from router.upstream.errand import Guards
+from router.upstream.access import AccessBook
 from router.upstream.node_api import HttpNodeApi
 from router.upstream.pool import ConnectionPool
 from router.upstream.resolver import Resolver
+from router.wiring_admin import listen_admin
 
 log = logging.getLogger("router")
-
-# A call makes hundreds of objects and nearly no cycles: collecting every 700, the default, cost 6 % of a plain call.
-YOUNG_OBJECTS = 50_000
 
 
 class SystemClock:
@@ -65,12 +61,22 @@ class SystemClock:
 
 
 @dataclass(frozen=True, slots=True)
+class Rereading:
+    """How a running router learns of another configuration. `asked` is set by whoever wants it read at once."""
+
+    origin: Origin
+    asked: asyncio.Event
+    poll_s: float = POLL_S
+    seen: Mapping[str, Digest] = field(default_factory=dict)  # files as they were before they were read
+
+
+@dataclass(frozen=True, slots=True)
 class Router:
     """A running router, as tests and the command line hold it."""
 
-    settings: Settings
     port: int
     metrics_port: int
+    admin_port: int
     lifecycle: Lifecycle
     loops: Loops
     pipeline: Pipeline
@@ -81,6 +87,12 @@ class Router:
     buffers: Buffers
     metrics: Metrics
     listener: ClientListener
+    reloader: Reloader
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force."""
+        return self.reloader.settings
 
     async def leave(self) -> None:
         await self.lifecycle.leave(self.pipeline, self.listener.close)
@@ -88,84 +100,78 @@ class Router:
 
 
 @asynccontextmanager
-async def running(settings: Settings, logs: Logs, rng: Random) -> AsyncIterator[Router]:
-    """Everything joined and started; on exit everything is closed, in the opposite order."""
+async def running(
+    given: Settings | Loaded, logs: Logs, rng: Random, rereading: Rereading | None = None
+) -> AsyncIterator[Router]:
+    """Everything joined and started; on exit everything is closed, in the opposite order.
+
+    Refuses with ConfigError what is wrong in the files that settings name.
+    """
+    loaded = given if isinstance(given, Loaded) else Loaded(given)
+    rereading = rereading or Rereading(Origin(overrides=loaded.settings.model_dump()), asyncio.Event())
+    # Before they are read: what changes from here on is seen as a change.
+    seen = {**Files().look(files_of(rereading.origin, loaded.settings)), **rereading.seen}
+    preparer = Preparer()
+    prepared = preparer.prepare(loaded)
     async with AsyncExitStack() as stack:
-        core = await _core(stack, settings, logs, rng)
-        lifecycle = Lifecycle(DrainLimits(settings.shutdown.drain_delay_s, settings.shutdown.stream_drain_s))
-        buffers = Buffers(settings.limits.buffered_bytes)
-        listener = await listen_clients(
-            _app(settings, core, lifecycle, buffers),
-            *host_port(settings.listen),
-            _client_limits(settings),
-            on_surplus=lambda: core.metrics.refused(Rejection.CONNECTIONS),
-        )
-        stack.push_async_callback(listener.shutdown)
-        stack.push_async_callback(listener.close)
-        checks = {
-            "discovery": core.prober.has_discovered.is_set,
-            "nodes_asked": core.prober.has_looked.is_set,
-            "serving": lambda: lifecycle.phase is Phase.SERVING,
-        }
-        metrics_port, close_probes = await listen_probes(
-            Probes(core.metrics, checks), *host_port(settings.metrics_listen)
-        )
-        stack.push_async_callback(close_probes)
-        await core.loops.first_of(core.prober.has_discovered)
-        lifecycle.phase = Phase.SERVING
+        parts, loops = await _parts(stack, prepared, logs, rng)
+        listener = await _listen(stack, prepared.settings, parts)
+        metrics_port = await _listen_probes(stack, prepared.settings, parts)
+        reloader = Reloader(rereading.origin, prepared, preparer, parts)
+        admin_port, close_admin = await listen_admin(reloader, parts, SystemClock().now_s)
+        stack.push_async_callback(close_admin)
+        watch = ConfigWatch(reloader.files, reloader.reload, rereading.asked, seen=seen, poll_s=rereading.poll_s)
+        reloader.on_named = watch.note
+        loops.start("configuration", watch.run())
+        await loops.first_of(parts.prober.has_discovered)
+        parts.lifecycle.phase = Phase.SERVING
         yield Router(
-            settings=settings,
             port=listener.port,
             metrics_port=metrics_port,
-            lifecycle=lifecycle,
-            loops=core.loops,
-            pipeline=core.pipeline,
-            keeper=core.keeper,
-            placer=core.placer,
-            store=core.store,
-            connections=core.connections,
-            buffers=buffers,
-            metrics=core.metrics,
+            admin_port=admin_port,
+            lifecycle=parts.lifecycle,
+            loops=loops,
+            pipeline=parts.pipeline,
+            keeper=parts.keeper,
+            placer=parts.placer,
+            store=parts.store,
+            connections=parts.connections,
+            buffers=parts.buffers,
+            metrics=parts.metrics,
             listener=listener,
+            reloader=reloader,
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Core:
-    """All that serves calls but for the sockets."""
-
-    aliases: Aliases
-    store: MemoryStore
-    keeper: FleetKeeper
-    connections: ConnectionPool
-    metrics: Metrics
-    pipeline: Pipeline
-    prober: Prober
-    placer: Placer
-    loops: Loops
-
-
-async def _core(stack: AsyncExitStack, settings: Settings, logs: Logs, rng: Random) -> _Core:
-    clock = SystemClock()
-    limits = _limits(settings)
-    aliases = aliases_of(settings.aliases)
-    store = MemoryStore(clock, rng, limits)
+async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Random) -> tuple[Parts, Loops]:
+    """All that serves calls but for the sockets, and the loops that keep it fresh."""
+    settings, clock = prepared.settings, SystemClock()
+    store = MemoryStore(clock, rng, prepared.line_limits)
+    access = AccessBook()
+    access.replace(prepared.accesses)
     resolver = Resolver()
-    connections = ConnectionPool(connect_s=settings.timeouts.connect_s, resolve=resolver.addresses)
+    connections = ConnectionPool(connect_s=settings.timeouts.connect_s, resolve=resolver.addresses, access=access.of)
     stack.push_async_callback(connections.close)
+    discovery = StaticDiscovery(prepared.nodes)
     # The keeper comes after what it tells: metrics look it up at the scrape.
-    metrics = _metrics(settings, store, limits, logs, lambda: keeper)
-    keeper = FleetKeeper(store, clock, interval_s=settings.probe.interval_s, on_circuit=metrics.circuit_changed)
-    api = await stack.enter_async_context(
-        HttpNodeApi(clock, connect_s=settings.timeouts.connect_s, timeout_s=settings.probe.timeout_s)
+    metrics = _metrics(settings, store, discovery, logs, lambda: keeper)
+    keeper = FleetKeeper(
+        store,
+        clock,
+        interval_s=settings.probe.interval_s,
+        on_circuit=metrics.circuit_changed,
+        cloud_slots=meaning.cloud_slots(settings),
     )
+    timeouts, probe_s = settings.timeouts, settings.probe.timeout_s
+    api = HttpNodeApi(clock, connect_s=timeouts.connect_s, timeout_s=probe_s, access=access.of)
+    await stack.enter_async_context(api)
     prober = Prober(
         api=api,
         keeper=keeper,
         store=store,
         clock=clock,
         rng=rng,
-        limits=ProbeLimits(settings.probe.interval_s, settings.probe.timeout_s, settings.probe.concurrency),
+        limits=meaning.probe_limits(settings),
         resolver=resolver,
         connections=connections,
         observe=metrics.probe_ended,
@@ -174,22 +180,45 @@ async def _core(stack: AsyncExitStack, settings: Settings, logs: Logs, rng: Rand
     placer = Placer(
         api=api, keeper=keeper, store=store, clock=clock, mode=settings.placement.mode, observe=metrics.load_ended
     )
-    pipeline = await _pipeline(settings, store, keeper, connections, aliases, Telemetry(metrics, logs), clock, rng)
+    pipeline = await _pipeline(prepared, store, keeper, connections, Telemetry(metrics, logs), clock, rng)
+    lifecycle = Lifecycle(meaning.drain_limits(settings))
+    buffers = Buffers(settings.limits.buffered_bytes)
+    parts = Parts(
+        access=access,
+        api=api,
+        buffers=buffers,
+        connections=connections,
+        discovery=discovery,
+        inference=_inference(settings, pipeline, clock, lifecycle, buffers),
+        keeper=keeper,
+        lifecycle=lifecycle,
+        logs=logs,
+        metrics=metrics,
+        pipeline=pipeline,
+        placer=placer,
+        prober=prober,
+        store=store,
+        tls=ListenerTls(prepared.serving) if prepared.serving is not None else None,
+    )
+    return parts, _loops(stack, parts)
+
+
+def _loops(stack: AsyncExitStack, parts: Parts) -> Loops:
     loops = Loops()
     stack.push_async_callback(loops.close)
-    loops.start("discovery", prober.follow(StaticDiscovery(node_specs(settings))))
-    loops.start("placer", placer.run())
-    loops.start("heartbeat", beat_for_ever(store))
-    loops.start("loop lag", watch_lag(metrics.loop_lagged))
-    return _Core(aliases, store, keeper, connections, metrics, pipeline, prober, placer, loops)
+    loops.start("discovery", parts.prober.follow(parts.discovery))
+    loops.start("placer", parts.placer.run())
+    loops.start("heartbeat", beat_for_ever(parts.store))
+    loops.start("alias watch", watch_aliases(lambda: parts.keeper.snapshot, lambda: parts.pipeline.rules.aliases))
+    loops.start("loop lag", watch_lag(parts.metrics.loop_lagged))
+    return loops
 
 
 async def _pipeline(  # noqa: PLR0917 - joined here and nowhere else
-    settings: Settings,
+    prepared: Prepared,
     store: MemoryStore,
     keeper: FleetKeeper,
     connections: ConnectionPool,
-    aliases: Aliases,
     observer: Telemetry,
     clock: SystemClock,
     rng: Random,
@@ -198,145 +227,88 @@ async def _pipeline(  # noqa: PLR0917 - joined here and nowhere else
     await admission.open()
     keeper.on_context = admission.context_known
     return Pipeline(
-        pool_name=settings.pool,
+        pool_name=prepared.settings.pool,
         fleet=keeper,
         store=store,
         admission=admission,
         connections=connections,
-        aliases=aliases,
         observer=observer,
         clock=clock,
         rng=rng,
-        deadlines=_deadlines(settings),
-        retries=RetryLimits(settings.retry.attempts, settings.retry.budget),
-        guards=Guards(settings.guard.num_ctx is NumCtxGuard.PASS, settings.guard.keep_alive_max),
+        rules=prepared.rules,
     )
 
 
-def _limits(settings: Settings) -> Limits:
-    own = {key: line.max_waiting for key, line in settings.line.models.items() if line.max_waiting is not None}
-    return Limits(settings.line.max_waiting_per_model, own)
-
-
-def _deadlines(settings: Settings) -> Deadlines:
-    timeouts, line = settings.timeouts, settings.line
-    return Deadlines(
-        timeouts.first_byte_s,
-        timeouts.plain_s,
-        timeouts.idle_s,
-        line.max_wait_s,
-        {key: own.max_wait_s for key, own in line.models.items() if own.max_wait_s is not None},
-        line.comment_after_s,
-        line.comment_every_s,
-    )
-
-
-def _app(settings: Settings, core: _Core, lifecycle: Lifecycle, buffers: Buffers) -> App:
-    fresh_id = _ids()
-    inference = Inference(
-        core.pipeline,
-        clock=SystemClock(),
+def _inference(
+    settings: Settings, pipeline: Pipeline, clock: SystemClock, lifecycle: Lifecycle, buffers: Buffers
+) -> Inference:
+    return Inference(
+        pipeline,
+        clock=clock,
         buffers=buffers,
-        limits=BodyLimits(settings.limits.body_bytes, settings.client.body_s),
+        limits=meaning.body_limits(settings),
         stall_s=settings.client.client_stall_s,
-        fresh_id=fresh_id,
+        fresh_id=_ids(),
         is_leaving=lambda: lifecycle.is_leaving,
     )
-    return App(inference, Catalog(lambda: core.keeper.snapshot, core.aliases), fresh_id)
 
 
-def serve(settings: Settings) -> int:
-    """Runs until SIGTERM or SIGINT, then leaves well. The exit code."""
-    return uvloop.run(_serve(settings))
+async def _listen(stack: AsyncExitStack, settings: Settings, parts: Parts) -> ClientListener:
+    limits = meaning.client_limits(settings)
+    fitting, files = connections_within(limits.connections, len(settings.nodes))
+    if fitting < limits.connections:
+        text = "client.connections is %d instead of %d: this process may open %d files, and a call takes two"
+        log.warning(text, fitting, limits.connections, files)
+        limits = replace(limits, connections=fitting)
+    listener = await listen_clients(
+        App(parts.inference, await _pages(stack, settings, parts), _ids()),
+        *host_port(settings.listen),
+        limits,
+        on_surplus=lambda: parts.metrics.refused(Rejection.CONNECTIONS),
+        tls=parts.tls.context if parts.tls is not None else None,
+    )
+    stack.push_async_callback(listener.shutdown)
+    stack.push_async_callback(listener.close)
+    return listener
 
 
-def demo(settings: Settings, nodes: int, seed: int) -> int:
-    """Simulated nodes in this process, and a router in front of them."""
-    return uvloop.run(_demo(settings, nodes, seed))
+async def _pages(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Pages:
+    keeper, pipeline = parts.keeper, parts.pipeline
+    catalog = Catalog(lambda: keeper.snapshot, lambda: pipeline.rules.aliases)
+    # Connections of their own: a crowd that asks about models must not make probes wait, which would take nodes down.
+    connect_s, access = settings.timeouts.connect_s, parts.access.of
+    api = HttpNodeApi(SystemClock(), connect_s=connect_s, timeout_s=NODE_S, per_node=QUESTIONS_MAX, access=access)
+    await stack.enter_async_context(api)
+    shows = Shows(api, keeper.bodies, catalog, lambda: keeper.snapshot)
+    stack.push_async_callback(shows.close)
+    return Pages(catalog, shows, lambda: pipeline.rules.origins, parts.metrics.refused)
 
 
-async def _demo(settings: Settings, nodes: int, seed: int) -> int:
-    async with SimulatedPool(nodes=nodes, seed=seed) as pool:
-        simulated = [{"url": node.url, "name": node.name} for node in pool.nodes]
-        return await _serve(Settings(**{**settings.model_dump(), "nodes": simulated}))
-
-
-async def _serve(settings: Settings) -> int:
-    logs = Logs(log_format=settings.log.format, level=settings.log.level)
-    logs.open()
-    logs.take_over()
-    needed, there_are = raise_file_limit(settings.client.connections)
-    if there_are < needed:
-        log.warning("%d file descriptors are too few for client.connections: %d are needed", there_are, needed)
-    try:
-        async with running(settings, logs, Random()) as router:
-            log.info(
-                "serving on %s, metrics and health on %s, %d nodes: %s",
-                settings.listen,
-                settings.metrics_listen,
-                len(settings.nodes),
-                ", ".join(node.url for node in settings.nodes),
-            )
-            # What stands now stands until the end: the collector need not walk it during a stream.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
-            try:
-                await _until_told(router.loops)
-            finally:
-                # Also without one of its loops: streams need none of them, and end well.
-                await router.leave()
-        log.info("left well")
-    except LoopDied:
-        return 1
-    finally:
-        logs.close()
-    return 0
-
-
-async def _until_told(loops: Loops) -> None:
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
-    try:
-        await loops.first_of(told)
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # A second signal ends the process at once, as anybody who presses Ctrl-C twice expects.
-            loop.remove_signal_handler(number)
+async def _listen_probes(stack: AsyncExitStack, settings: Settings, parts: Parts) -> int:
+    checks = {
+        "discovery": parts.prober.has_discovered.is_set,
+        "nodes_asked": parts.prober.has_looked.is_set,
+        "serving": lambda: parts.lifecycle.phase is Phase.SERVING,
+    }
+    probes = Probes(parts.metrics, checks).application()
+    port, close = await listen_pages(probes, *host_port(settings.metrics_listen))
+    stack.push_async_callback(close)
+    return port
 
 
 def _metrics(
-    settings: Settings, store: MemoryStore, limits: Limits, logs: Logs, keeper: Callable[[], FleetKeeper]
+    settings: Settings, store: MemoryStore, discovery: StaticDiscovery, logs: Logs, keeper: Callable[[], FleetKeeper]
 ) -> Metrics:
     sources = Sources(
         snapshot=lambda: keeper().snapshot,
         occupancy=lambda: store.occupancy,
         lines=store.lines,
-        queue_limit=limits.of,
+        queue_limit=lambda key: store.limits.of(key),  # noqa: PLW0108 - the limits may be set anew
         circuits=lambda: keeper().circuits(),
-        discovered=lambda: {"static": len(settings.nodes)},
+        discovered=lambda: {discovery.source: len(discovery.nodes)},
         log_lines_dropped=lambda: logs.dropped,
     )
-    named = {
-        *settings.aliases.values(),
-        *settings.line.models,
-        *(key for node in settings.nodes for key in node.models),
-    }
-    return Metrics(sources, models_max=settings.metrics.models_max, named=named)
-
-
-def _client_limits(settings: Settings) -> ClientLimits:
-    client = settings.client
-    return ClientLimits(
-        header_bytes=client.header_bytes,
-        header_s=client.header_s,
-        keep_alive_s=client.keep_alive_s,
-        connections=client.connections,
-        stall_s=client.client_stall_s,
-        stream_buffer_bytes=settings.limits.stream_buffer_bytes,
-    )
+    return Metrics(sources, models_max=settings.metrics.models_max, named=meaning.named_models(settings))
 
 
 def _ids() -> Callable[[], str]:

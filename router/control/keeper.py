@@ -8,42 +8,66 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from router.control.shown import SHOW_BYTES_MAX, ShownBodies
 from router.errors import Outcome
 from router.fleet import breaker as breakers
 from router.fleet import health
 from router.fleet.breaker import Breaker, Circuit
+from router.fleet.cloud import with_cloud
 from router.fleet.health import Event, Vitals
 from router.fleet.node import Copy, CopyState, Health, Node, NodeSpec
 from router.fleet.reports import PsEntry, Shown, TagEntry
 from router.fleet.snapshot import Snapshot, apply_ps, apply_tags, apply_version, slots_of
-from router.fleet.tickets import CopyReport, Gate, Lease
+from router.fleet.tickets import Gate, Lease, report_of
 from router.policy.retry import Blame, Failure, blame_of
 from router.seams import Clock, Store
 
 log = logging.getLogger(__name__)
 
+# Nodes that left: a lease is at most minutes older than its node's leaving, and a node that returns is another start.
+LEFT_MAX = 10_000
 # Digests come from nodes: a catalog of this many different models is larger than any pool's.
 SHOWN_MAX = 20_000
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What stays of a node that left."""
+
+    spec: NodeSpec
+    returns: int
+
+
 class FleetKeeper:
-    """Owns the snapshot, the vitals and the breakers. Every method leaves the store knowing what the snapshot says."""
+    """Owns the snapshot, the vitals and the breakers. Every method leaves the store knowing what the snapshot says.
+
+    `interval_s` between probes and `cloud_slots` may be set anew.
+    """
 
     def __init__(
-        self, store: Store, clock: Clock, *, interval_s: float, on_circuit: Callable[[str, Circuit], None]
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        interval_s: float,
+        on_circuit: Callable[[str, Circuit], None],
+        cloud_slots: int = 0,
     ) -> None:
+        """`cloud_slots` of each cloud stub; 0 where they are switched off."""
         self._store = store
         self._clock = clock
-        self._interval_s = interval_s
+        self.interval_s = interval_s
         self._on_circuit = on_circuit
+        self.cloud_slots = cloud_slots
         self._vitals: dict[str, Vitals] = {}
+        self._left: dict[str, Left] = {}  # the one that left last, last
         self._breakers: dict[tuple[str, str | None], Breaker] = {}
         self._resident_since_s: dict[str, float] = {}  # store time of the youngest fact on a node's memory
-        self._loaded_ctx: dict[tuple[str, str], int] = {}  # what loads of ours named, by (node, weights)
         self.shown: dict[str, Shown] = {}  # by manifest digest
+        self.bodies = ShownBodies(SHOW_BYTES_MAX)  # what was shown, word for word, as far as there is room
         self.snapshot = Snapshot()
         self.placer_wanted = asyncio.Event()
         # Told the keys of a copy that became ready with a known context. Set by whoever holds the waiting calls.
@@ -53,7 +77,13 @@ class FleetKeeper:
         return f"<FleetKeeper {self.snapshot!r}>"
 
     def loaded_ctx(self, node: str, weights: str) -> int:
-        return self._loaded_ctx.get((node, weights), 0)
+        known = self.snapshot.nodes.get(node)
+        copy = known.copies.get(weights) if known is not None else None
+        return copy.named_ctx if copy is not None else 0
+
+    def spec_of(self, node: str) -> NodeSpec:
+        known = self.snapshot.nodes.get(node)
+        return known.spec if known is not None else self._left[node].spec
 
     def wake_placer(self) -> None:
         self.placer_wanted.set()
@@ -73,7 +103,11 @@ class FleetKeeper:
     # discovery
 
     async def add(self, spec: NodeSpec) -> None:
-        vitals = self._vitals.setdefault(spec.name, Vitals())
+        if spec.name not in self._vitals:
+            left = self._left.get(spec.name)
+            # Another count, or the store would take it for the start that it knew and ignore what is seen of it.
+            self._vitals[spec.name] = Vitals(returns=left.returns + 1 if left is not None else 0)
+        vitals = self._vitals[spec.name]
         incarnation = await self._store.incarnate(spec.name, _start_of(spec, vitals))
         known = self.snapshot.nodes.get(spec.name, Node(spec))
         self._swap(replace(known, spec=spec, incarnation=incarnation))
@@ -83,12 +117,32 @@ class FleetKeeper:
         if node is None:
             return
         self.snapshot = self.snapshot.without_node(name)
-        self._vitals.pop(name, None)
+        gated = {(name, None), *(key for key in self._breakers if key[0] == name)}
+        self._left.pop(name, None)
+        self._left[name] = Left(node.spec, self._vitals.pop(name, Vitals()).returns)
+        if len(self._left) > LEFT_MAX:
+            del self._left[next(iter(self._left))]
         self._resident_since_s.pop(name, None)
         self._breakers = {key: state for key, state in self._breakers.items() if key[0] != name}
-        self._forget_contexts(name)
         await self._store.drop_node(name, node.incarnation)
+        for key in gated:
+            await self._tell_gate(key)  # should the name come back, nobody would remember why it is shut
         self.wake_placer()
+
+    # drains
+
+    def drained(self) -> frozenset[str]:
+        """Nodes that were told to drain and not to resume; one that is down is among them, and drains on its return."""
+        return frozenset(name for name, vitals in self._vitals.items() if vitals.is_drained)
+
+    async def drain(self, name: str) -> None:
+        """From here on it gets no new call or load; what runs there ends as it would. Repeating it changes nothing."""
+        await self._step(name, Event.DRAINED)
+        await self._tell_gate((name, None))
+
+    async def resume(self, name: str) -> None:
+        await self._step(name, Event.RESUMED)
+        await self._tell_gate((name, None))
 
     # probes
 
@@ -103,7 +157,7 @@ class FleetKeeper:
     async def saw_tags(self, name: str, entries: Sequence[TagEntry]) -> None:
         node = self.snapshot.nodes.get(name)
         if node is not None:
-            self._swap(apply_tags(node, entries, self.shown))
+            self._swap(with_cloud(apply_tags(node, entries, self.shown), self.cloud_slots))
             await self._tell_copies(node, self._store.now_s())
 
     async def saw_ps(self, name: str, entries: Sequence[PsEntry], node_now_s: float, asked_at_s: float) -> None:
@@ -112,9 +166,8 @@ class FleetKeeper:
         if node is None or asked_at_s < self._resident_since_s.get(name, 0.0):
             return
         leased = {weights for (holder, weights), leases in self._store.occupancy.items() if holder == name and leases}
-        self._swap(
-            apply_ps(node, entries, self.shown, node_now_s=node_now_s, interval_s=self._interval_s, leased=leased)
-        )
+        seen = apply_ps(node, entries, self.shown, node_now_s=node_now_s, interval_s=self.interval_s, leased=leased)
+        self._swap(with_cloud(seen, self.cloud_slots))
         await self._tell_copies(node, asked_at_s)
 
     def lacks(self, digest: str) -> bool:
@@ -135,16 +188,36 @@ class FleetKeeper:
         if node is None:
             return
         num_ctx = has_ctx or named_ctx
-        if named_ctx and not is_renewal:
-            self._loaded_ctx[name, weights] = num_ctx
         now_s = self._store.now_s()
         self._resident_since_s[name] = now_s
         keys = node.keys_of(weights)
         known = node.copies.get(weights)
         copy = known if known is not None else Copy(weights, CopyState.READY, keys, slots_of(node, keys, node.models))
-        copy = replace(copy, state=CopyState.READY, num_ctx=num_ctx or copy.num_ctx, expires_at_s=float("inf"))
+        # A renewal that names what the copy had leaves it as it was: the node's default, or ours.
+        is_as_before = is_renewal and named_ctx == copy.num_ctx
+        is_ours = copy.named_ctx > 0 if is_as_before else named_ctx > 0
+        copy = replace(
+            copy,
+            state=CopyState.READY,
+            num_ctx=num_ctx or copy.num_ctx,
+            named_ctx=num_ctx if is_ours else 0,
+            expires_at_s=float("inf"),
+        )
+        if 0 < has_ctx < named_ctx:
+            node = self._capped(node, weights, has_ctx)
         self._swap(replace(node, copies=MappingProxyType({**node.copies, weights: copy})))
-        await self._store.set_copy(_report(node, copy, now_s, is_probe=False))
+        await self._store.set_copy(report_of(node, copy, now_s, is_probe=False))
+
+    def _capped(self, node: Node, weights: str, num_ctx: int) -> Node:
+        """A load that got less context than it named met the training context, which no /api/show had told: without
+        this, whoever asks for more would have the model loaded over and over."""
+        models = dict(node.models)
+        for key in node.keys_of(weights):
+            digest = models[key].digest
+            models[key] = replace(models[key], context_max=num_ctx)
+            if digest in self.shown:
+                self.shown[digest] = replace(self.shown[digest], context_max=num_ctx)
+        return replace(node, models=MappingProxyType(models))
 
     async def not_loaded(self, name: str, weights: str) -> None:
         """A load of ours has failed, or a copy turned out to be gone."""
@@ -154,11 +227,10 @@ class FleetKeeper:
         now_s = self._store.now_s()
         self._resident_since_s[name] = now_s
         keys = node.keys_of(weights)
-        self._loaded_ctx.pop((name, weights), None)
         copies = {other: copy for other, copy in node.copies.items() if other != weights}
         self._swap(replace(node, copies=MappingProxyType(copies)))
         gone = Copy(weights, CopyState.ON_DISK, keys, slots=0)
-        await self._store.set_copy(_report(node, gone, now_s, is_probe=False))
+        await self._store.set_copy(report_of(node, gone, now_s, is_probe=False))
         self.wake_placer()
 
     # traffic
@@ -200,10 +272,19 @@ class FleetKeeper:
         self._on_circuit(key[0], new.circuit)
         if new.circuit is Circuit.OPEN:
             log.warning("circuit of %s on %s is open for %.0f s", key[1] or "all", key[0], new.until_s - now_s)
-            until_s = self._store.now_s() + new.until_s - now_s
-            await self._store.gate(key[0], key[1], Gate.CLOSED, until_s)
-        elif new.circuit is Circuit.CLOSED:
-            await self._store.gate(key[0], key[1], Gate.OPEN, 0.0)
+        await self._tell_gate(key)
+
+    async def _tell_gate(self, key: tuple[str, str | None]) -> None:
+        """The store keeps one gate for a node: a breaker that closes or trips does not lift its drain."""
+        name, weights = key
+        breaker = self._breakers.get(key, Breaker())
+        if weights is None and name in self._vitals and self._vitals[name].is_drained:
+            await self._store.gate(name, None, Gate.DRAINING, 0.0)
+        elif breaker.circuit is Circuit.OPEN:
+            until_s = self._store.now_s() + breaker.until_s - self._clock.now_s()
+            await self._store.gate(name, weights, Gate.CLOSED, until_s)
+        else:
+            await self._store.gate(name, weights, Gate.OPEN, 0.0)
 
     # the picture
 
@@ -226,8 +307,6 @@ class FleetKeeper:
         node = self.snapshot.nodes.get(name)
         if node is not None:
             is_another = new.health is Health.DOWN or incarnation != node.incarnation
-            if is_another:
-                self._forget_contexts(name)
             copies = MappingProxyType({}) if is_another else node.copies
             self._swap(replace(node, health=new.health, incarnation=incarnation, copies=copies))
         self.wake_placer()
@@ -236,16 +315,10 @@ class FleetKeeper:
         node = self.snapshot.nodes[before.name]
         for weights, copy in before.copies.items():
             if weights not in node.copies:
-                self._loaded_ctx.pop((node.name, weights), None)
                 gone = replace(copy, state=CopyState.ON_DISK)
-                await self._store.set_copy(_report(node, gone, seen_at_s, is_probe=True))
+                await self._store.set_copy(report_of(node, gone, seen_at_s, is_probe=True))
         for copy in node.copies.values():
-            if copy.num_ctx != self._loaded_ctx.get((node.name, copy.weights), copy.num_ctx):
-                del self._loaded_ctx[node.name, copy.weights]  # somebody else has loaded it anew
-            await self._store.set_copy(_report(node, copy, seen_at_s, is_probe=True))
-
-    def _forget_contexts(self, name: str) -> None:
-        self._loaded_ctx = {copy: num_ctx for copy, num_ctx in self._loaded_ctx.items() if copy[0] != name}
+            await self._store.set_copy(report_of(node, copy, seen_at_s, is_probe=True))
 
     def _swap(self, node: Node) -> None:
         before = self.snapshot.nodes.get(node.name)
@@ -258,20 +331,6 @@ class FleetKeeper:
                 and (known is None or (known.state, known.num_ctx) != (copy.state, copy.num_ctx))
             ):
                 self.on_context(copy.keys)
-
-
-def _report(node: Node, copy: Copy, seen_at_s: float, *, is_probe: bool) -> CopyReport:
-    return CopyReport(
-        node=node.name,
-        incarnation=node.incarnation,
-        weights=copy.weights,
-        keys=copy.keys,
-        state=copy.state,
-        slots=copy.slots + node.spec.backlog,
-        num_ctx=copy.num_ctx,
-        seen_at_s=seen_at_s,
-        is_probe=is_probe,
-    )
 
 
 def _start_of(spec: NodeSpec, vitals: Vitals) -> str:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 
 from router.control.keeper import FleetKeeper
 from router.errors import LoadFailed, NoNode, NotLoaded, Refusal, Rejection
 from router.fleet.reports import MalformedReport, parse_ps
 from router.fleet.tickets import LineView
-from router.policy.placement import Load, Mode, Refuse, load_backoff_s, place
+from router.policy.guard import KEEP_ALIVE_MIN_S
+from router.policy.placement import Load, LoadFailure, Mode, Refuse, hopeless, load_backoff_s, place
 from router.seams import Clock, NodeApi, NodeFailed, Store
-from router.upstream.errand import KEEP_ALIVE_MIN_S
 from router.wire.names import key_of
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ FAILURES_MAX = 1000  # copies with a failed load remembered; a pool has fewer (n
 
 
 class Placer:
-    """Owns the loads that run, by node, and the memory of those that failed."""
+    """Owns the loads that run, by node, and the memory of those that failed. `mode` may be set anew."""
 
     def __init__(
         self,
@@ -46,14 +47,24 @@ class Placer:
         self._keeper = keeper
         self._store = store
         self._clock = clock
-        self._mode = mode
+        self.mode = mode
         self._observe = observe
         self._loads: dict[str, tuple[Load, asyncio.Task[None]]] = {}
-        self._failures: dict[tuple[str, str], tuple[int, float, str]] = {}  # how many, not before, the node's words
+        self._failures: dict[tuple[str, str], LoadFailure] = {}
         self.is_leaving = False
 
     def __repr__(self) -> str:
         return f"<Placer {len(self._loads)} loading | {len(self._failures)} in backoff>"
+
+    @property
+    def loading(self) -> dict[str, str]:
+        """The weights that each node is asked to load, by node."""
+        return {node: load.weights for node, (load, _) in self._loads.items()}
+
+    @property
+    def failures(self) -> Mapping[tuple[str, str], LoadFailure]:
+        """By (node, weights)."""
+        return MappingProxyType(self._failures)
 
     async def run(self) -> None:
         while True:
@@ -88,10 +99,10 @@ class Placer:
         actions = place(
             lines,
             self._keeper.snapshot,
-            loading={node: load.weights for node, (load, _) in self._loads.items()},
-            backoff={copy: until_s for copy, (_, until_s, _) in self._failures.items()},
+            loading=self.loading,
+            backoff={copy: failure.until_s for copy, failure in self._failures.items()},
             now_s=self._clock.now_s(),
-            mode=self._mode,
+            mode=self.mode,
             occupancy=self._store.occupancy,
         )
         for action in actions:
@@ -126,7 +137,8 @@ class Placer:
             else:
                 failed = NodeFailed(0, f"{type(error).__name__}: {error}")
                 log.exception("loading %s on %s failed", load.key, load.node)
-            self._note_failure((load.node, load.weights), failed)
+            if not failed.is_local:
+                self._note_failure((load.node, load.weights), failed)
             self._observe(load.node, load.key, reason, _result(failed), self._clock.now_s() - began_s)
             await self._keeper.not_loaded(load.node, load.weights)
             return
@@ -140,8 +152,11 @@ class Placer:
         keep_alive_s = load.keep_alive_s
         if keep_alive_s is not None and keep_alive_s < KEEP_ALIVE_MIN_S:
             keep_alive_s = None  # as for forwarded calls: what is loaded for a line must not vanish under it
-        spec = self._keeper.snapshot.nodes[load.node].spec
-        return await self._api.load(spec, load.model, load.num_ctx, keep_alive_s)
+        spec = self._keeper.spec_of(load.node)
+        took_s = await self._api.load(spec, load.model, load.num_ctx, keep_alive_s)
+        if self._keeper.spec_of(load.node).url != spec.url:
+            raise NodeFailed(0, "another node has its name now")
+        return took_s
 
     async def _context_of(self, load: Load) -> int:
         """What the copy has, before anybody is let in: a call that asks for more would reload it. 0: unknown."""
@@ -159,23 +174,18 @@ class Placer:
         return next((entry.num_ctx for entry in entries if entry.key in sharing), 0)
 
     def _note_failure(self, copy: tuple[str, str], failed: NodeFailed) -> None:
-        times = self._failures.get(copy, (0, 0.0, ""))[0] + 1
+        times = self._failures[copy].times + 1 if copy in self._failures else 1
         if copy not in self._failures and len(self._failures) >= FAILURES_MAX:
             self._failures.pop(next(iter(self._failures)))
-        self._failures[copy] = (times, self._clock.now_s() + load_backoff_s(times), failed.text)
+        self._failures[copy] = LoadFailure(times, self._clock.now_s() + load_backoff_s(times), failed.text)
 
     async def _refuse_hopeless(self, lines: Sequence[LineView]) -> None:
         """A line whose every node has just failed to load would wait for nothing: it gets the node's words."""
         now_s = self._clock.now_s()
         for line in lines:
-            rows = [row for row in self._keeper.snapshot.holding(line.model).by_node.values() if row.is_up]
-            rows = [row for row in rows if row.node not in line.excluded]
-            failures = [self._failures.get(row.copy) for row in rows]
-            if not rows or any(row.is_ready for row in rows):
-                continue
-            texts = [failure[2] for failure in failures if failure is not None and failure[1] > now_s]
-            if len(texts) == len(rows):
-                await self._store.refuse(line.model, LoadFailed(texts[0]))
+            text = hopeless(line, self._keeper.snapshot, self._failures, now_s)
+            if text is not None:
+                await self._store.refuse(line.model, LoadFailed(text))
 
 
 def _refusal(action: Refuse) -> Refusal:

@@ -20,8 +20,12 @@ from router.seams import Clock, Discovery, NodeApi, NodeFailed, Store
 from router.upstream.pool import ConnectionPool
 from router.upstream.resolver import Resolver
 from router.wire.names import key_of
+from router.wire.show import ShowBody
 
 log = logging.getLogger(__name__)
+
+# Reasons that do not pass by themselves: somebody has to read the log.
+_OURS_TO_MEND = ("tls", "local")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +64,19 @@ class Prober:
         self._turns = asyncio.Semaphore(limits.concurrency)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._specs: dict[str, NodeSpec] = {}
+        self._told: dict[str, str] = {}  # why a node's probe failed last, where the log says it
         self._unasked: set[str] = set()  # nodes whose first probe has not ended, well or not
         self.has_discovered = asyncio.Event()
         self.has_looked = asyncio.Event()  # every node of the first discovery was asked once
 
     def __repr__(self) -> str:
         return f"<Prober {len(self._tasks)} nodes>"
+
+    def set_limits(self, limits: ProbeLimits) -> None:
+        """From each node's next probe on; probes in hand keep their turn of the old ones."""
+        if limits.concurrency != self._limits.concurrency:
+            self._turns = asyncio.Semaphore(limits.concurrency)
+        self._limits = limits
 
     async def follow(self, discovery: Discovery) -> None:
         async for specs in discovery.watch():
@@ -81,17 +92,30 @@ class Prober:
 
     async def _set_nodes(self, specs: tuple[NodeSpec, ...]) -> None:
         wanted = {spec.name: spec for spec in specs}
-        for name in [name for name in self._tasks if self._specs[name] != wanted.get(name)]:
-            self._tasks.pop(name).cancel()
-            self._connections.drop_node(name)
-            if name not in wanted:
-                await self._keeper.remove(name)
+        # Who comes before who goes: in between a model must not seem to be nowhere.
         for name, spec in wanted.items():
-            if name not in self._tasks:
-                self._specs[name] = spec
-                self._unasked.add(name)
-                await self._keeper.add(spec)
-                self._tasks[name] = asyncio.create_task(self._watch(spec), name=f"probe {name}")
+            known = self._specs.get(name)
+            if spec == known:
+                continue
+            if known is not None and (known.url, known.uid) != (spec.url, spec.uid):
+                await self._let_go(name)  # another server under an old name: nothing that was seen is true of it
+            elif known is not None:
+                self._tasks.pop(name).cancel()
+            self._specs[name] = spec
+            self._unasked.add(name)
+            await self._keeper.add(spec)
+            self._tasks[name] = asyncio.create_task(self._watch(spec), name=f"probe {name}")
+        for name in [name for name in self._specs if name not in wanted]:
+            await self._let_go(name)
+
+    async def _let_go(self, name: str) -> None:
+        """Calls that run there run on to their end."""
+        del self._specs[name]
+        self._tasks.pop(name).cancel()
+        self._unasked.discard(name)
+        self._told.pop(name, None)
+        self._connections.drop_node(name)
+        await self._keeper.remove(name)
 
     async def _watch(self, spec: NodeSpec) -> None:
         while True:
@@ -121,11 +145,20 @@ class Prober:
             version = parse_version(await self._api.version(spec))
         except (NodeFailed, MalformedReport) as failed:
             self._observe(spec.name, self._clock.now_s() - began_s, _reason(failed))
-            await self._keeper.missed(spec.name)
+            await self._note_missed(spec.name, failed)
             return False
         self._observe(spec.name, self._clock.now_s() - began_s, "")
+        self._told.pop(spec.name, None)
         await self._keeper.answered(spec.name, version)
         return True
+
+    async def _note_missed(self, name: str, failed: NodeFailed | MalformedReport) -> None:
+        """A probe that we could not send for want of our own says nothing about the node."""
+        if isinstance(failed, NodeFailed) and failed.reason in _OURS_TO_MEND and self._told.get(name) != failed.text:
+            self._told[name] = failed.text
+            log.warning("probe of %s failed: %s", name, failed.text)
+        if not (isinstance(failed, NodeFailed) and failed.is_local):
+            await self._keeper.missed(name)
 
     async def _read(self, spec: NodeSpec) -> None:
         """Disk before memory: which weights a resident name stands for is known from the disk."""
@@ -150,7 +183,9 @@ class Prober:
         """Before the list is told: a copy that changes its key while it loads would be loaded twice."""
         for entry in entries:
             if entry.digest and not entry.is_cloud and self._keeper.lacks(entry.digest):
-                self._keeper.saw_show(entry.digest, parse_show(await self._api.show(spec, entry.name)))
+                body = await self._api.show(spec, entry.name)
+                self._keeper.saw_show(entry.digest, parse_show(body))
+                self._keeper.bodies.keep(entry.digest, ShowBody(entry.name, body))
 
     async def _read_ps(self, spec: NodeSpec) -> None:
         asked_at_s = self._store.now_s()
@@ -163,6 +198,4 @@ def _reason(failed: NodeFailed | MalformedReport) -> str:
     """A closed set: the label of `node_probe_failures_total`."""
     if isinstance(failed, MalformedReport):
         return "malformed"
-    if failed.is_refused:
-        return "refused"
-    return f"http_{failed.status // 100}xx" if failed.status else "no_answer"
+    return f"http_{failed.status // 100}xx" if failed.status else failed.reason

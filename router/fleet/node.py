@@ -91,6 +91,7 @@ class Copy:
     expires_at_s: float = float("inf")
     listing: str = "{}"  # the node's own JSON object for /api/ps
     digest: str = ""  # of the manifest that was loaded, as /api/ps tells it
+    named_ctx: int = 0  # `num_ctx` where a load of ours named it, 0 where it is the node's default as far as we know
 
     @property
     def is_spilled(self) -> bool:

@@ -38,6 +38,7 @@ class Row:
     name: str = ""  # as the node stores it; empty where its tags do not list it
     slots: int = 0  # what the copy takes at once, the node's backlog included; 0 where it is not in memory
     num_ctx: int = 0  # loaded context in tokens, 0 where unknown
+    named_ctx: int = 0  # see Copy
     context_max: int = 0  # training context in tokens, 0 where unknown
     weight: float = 1.0
     size_bytes: int = 0  # on disk
@@ -50,13 +51,14 @@ class Row:
     is_cloud: bool = False
 
     @property
-    def is_ready(self) -> bool:
-        """A call forwarded now would be served, if a slot is free."""
-        return self.is_up and self.state is CopyState.READY
+    def takes_calls(self) -> bool:
+        """A draining node is up and serves what it has, and gets nothing new."""
+        return self.is_up and not self.is_draining
 
     @property
-    def is_last_resort(self) -> bool:
-        return self.is_spilled or self.is_draining
+    def is_ready(self) -> bool:
+        """A call forwarded now would be served, if a slot is free."""
+        return self.takes_calls and self.state is CopyState.READY
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +92,12 @@ class Rows:
 
     by_node: Mapping[str, Row] = field(default_factory=lambda: MappingProxyType({}))
     ready: Ring = field(default_factory=Ring)
-    last_resort: Ring = field(default_factory=Ring)  # ready as well, but spilled or draining
+    last_resort: Ring = field(default_factory=Ring)  # ready as well, but spilled to the CPU
 
     @cached_property
     def has_node_up(self) -> bool:
-        return any(row.is_up for row in self.by_node.values())
+        """One that takes calls: a draining node is none."""
+        return any(row.takes_calls for row in self.by_node.values())
 
     def replacing(self, node: str, row: Row | None) -> Rows:
         """With this row for the node, or none."""
@@ -105,13 +108,13 @@ class Rows:
             del by_node[node]
             if old.is_ready:
                 ready, last_resort = (
-                    (ready, last_resort.without(old)) if old.is_last_resort else (ready.without(old), last_resort)
+                    (ready, last_resort.without(old)) if old.is_spilled else (ready.without(old), last_resort)
                 )
         if row is not None:
             by_node[node] = row
             if row.is_ready:
                 ready, last_resort = (
-                    (ready, last_resort.having(row)) if row.is_last_resort else (ready.having(row), last_resort)
+                    (ready, last_resort.having(row)) if row.is_spilled else (ready.having(row), last_resort)
                 )
         return Rows(MappingProxyType(by_node), ready, last_resort)
 
@@ -230,6 +233,7 @@ def _row(node: Node, weights: str, model: DiskModel | None) -> Row:
         name=model.name if model else "",
         slots=copy.slots + node.spec.backlog if copy else 0,
         num_ctx=copy.num_ctx if copy else 0,
+        named_ctx=copy.named_ctx if copy else 0,
         context_max=model.context_max if model else 0,
         weight=node.spec.weight,
         size_bytes=model.size_bytes if model else 0,
@@ -249,13 +253,15 @@ def apply_version(node: Node, version: str) -> Node:
 
 def apply_tags(node: Node, entries: Sequence[TagEntry], shown: Mapping[str, Shown]) -> Node:
     """`shown` is by manifest digest, over all nodes; what it lacks stands under its digest until it is shown."""
-    models = {entry.key: _disk_model(entry, shown) for entry in entries}
+    models: Mapping[str, DiskModel] = {entry.key: _disk_model(entry, shown) for entry in entries}
+    # The same object for the same disk: whoever merges disks need not look at this one again.
+    models = node.models if node.models == models else MappingProxyType(models)
     copies: dict[str, Copy] = {}
     for copy in node.copies.values():
         alone = tuple(key for key in copy.keys if key not in node.models)
         moved = _placed(node, copy, models, shown, alone)
         copies.setdefault(moved.weights, moved)
-    return replace(node, models=MappingProxyType(models), copies=MappingProxyType(copies), is_read=True)
+    return replace(node, models=models, copies=MappingProxyType(copies), is_read=True)
 
 
 def apply_ps(
@@ -287,6 +293,9 @@ def apply_ps(
             digest=entry.digest or (stored.digest if stored else "") or entry.key,
         )
         copy = _placed(node, seen, node.models, shown, (entry.key,))
+        known = node.copies.get(copy.weights)
+        if known is not None and known.named_ctx == copy.num_ctx:  # else somebody has loaded it anew
+            copy = replace(copy, named_ctx=known.named_ctx)
         is_ending = entry.expires_at_s - node_now_s <= EXPIRY_INTERVALS * interval_s
         if is_ending and copy.weights not in leased:
             copy = replace(copy, state=CopyState.ON_DISK)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from router.fleet.node import CopyState
+from router.fleet.node import Copy, CopyState, Node
 
 BEAT_S = 1.0  # replicas beat once a second
 SILENT_BEATS = 6  # a replica that missed this many is reaped: 6 s, so that its leases are free within 10
@@ -34,6 +34,7 @@ class Ticket:
     preferred: tuple[str, ...] = ()  # node names, best first, a wish only
     excluded: frozenset[str] = frozenset()  # nodes it must not go to again
     num_ctx: int = 0  # asked for by the client; 0 when it did not ask
+    names_no_ctx: bool = False  # its route cannot carry one: a copy with a named context would reload for it
     keep_alive_s: float | None = None
     team: str = "default"
 
@@ -73,6 +74,7 @@ class LineView:
     max_waiting: int
     drain_per_s: float
     excluded: frozenset[str] = frozenset()  # nodes that every waiting ticket excludes
+    names_no_ctx: bool = False  # some waiting ticket cannot use a copy with a named context
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +93,20 @@ class CopyReport:
     num_ctx: int
     seen_at_s: float
     is_probe: bool = True
+    named_ctx: int = 0  # see Copy
+
+
+def report_of(node: Node, copy: Copy, seen_at_s: float, *, is_probe: bool) -> CopyReport:
+    """What is believed of a copy, as the store is told it."""
+    return CopyReport(
+        node=node.name,
+        incarnation=node.incarnation,
+        weights=copy.weights,
+        keys=copy.keys,
+        state=copy.state,
+        slots=copy.slots + node.spec.backlog,
+        num_ctx=copy.num_ctx,
+        seen_at_s=seen_at_s,
+        is_probe=is_probe,
+        named_ctx=copy.named_ctx,
+    )

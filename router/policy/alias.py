@@ -1,75 +1,133 @@
-"""Names that stand for other names. Resolved once, when the configuration is read; a call only looks up."""
+"""Names that stand for other names. Resolved once, when the configuration is read; a call only looks up and draws."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from random import Random
 from types import MappingProxyType
 
-from router.errors import BadRequest
-from router.wire.names import parse_name
+DEFAULT_TEAM = "default"  # whose call it is that names no team
 
 
-class AliasError(ValueError):
-    """A configured alias that leads nowhere; `alias` is the key as configured, for the path of the field."""
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What a call asks for whatever its client sent; None leaves it to the client."""
 
-    def __init__(self, alias: str, text: str) -> None:
-        super().__init__(f"aliases.{alias}: {text}")
-        self.alias = alias
+    temperature: float | None = None
+    num_ctx: int | None = None
+
+    def over(self, other: Overrides) -> Overrides:
+        return Overrides(
+            other.temperature if self.temperature is None else self.temperature,
+            other.num_ctx if self.num_ctx is None else self.num_ctx,
+        )
+
+
+AS_SENT = Overrides()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model by its key. `share` is how many of the alias's calls are drawn for it, 0 to 1; 0 for a fallback."""
+
+    model: str
+    share: float = 1.0
+    overrides: Overrides = AS_SENT
 
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
-    """Where a name leads: model keys, best first. A name that is no alias leads to itself."""
+    """Where a name leads: the target that was drawn, then those to be tried instead. A plain name leads to itself."""
 
-    targets: tuple[str, ...]
-    is_alias: bool = False
+    targets: tuple[Target, ...]
+    alias: str = ""  # its key
+
+    @property
+    def first(self) -> Target:
+        return self.targets[0]
+
+    def without(self, passed: int) -> RoutePlan:
+        """Less the first ones, as many as were passed over."""
+        return RoutePlan(self.targets[passed:], self.alias) if passed else self
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """Of one alias for one team: a plan for each target that may be drawn, and where the draw falls on it."""
+
+    edges: tuple[float, ...]  # shares added up; the last is 1, give or take a rounding
+    plans: tuple[RoutePlan, ...]
+
+    def plan(self, rng: Random) -> RoutePlan:
+        if len(self.plans) == 1:
+            return self.plans[0]
+        return self.plans[min(bisect_right(self.edges, rng.random()), len(self.plans) - 1)]
+
+
+Meanings = Mapping[str, Meaning]  # by key of an alias
+_NOTHING: Meanings = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Aliases:
-    """Made by `aliases_of`."""
+    """Made by `policy.alias_config.aliases_of`. A frozen value: another configuration is another one, swapped whole."""
 
-    targets: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # key of an alias -> model key
+    meanings: Meanings = field(default_factory=lambda: _NOTHING)
+    of_teams: Mapping[str, Meanings] = field(default_factory=lambda: MappingProxyType({}))  # those with a say
 
     @property
     def names(self) -> Collection[str]:
         """Keys of the aliases themselves."""
-        return self.targets.keys()
+        return self.meanings.keys()
 
-    def plan(self, key: str) -> RoutePlan:
-        target = self.targets.get(key)
-        return RoutePlan((key,)) if target is None else RoutePlan((target,), is_alias=True)
+    def plan(self, key: str, team: str, rng: Random) -> RoutePlan:
+        """`key` is what the client named; drawn anew for every call."""
+        meaning = self._of(team).get(key)
+        return RoutePlan((Target(key),)) if meaning is None else meaning.plan(rng)
+
+    def targets(self, alias: str, team: str = DEFAULT_TEAM) -> tuple[Target, ...]:
+        """All that the alias may lead to: the drawn ones by falling share, then its fallbacks in order."""
+        plans = self._of(team)[alias].plans
+        drawn = sorted((plan.first for plan in plans), key=lambda target: -target.share)
+        return (*drawn, *(target for target in plans[0].targets if not target.share))
+
+    def candidates(self, alias: str, team: str = DEFAULT_TEAM) -> tuple[str, ...]:
+        """Model keys of `targets`, each once: the first that can be served is what the alias is listed as."""
+        return tuple(dict.fromkeys(target.model for target in self.targets(alias, team)))
+
+    def missing(self, is_known: Collection[str]) -> tuple[tuple[str, str], ...]:
+        """(alias, model key) for each target or fallback, of any team, that is not among these keys; sorted."""
+        pairs = {
+            (alias, key)
+            for team in (DEFAULT_TEAM, *self.of_teams)
+            for alias in self._of(team)
+            for key in self.candidates(alias, team)
+            if key not in is_known
+        }
+        return tuple(sorted(pairs))
+
+    @property
+    def models(self) -> frozenset[str]:
+        """Keys of all models that an alias may lead to, for whatever team."""
+        return frozenset(key for _, key in self.missing(()))
+
+    def _of(self, team: str) -> Meanings:
+        return self.of_teams.get(team, self.meanings)
 
 
-def aliases_of(configured: Mapping[str, str]) -> Aliases:
-    """Refuses with AliasError: bad names, two spellings of one alias, and ways that come back to themselves."""
-    steps: dict[str, str] = {}
-    spelled: dict[str, str] = {}
-    for alias, target in configured.items():
-        key = _key(alias, alias)
-        if key in spelled:
-            raise AliasError(alias, f"is the same name as {spelled[key]}")
-        spelled[key] = alias
-        steps[key] = _key(alias, target)
-    return Aliases(MappingProxyType({key: _end(key, steps, spelled) for key in steps}))
+def meaning_of(alias: str, drawn: Sequence[Target], fallbacks: Sequence[Target]) -> Meaning:
+    """After the drawn target come the fallbacks, then the other targets by falling share: better another than none."""
+    others = sorted(drawn, key=lambda target: -target.share)
+    plans = (RoutePlan(_distinct((first, *fallbacks, *others)), alias) for first in drawn)
+    return Meaning(tuple(accumulate(target.share for target in drawn)), tuple(plans))
 
 
-def _key(alias: str, name: str) -> str:
-    if not name.strip():
-        raise AliasError(alias, "has an empty name")
-    try:
-        return parse_name(name).key
-    except BadRequest as refusal:
-        raise AliasError(alias, f"{name!r}: {refusal.text}") from None
-
-
-def _end(key: str, steps: Mapping[str, str], spelled: Mapping[str, str]) -> str:
-    """Where the way that begins here ends; it is as long as there are aliases at most."""
-    path = [key]
-    while path[-1] in steps:
-        following = steps[path[-1]]
-        if following in path:
-            raise AliasError(spelled[key], f"leads back to itself: {' -> '.join([*path, following])}")
-        path.append(following)
-    return path[-1]
+def _distinct(targets: Sequence[Target]) -> tuple[Target, ...]:
+    """Each model once: what it has refused under one set of overrides it will not do under another."""
+    by_model: dict[str, Target] = {}
+    for target in targets:
+        by_model.setdefault(target.model, target)
+    return tuple(by_model.values())

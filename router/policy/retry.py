@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +18,7 @@ class Failure(StrEnum):
 
     CONNECT_REFUSED = "connect_refused"
     CONNECT_TIMEOUT = "connect_timeout"  # or out of reach in another way
+    TLS = "tls"  # its certificate is not to be trusted, or it speaks no TLS
     LOCAL = "local"  # no descriptor, port or memory of ours for a connection: the node was never asked
     RESET = "reset"
     CLOSED = "closed"
@@ -24,6 +26,7 @@ class Failure(StrEnum):
     RUNNER_DIED = "runner_died"  # or failed to start
     BUSY = "busy"
     MODEL_GONE = "model_gone"  # 404 for a model that the node's tags listed
+    INCAPABLE = "incapable"  # the model cannot do what is asked; a failure only where its alias has another
     FIRST_BYTE_TIMEOUT = "first_byte_timeout"
 
 
@@ -42,6 +45,7 @@ class Tries:
     made: int
     has_met_dead_runner: bool = False  # in an attempt before the one that just failed
     has_other_node: bool = True  # a node that is up, has the model and was not excluded before or by this failure
+    has_other_target: bool = False  # the alias has another model that can be had
     attempts: int = ATTEMPTS
 
 
@@ -71,6 +75,13 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class NextTarget:
+    """The alias's next model, on whatever node."""
+
+    is_counted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Pass:
     """The node's own answer is the honest one."""
 
@@ -90,6 +101,7 @@ class Rule:
     may_retry: bool = True
     is_counted: bool = True
     needs_other_node: bool = True  # without one a BUSY call goes back in line for the same
+    is_the_models: bool = False  # every node would say the same of it
     marks_absent: bool = False
     at_the_end: Pass | GiveUp = GIVE_UP
 
@@ -98,6 +110,7 @@ RULES: Mapping[Failure, Rule] = MappingProxyType(
     {
         Failure.CONNECT_REFUSED: Rule(Blame.NODE, is_counted=False),
         Failure.CONNECT_TIMEOUT: Rule(Blame.NODE),
+        Failure.TLS: Rule(Blame.NODE),
         Failure.LOCAL: Rule(Blame.NOBODY),
         Failure.RESET: Rule(Blame.COPY),
         Failure.CLOSED: Rule(Blame.COPY),
@@ -105,6 +118,7 @@ RULES: Mapping[Failure, Rule] = MappingProxyType(
         Failure.RUNNER_DIED: Rule(Blame.COPY),
         Failure.BUSY: Rule(Blame.NOBODY, needs_other_node=False, at_the_end=PASS),
         Failure.MODEL_GONE: Rule(Blame.NOBODY, marks_absent=True),
+        Failure.INCAPABLE: Rule(Blame.NOBODY, is_counted=False, is_the_models=True, at_the_end=PASS),
         # The deadline covers the wait in line too: it says little about the node, and a retry has no time left.
         Failure.FIRST_BYTE_TIMEOUT: Rule(Blame.NOBODY, may_retry=False),
     }
@@ -124,10 +138,17 @@ RUNNER_TEXTS = (
     b"out-of-memory",
 )
 
+# server/routes.go, server/images.go; recordings refused/*-unsupported, refused/embed-on-chat-model, v0.24/ the same.
+_INCAPABLE = re.compile(
+    rb"does not support (?:tools|insert|thinking|chat|generate|completion|embeddings?|vision|audio|multimodal)"
+)
 
-def classify(status: int, body_head: bytes) -> Failure | None:
+
+def classify(status: int, body_head: bytes, *, has_other_target: bool = False) -> Failure | None:
     """Of an answer by HTTP; None passes to the client. Texts are looked for in any dialect's error body."""
     text = body_head.lower()
+    if has_other_target and status in (400, 501) and _INCAPABLE.search(text):
+        return Failure.INCAPABLE
     if status == 503:
         return Failure.BUSY
     if status == 500 and any(words in text for words in RUNNER_TEXTS):
@@ -144,12 +165,12 @@ def blame_of(failure: Failure | None, *, blames_copy: bool = False) -> Blame:
     return RULES[failure].blame if failure else Blame.NOBODY
 
 
-def verdict(failure: Failure, tries: Tries, budget: Budget = NO_LOAD) -> Retry | Pass | GiveUp:
+def verdict(failure: Failure, tries: Tries, budget: Budget = NO_LOAD) -> Retry | NextTarget | Pass | GiveUp:
     rule = RULES[failure]
     # A call that met a dead runner may be what killed it: whatever comes of its next attempt, there is no third.
     is_worn_out = tries.made >= tries.attempts or tries.has_met_dead_runner
     if not rule.may_retry or is_worn_out or (rule.is_counted and not budget.may_retry):
         return rule.at_the_end
-    if not tries.has_other_node and rule.needs_other_node:
-        return rule.at_the_end
-    return Retry(tries.has_other_node, rule.is_counted, rule.marks_absent)
+    if not rule.is_the_models and (tries.has_other_node or not rule.needs_other_node):
+        return Retry(tries.has_other_node, rule.is_counted, rule.marks_absent)
+    return NextTarget(rule.is_counted) if tries.has_other_target else rule.at_the_end

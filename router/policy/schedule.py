@@ -25,7 +25,7 @@ class Reason(StrEnum):
     AFFINITY = "affinity"  # the conversation was there before
     LEAST_BUSY = "least_busy"
     COLD_LOAD = "cold_load"  # no copy may serve now: one must be loaded
-    FALLBACK = "fallback"  # only copies that are otherwise avoided: spilled to the CPU, or draining
+    FALLBACK = "fallback"  # only copies that are otherwise avoided: spilled to the CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Want:
     affinity: str = ""
     num_ctx: int = 0
     excluded: frozenset[str] = frozenset()  # nodes it must not go to again
+    names_no_ctx: bool = False  # its route cannot carry a context
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Decision:
 def schedule(want: Want, snapshot: Snapshot, occupancy: Mapping[tuple[str, str], int], rng: random.Random) -> Decision:
     """Free copies by affinity (within its bound), then by load, chance between equals; full ones after them.
 
-    Spilled and draining copies only where no other may serve.
+    Spilled copies only where no other may serve; copies of draining nodes never.
     """
     first: Decision | None = None
     names: list[str] = []
@@ -97,7 +98,7 @@ def _affine(
     """The first node on the key's way round the ring that may serve and has room; else its own one, without."""
     own = ""
     for row in affine_rows(ring, want.affinity):
-        if not usable((row,), want.excluded, want.num_ctx):
+        if not usable((row,), want.excluded, want.num_ctx, names_no_ctx=want.names_no_ctx):
             continue
         own = own or row.node
         if has_room(row, occupancy, sample):
@@ -111,10 +112,10 @@ def _sample(ring: Ring, want: Want, rng: random.Random) -> Sequence[Row]:
     if len(rows) > SAMPLE_MAX:
         start = int(rng.random() * len(rows))
         neighbours = rows[start : start + SAMPLE] + rows[: max(0, start + SAMPLE - len(rows))]
-        some = usable(neighbours, want.excluded, want.num_ctx)
+        some = usable(neighbours, want.excluded, want.num_ctx, names_no_ctx=want.names_no_ctx)
         if some:
             return some
-    return usable(rows, want.excluded, want.num_ctx)
+    return usable(rows, want.excluded, want.num_ctx, names_no_ctx=want.names_no_ctx)
 
 
 def _with_last_resort(

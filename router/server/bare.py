@@ -57,12 +57,12 @@ def refusal_of(request: ClientRequest, version: str) -> bytes:
     hosts = [value for name, value in request.headers if name.lower() == b"host"]
     if len(hosts) > 1 or (not hosts and not request.is_http10) or not all(map(_HOST.fullmatch, hosts)):
         return BAD_REQUEST
-    encoding = request.header(b"transfer-encoding")
+    encoding = request.header("transfer-encoding")
     if encoding and request.is_http10:
         return BAD_REQUEST  # Go ignores it there; what stands before us may not
     if encoding and encoding.lower() != "chunked":
         return NO_ENCODING
-    expectation = request.header(b"expect")
+    expectation = request.header("expect")
     return NO_EXPECTATION if expectation and expectation.lower() != "100-continue" else b""
 
 

@@ -3,133 +3,215 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from dataclasses import dataclass
+from operator import is_not
+from typing import TypeVar
 
-from router.fleet.node import CopyState, DiskModel, Health, Node
-from router.fleet.snapshot import Snapshot
+from router.errors import NoNode, UnknownModel
+from router.fleet.node import CopyState, DiskModel, Node
+from router.fleet.reports import parse_time_s
+from router.fleet.snapshot import UP, Rows, Snapshot
 from router.policy.alias import Aliases
+from router.wire.gojson import go_json, go_string
 from router.wire.names import parse_name
 
-JSON_UTF8 = "application/json; charset=utf-8"  # native routes
-JSON = "application/json"  # /v1 routes (recording openai/v1-models)
 NO_VERSION = "0.0.0"  # what Ollama itself says when it was built without one
+_VERSION = re.compile(r"v?(\d{1,9}(?:\.\d{1,9}){0,3})")
+
+# Cloud is off, and nothing that a node says of its own account would be true of the pool.
+STATUS = b'{"cloud":{"disabled":true,"source":"config"}}'
+
+WHOLE_SECONDS = len("2026-01-01T00:00:00")  # characters of a time without its fraction and zone
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One name of the pool: the youngest manifest that stands for it, and on how many nodes that are up.
+
+    `key` is an alias's own where `model` is its target.
+    """
+
+    key: str
+    name: str
+    model: DiskModel
+    modified_s: float
+    nodes: int
+    loaded: int
 
 
 class Catalog:
-    """Bodies by path, rendered once per snapshot."""
+    """Bodies by path, rendered once per snapshot and set of aliases."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot], aliases: Aliases) -> None:
+    def __init__(self, snapshot: Callable[[], Snapshot], aliases: Callable[[], Aliases]) -> None:
         self._snapshot = snapshot
         self._aliases = aliases
-        self._rendered: dict[str, bytes] = {}
-        self._of: Snapshot | None = None
+        self._known: dict[str, object] = {}
+        self._of: tuple[Snapshot, Aliases] | None = None
+        self._disks: dict[str, Mapping[str, DiskModel]] = {}  # by node
+        self._youngest: dict[str, DiskModel] = {}  # of these disks
+        self._items: dict[str, tuple[Rows, Listed]] = {}  # with the rows that were counted
 
     def tags(self) -> bytes:
-        return self._once("tags", lambda snapshot: _native_list(self._tag_items(snapshot)))
+        return self._once("tags", self._tags)
 
     def ps(self) -> bytes:
-        return self._once("ps", lambda snapshot: _native_list(_ps_items(snapshot)))
+        return self._once("ps", lambda: _native_list(_ps_items(self._snapshot())))
 
     def models(self) -> bytes:
-        return self._once("models", self._render_models)
+        return self._once("models", self._models)
 
     def version(self) -> bytes:
-        return self._once("version", lambda snapshot: _dump({"version": _lowest_version(snapshot.nodes.values())}))
+        return self._once("version", lambda: go_json({"version": lowest_version(self._snapshot().nodes.values())}))
 
-    def _once(self, what: str, render: Callable[[Snapshot], bytes]) -> bytes:
+    def model(self, sent: str) -> bytes:
+        """Of /v1/models/{model}: the name verbatim, tag or none (recordings openai/v1-model*). Refuses as `find`."""
+        return _openai_item(self.find(sent), sent) + b"\n"
+
+    def find(self, sent: str) -> Listed:
+        """Refuses with BadRequest for what is no name, UnknownModel, or NoNode while some node was never read."""
+        name = parse_name(sent)
+        found = self._listed().get(name.key)
+        if found is not None:
+            return found
+        if self._snapshot().all_read:
+            raise UnknownModel(f"model '{name.display}' not found")
+        raise NoNode(f"not every node has been read yet: one of them may have '{name.display}'")
+
+    def _once(self, what: str, render: Callable[[], T]) -> T:
+        of = (self._snapshot(), self._aliases())
+        if self._of is None or of[0] is not self._of[0] or of[1] is not self._of[1]:
+            self._known.clear()
+            self._of = of
+        if what not in self._known:
+            self._known[what] = render()
+        return self._known[what]  # type: ignore[return-value]  # what `render` of this name returned
+
+    def _listed(self) -> Mapping[str, Listed]:
+        return self._once("listed", self._list)
+
+    def _list(self) -> Mapping[str, Listed]:
+        """By key. A thousand nodes make a thousand snapshots a second, and few of them change any list: what hangs on
+        disks is looked for again when a disk has changed, and a name's row when its nodes have."""
         snapshot = self._snapshot()
-        if snapshot is not self._of:
-            self._rendered.clear()
-            self._of = snapshot
-        body = self._rendered.get(what)
-        if body is None:
-            body = self._rendered[what] = render(snapshot)
-        return body
+        disks = {name: node.models for name, node in snapshot.nodes.items()}
+        if len(disks) != len(self._disks) or any(map(is_not, disks.values(), map(self._disks.get, disks))):
+            self._disks, self._youngest = disks, _youngest_of(disks.values())
+        known, self._items = self._items, {}
+        for key, model in _names(snapshot, self._aliases(), self._youngest).items():
+            rows = snapshot.holding(model.key)
+            last_rows, item = known.get(key, (None, None))
+            if item is None or last_rows is not rows or item.model is not model:
+                item = _item(key, model, rows)
+            self._items[key] = rows, item
+        return {key: item for key, (_, item) in self._items.items()}
 
-    def _listed(self, snapshot: Snapshot) -> list[DiskModel]:
-        """One entry a name, newest first as Ollama orders them; aliases as after `ollama cp`."""
-        newest: dict[str, DiskModel] = {}
-        for node in snapshot.nodes.values():
-            for key, model in node.models.items():
-                known = newest.get(key)
-                if known is None or model.modified_at > known.modified_at:
-                    newest[key] = model
-        for alias in self._aliases.names:
-            target = next((newest[key] for key in self._aliases.plan(alias).targets if key in newest), None)
-            if target is not None:
-                newest[alias] = _renamed(target, alias)
-        return sorted(newest.values(), key=lambda model: (_unix(model.modified_at), model.key), reverse=True)
+    def _tags(self) -> bytes:
+        """In Ollama's order: by whole seconds, then by name (recordings catalog/tags and v0.24/tags)."""
+        listed = sorted(self._listed().values(), key=lambda item: (-int(item.modified_s), item.key))
+        return _native_list(_tag_item(item) for item in listed)
 
-    def _tag_items(self, snapshot: Snapshot) -> list[str]:
-        return [model.listing for model in self._listed(snapshot)]
+    def _models(self) -> bytes:
+        listed = sorted(self._listed().values(), key=lambda item: (-item.modified_s, item.key))
+        if not listed:
+            # Ollama itself says null for an empty list (openai/openai.go, ListCompletion).
+            return b'{"object":"list","data":null}\n'
+        items = b",".join(_openai_item(item, item.name) for item in listed)
+        return b'{"object":"list","data":[%b]}\n' % items
 
-    def _render_models(self, snapshot: Snapshot) -> bytes:
-        items = [
-            {
-                "id": model.name,
-                "object": "model",
-                "created": int(_unix(model.modified_at)),
-                "owned_by": parse_name(model.name).namespace,
-            }
-            for model in self._listed(snapshot)
-        ]
-        # Ollama itself says null for an empty list (openai/openai.go, ListCompletion).
-        return _dump({"object": "list", "data": items or None}) + b"\n"
+
+def lowest_version(nodes: Iterable[Node]) -> str:
+    """The lowest, so that no client relies on what one node lacks; numeric, since clients split it on dots.
+
+    Nodes that were built without a version do not count beside others: they are as new as their source.
+    """
+    found = (_VERSION.match(node.version) for node in nodes)
+    versions = [match[1] for match in found if match is not None and match[1] != NO_VERSION]
+    return min(versions, key=lambda version: [int(part) for part in version.split(".")], default=NO_VERSION)
+
+
+def _youngest_of(disks: Iterable[Mapping[str, DiskModel]]) -> dict[str, DiskModel]:
+    """By key, of several manifests under one name."""
+    youngest: dict[str, DiskModel] = {}
+    for disk in disks:
+        for key, model in disk.items():
+            known = youngest.get(key)
+            if known is None or _is_younger(model, known):
+                youngest[key] = model
+    return youngest
+
+
+def _names(snapshot: Snapshot, aliases: Aliases, youngest: Mapping[str, DiskModel]) -> dict[str, DiskModel]:
+    """What each name of the pool stands for. Aliases hide models of the same name, as in a call."""
+    named = dict(youngest)
+    for alias in aliases.names:
+        named.pop(alias, None)
+        targets = [key for key in aliases.candidates(alias) if key in youngest]
+        servable = [key for key in targets if snapshot.has_node_up(key)]
+        for target in (servable or targets)[:1]:
+            named[alias] = youngest[target]
+    return named
+
+
+def _is_younger(model: DiskModel, than: DiskModel) -> bool:
+    if model.modified_at == than.modified_at:
+        return model.digest > than.digest  # so that the order in which nodes were found decides nothing
+    ours, theirs = model.modified_at, than.modified_at
+    if ours[-1:] == theirs[-1:] == "Z" and ours[:WHOLE_SECONDS] != theirs[:WHOLE_SECONDS]:
+        return ours[:WHOLE_SECONDS] > theirs[:WHOLE_SECONDS]  # nearly always, and a twentieth of the work
+    return _modified_s(model) > _modified_s(than)
+
+
+def _modified_s(model: DiskModel) -> float:
+    return parse_time_s(model.modified_at) or 0.0
+
+
+def _item(key: str, model: DiskModel, rows: Rows) -> Listed:
+    up = [row for row in rows.by_node.values() if row.is_up]
+    name = model.name if key == model.key else key
+    return Listed(key, name, model, _modified_s(model), len(up), sum(row.is_resident for row in up))
+
+
+def _tag_item(item: Listed) -> str:
+    if item.key == item.model.key:
+        return item.model.listing
+    entry = json.loads(item.model.listing)
+    return go_json({**entry, "name": item.name, "model": item.name}).decode()
+
+
+def _openai_item(item: Listed, sent: str) -> bytes:
+    """The four fields of OpenAI's as Ollama writes them, then what other gateways add and some clients read."""
+    head = b'{"id":%b,"object":"model","created":%d,"owned_by":%b,"name":%b' % (
+        go_string(sent),
+        int(item.modified_s),
+        go_string(parse_name(item.name).namespace),
+        go_string(item.name),
+    )
+    more: dict[str, object] = {"nodes": item.nodes, "loaded": item.loaded}
+    capabilities = json.loads(item.model.listing).get("capabilities")
+    if isinstance(capabilities, list) and capabilities:
+        more = {"capabilities": capabilities, **more}
+    if item.model.context_max:
+        more = {"context_length": item.model.context_max, **more}
+    return head + b"," + go_json(more)[1:]
 
 
 def _ps_items(snapshot: Snapshot) -> list[str]:
-    """A model that several nodes hold is listed once, as the copy that stays longest."""
+    """A name whose copies sit on several nodes is listed once, as the copy that stays longest."""
     longest: dict[str, tuple[float, str]] = {}
     for node in snapshot.nodes.values():
-        if node.health is Health.DOWN:
+        if node.health not in UP:
             continue
         for copy in node.copies.values():
-            if copy.state is not CopyState.READY or copy.listing == "{}":
-                continue
-            name = json.loads(copy.listing).get("name", "")
-            if name not in longest or copy.expires_at_s > longest[name][0]:
-                longest[name] = (copy.expires_at_s, copy.listing)
-    return [listing for _, listing in sorted(longest.values(), reverse=True)]
+            # One that is about to expire is ON_DISK for calls, and in memory for whoever looks.
+            if copy.state in (CopyState.READY, CopyState.ON_DISK) and copy.listing != "{}":
+                name = json.loads(copy.listing).get("name", "")
+                longest[name] = max(longest.get(name, (0.0, "")), (copy.expires_at_s, copy.listing))
+    return [listing for _, listing in sorted(longest.values(), key=lambda item: -item[0])]
 
 
 def _native_list(items: Iterable[str]) -> bytes:
     return ('{"models":[' + ",".join(items) + "]}").encode()
-
-
-def _renamed(model: DiskModel, alias: str) -> DiskModel:
-    listing = json.loads(model.listing)
-    listing["name"] = listing["model"] = alias
-    return DiskModel(
-        key=alias,
-        name=alias,
-        digest=model.digest,
-        weights=model.weights,
-        size_bytes=model.size_bytes,
-        modified_at=model.modified_at,
-        listing=_dump(listing).decode(),
-    )
-
-
-def _lowest_version(nodes: Iterable[Node]) -> str:
-    """The lowest, so that no client relies on what one node lacks; numeric, since clients split it on dots."""
-    versions = [node.version for node in nodes if node.version]
-    return min((version.split("-")[0] for version in versions), key=_version_order, default=NO_VERSION)
-
-
-def _version_order(version: str) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdigit() else 0 for part in version.split("."))
-
-
-def _unix(modified_at: str) -> float:
-    try:
-        # Python reads at most microseconds where Go writes nanoseconds.
-        head, dot, rest = modified_at.partition(".")
-        digits = rest[: len(rest) - len(rest.lstrip("0123456789"))] if dot else ""
-        return datetime.fromisoformat(f"{head}{dot}{digits[:6]}{rest[len(digits) :]}").timestamp()
-    except ValueError:
-        return 0.0
-
-
-def _dump(value: Mapping[str, object]) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()

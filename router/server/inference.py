@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from router.errors import BadRequest, BuffersFull, TooLarge
@@ -17,7 +17,7 @@ from router.wire import headers
 from router.wire.endpoints import Endpoint
 
 # Of people, and of the official SDKs in all languages; all of them in seconds.
-TIMEOUT_HEADERS = (b"x-request-timeout", b"x-stainless-read-timeout", b"x-stainless-timeout")
+TIMEOUT_HEADERS = ("x-request-timeout", "x-stainless-read-timeout", "x-stainless-timeout")
 _FULL = "the router holds as many bytes as it may, please try again"
 
 
@@ -48,14 +48,14 @@ class BodyReader:
             data = request.take()  # the usual body came with its head
             self._hold(len(data))
             return data
-        declared = int(request.header(b"content-length") or 0)
+        declared = int(request.header("content-length") or 0)
         if declared > self._limits.body_bytes:
             raise TooLarge(
                 f"request body of {declared} bytes is larger than the limit of {self._limits.body_bytes} bytes"
             )
         if self._buffers.is_full:
             raise BuffersFull(_FULL)
-        if request.header(b"expect") and not request.is_http10:
+        if request.header("expect") and not request.is_http10:
             self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             async with asyncio.timeout(self._limits.body_s):
@@ -84,7 +84,10 @@ class BodyReader:
 
 
 class Inference:
-    """Serves one request of an inference route."""
+    """Serves one request of an inference route.
+
+    `limits` and `stall_s` may be set anew; a call in hand keeps its own.
+    """
 
     def __init__(
         self,
@@ -100,14 +103,20 @@ class Inference:
         self._pipeline = pipeline
         self._clock = clock
         self._buffers = buffers
-        self._limits = limits
-        self._stall_s = stall_s
+        self.limits = limits
+        self.stall_s = stall_s
         self._fresh_id = fresh_id
         self._is_leaving = is_leaving
 
-    async def serve(self, request: ClientRequest, connection: ClientConnection, endpoint: Endpoint) -> None:
-        reply = self.reply_on(connection, request)
-        body = BodyReader(request, connection.send, self._limits, self._buffers)
+    async def serve(
+        self,
+        request: ClientRequest,
+        connection: ClientConnection,
+        endpoint: Endpoint,
+        extra: Sequence[headers.Pair],
+    ) -> None:
+        reply = self.reply_on(connection, request, extra)
+        body = self.body_of(request, connection)
 
         async def read_body() -> bytes:
             data = await body.read()
@@ -123,13 +132,20 @@ class Inference:
             reply.close()
             body.release()
 
-    def reply_on(self, connection: ClientConnection, request: ClientRequest) -> ClientReply:
+    def body_of(self, request: ClientRequest, connection: ClientConnection) -> BodyReader:
+        return BodyReader(request, connection.send, self.limits, self._buffers)
+
+    def reply_on(
+        self, connection: ClientConnection, request: ClientRequest, extra: Sequence[headers.Pair]
+    ) -> ClientReply:
+        """`extra`: headers that its answer carries, whatever it is."""
         transport = connection.transport
         assert transport is not None, "a request is served on a connection that is gone"
         connection.reply = reply = ClientReply(
             transport,
+            extra=extra,
             is_http10=request.is_http10,
-            stall_s=self._stall_s,
+            stall_s=self.stall_s,
             buffers=self._buffers,
             is_leaving=self._is_leaving,
         )
@@ -145,12 +161,12 @@ class Inference:
         ticket_id = self._fresh_id()
         return Call(
             endpoint=endpoint,
-            request_id=headers.request_id(request.header(b"x-request-id"), lambda: ticket_id),
+            request_id=headers.request_id(request.header("x-request-id"), lambda: ticket_id),
             ticket_id=ticket_id,
             headers=request.headers,
-            content_type=request.header(b"content-type"),
-            content_encoding=request.header(b"content-encoding"),
-            affinity=request.header(b"x-ollama-router-affinity"),
+            content_type=request.header("content-type"),
+            content_encoding=request.header("content-encoding"),
+            affinity=request.header("x-ollama-router-affinity"),
             timeout_s=headers.client_timeout_s(*map(request.header, TIMEOUT_HEADERS)),
             arrived_s=self._clock.now_s(),
             arrived_wall_s=self._clock.wall_s(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import resource
+import ssl
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -11,12 +11,9 @@ from aiohttp import web
 from router.server.app import App
 from router.server.client import ClientLimits
 from router.server.clients import ClientServer
-from router.server.probes import Probes
 
 # Connections that the kernel keeps until we accept them: a burst of clients is not refused.
 BACKLOG = 1024
-# Sockets besides clients': one to a node for each call at most, probes, and what the process itself needs.
-FILES_BESIDE = 256
 
 
 class ClientListener:
@@ -40,28 +37,27 @@ class ClientListener:
         await self._manager.shutdown()
 
 
-async def listen_clients(
-    app: App, host: str, port: int, limits: ClientLimits, on_surplus: Callable[[], None]
+async def listen_clients(  # noqa: PLR0917 - joined in wiring and nowhere else
+    app: App,
+    host: str,
+    port: int,
+    limits: ClientLimits,
+    on_surplus: Callable[[], None],
+    tls: ssl.SSLContext | None = None,
 ) -> ClientListener:
     manager = ClientServer(app.handle, limits=limits, on_surplus=on_surplus)
-    server = await asyncio.get_running_loop().create_server(manager, host, port, backlog=BACKLOG)
+    # A handshake is what a head is: nothing is served before it, so it gets the same time.
+    handshake_s = limits.header_s if tls is not None else None
+    server = await asyncio.get_running_loop().create_server(
+        manager, host, port, backlog=BACKLOG, ssl=tls, ssl_handshake_timeout=handshake_s
+    )
     return ClientListener(server, manager)
 
 
-async def listen_probes(probes: Probes, host: str, port: int) -> tuple[int, Callable[[], Awaitable[None]]]:
-    """The port, and what closes it."""
-    runner = web.AppRunner(probes.application(), access_log=None, shutdown_timeout=1.0)
+async def listen_pages(pages: web.Application, host: str, port: int) -> tuple[int, Callable[[], Awaitable[None]]]:
+    """For probes and for the admin API. The port, and what closes it."""
+    runner = web.AppRunner(pages, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     site = web.TCPSite(runner, host, port)
     await site.start()
     return int(runner.addresses[0][1]), runner.cleanup
-
-
-def raise_file_limit(connections: int) -> tuple[int, int]:
-    """As far as the kernel lets us: (what is needed, what there is)."""
-    needed = 2 * connections + FILES_BESIDE
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return needed, soft

@@ -29,6 +29,7 @@ class ClientReply:
         "_accepted_at_pause",
         "_buffered",
         "_buffers",
+        "_extra",
         "_flow",
         "_has_body",
         "_is_behind",
@@ -53,6 +54,7 @@ class ClientReply:
         self,
         transport: asyncio.Transport,
         *,
+        extra: Sequence[tuple[bytes, bytes]] = (),
         is_http10: bool,
         stall_s: float,
         buffers: Buffers,
@@ -60,6 +62,7 @@ class ClientReply:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = transport
+        self._extra = extra  # headers of the answer, whatever it is
         self._is_http10 = is_http10
         self._keeps_alive = False
         self._stall_s = stall_s
@@ -106,7 +109,7 @@ class ClientReply:
         self._is_chunked = length is None and self._has_body and not self._is_http10
         if self._is_leaving() or (length is None and self._has_body and self._is_http10):
             self._keeps_alive = False  # this process ends soon; or only the close tells the body's end
-        lines = list(headers)
+        lines = [*headers, *self._extra]
         if not any(name.lower() == b"date" for name, _ in lines):
             lines.append((b"Date", _date(int(time.time()))))
         if length is not None and self._has_body:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from urllib.parse import unquote
 
 from router.errors import BadRequest
 from router.wire.headers import Pair
@@ -43,24 +42,9 @@ class ClientRequest:
         state = "complete" if self.is_complete else "arriving"
         return f"<ClientRequest {self.method} {self.target[:64]!r} | {state}>"
 
-    def header(self, name: bytes) -> str:
+    def header(self, name: str) -> str:
         """The first of that lower-case name; empty where there is none."""
-        return self._values.get(name, b"").decode("latin-1")
-
-    @property
-    def path(self) -> str:
-        """Decoded, as Ollama's router matches it, and without the query, which Ollama ignores."""
-        path = self.raw_path
-        return unquote(path) if "%" in path else path
-
-    @property
-    def raw_path(self) -> str:
-        """As sent. Of an absolute form, which a client sends to a proxy, what follows the authority (RFC 9112 3.2)."""
-        target = self.target
-        if not target.startswith(b"/"):
-            _, found, rest = target.partition(b"://")
-            target = b"/" + rest.partition(b"/")[2] if found else target
-        return target.partition(b"?")[0].decode("latin-1")
+        return self._values.get(name.encode(), b"").decode("latin-1")
 
     # the parser's side
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -14,11 +15,13 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource, SettingsError
 
+from router.policy.alias_config import AliasError
 from router.settings.model import Settings
 from router.settings.yaml_file import FileProblem, Steps, YamlFile, read_yaml
 
 PREFIX = "OLLAMA_ROUTER_"
 CONFIG_VARIABLE = "OLLAMA_ROUTER_CONFIG"
+ADMIN_URL_VARIABLE = "OLLAMA_ROUTER_ADMIN_URL"  # of the commands that ask a running router
 GIVEN_CHARS_MAX = 60  # of a wrong value, repeated in the message
 # What Kubernetes sets in every pod beside a Service called ollama-router or ollama-router-...
 _SERVICE_LINK = re.compile(r"(^|_)SERVICE_(HOST|PORT(_\w+)?)$|(^|_)PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
@@ -35,8 +38,28 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
+    """`place` answers where a setting was said, as the beginning of a message: `router.yaml:8: `, or nothing."""
+
     settings: Settings
     warnings: tuple[str, ...] = ()
+    place: Callable[[Steps], str] = field(default=lambda steps: "", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where settings come from, so that they can be read again: a later file under the same command line."""
+
+    config: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def file(self) -> str | None:
+        return self.config or self.environ.get(CONFIG_VARIABLE)
+
+    def read(self) -> Loaded:
+        """Refuses with ConfigError."""
+        return load_settings(self.config, self.overrides, self.environ)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +92,9 @@ def load_settings(
     except FileProblem as problem:
         raise ConfigError([str(problem)]) from None
     try:
-        return Loaded(Settings(**layers.merged()), tuple(warnings))
+        return Loaded(Settings(**layers.merged()), tuple(warnings), layers.origin)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False)
+        details = error.errors(include_url=False)
         raise ConfigError([_problem(detail, layers) for detail in details]) from None
     except RecursionError:
         raise ConfigError([f"{layers.file.name}: refers to itself"]) from None
@@ -83,17 +106,24 @@ def setting_paths() -> dict[str, FieldInfo]:
 
 
 def _fields(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
-    for name, field in model.model_fields.items():
-        path, annotation = f"{prefix}{name}", field.annotation
+    for name, info in model.model_fields.items():
+        path, annotation = f"{prefix}{name}", _said(info.annotation)
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from _fields(annotation, f"{path}.")
             continue
-        yield path, field
+        yield path, info
         for item in getattr(annotation, "__args__", ()):
             if isinstance(item, type) and issubclass(item, BaseModel):
                 yield from _fields(
                     item, f"{path}[]." if getattr(annotation, "__origin__", None) is tuple else f"{path}.<name>."
                 )
+
+
+def _said(annotation: Any) -> Any:
+    """Without the None that may stand for a setting which is not said."""
+    kinds = [kind for kind in getattr(annotation, "__args__", ()) if kind is not type(None)]
+    is_optional = isinstance(annotation, UnionType) and len(kinds) == 1
+    return kinds[0] if is_optional else annotation
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +184,7 @@ def variable_of(path: str) -> str:
 
 
 def _is_foreign(name: str) -> bool:
-    return name == CONFIG_VARIABLE or _SERVICE_LINK.search(name.removeprefix(PREFIX)) is not None
+    return name in (CONFIG_VARIABLE, ADMIN_URL_VARIABLE) or _SERVICE_LINK.search(name.removeprefix(PREFIX)) is not None
 
 
 def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
@@ -180,6 +210,9 @@ def _not_json(variables: Mapping[str, str]) -> Iterator[str]:
 def _problem(detail: ErrorDetails, layers: _Layers) -> str:
     steps = tuple(step for step in detail["loc"] if step != "[key]")
     text = detail["msg"].removeprefix("Value error, ")
+    cause = detail.get("ctx", {}).get("error")
+    if isinstance(cause, AliasError):
+        steps, text = _as_far_as_said((*steps, *cause.steps), layers.merged()), cause.text
     if detail["type"] == "extra_forbidden":
         text = f"unknown setting{_meant(steps)}"
     elif detail["type"] != "value_error" and detail["type"] != "missing":
@@ -191,6 +224,19 @@ def _problem(detail: ErrorDetails, layers: _Layers) -> str:
 def dotted(steps: Steps) -> str:
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
     return text.removeprefix(".")
+
+
+def _as_far_as_said(steps: Steps, values: Mapping[str, Any]) -> Steps:
+    """Of an alias that is a name alone, its own path: what it is short for was never written."""
+    node: Any = values
+    for index, step in enumerate(steps):
+        if isinstance(node, str):
+            return steps[:index]
+        is_there = step in node if isinstance(node, Mapping) else isinstance(step, int)
+        if not is_there:
+            return steps
+        node = node[step]
+    return steps
 
 
 def _given(value: object) -> str:

@@ -58,6 +58,19 @@ class NodeSettings(Group):
         default=1.0, gt=0, allow_inf_nan=False, description="Its share of calls beside equally free nodes."
     )
 
+    ca_file: str | None = Field(
+        default=None,
+        min_length=1,
+        description="PEM file with the authorities that an https node's certificate is checked by, instead of the "
+        "system's. Read again when it changes.",
+    )
+    headers_file: str | None = Field(
+        default=None,
+        min_length=1,
+        description="File with headers that every request to this node carries, one NAME: VALUE a line: credentials "
+        "for an auth proxy. They replace the client's. Read again when it changes.",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _from_url(cls, value: Any) -> Any:
@@ -67,6 +80,8 @@ class NodeSettings(Group):
     def _named(self) -> Self:
         # A frozen model: set as pydantic itself does, before anybody else has seen it.
         self.__dict__["name"] = self.name or self.url.partition("://")[2]
+        if self.ca_file is not None and not self.url.startswith("https://"):
+            raise ValueError(f"ca_file is for https, and {self.url} is not")
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 import re
@@ -15,6 +16,8 @@ from router.wire.intent_duration import DurationError, keep_alive_s
 from router.wire.names import parse_name
 
 PORT_MAX = 65535
+# RFC 6874 keeps zones out of Host. They mean something on one machine only: there one may listen on them.
+_NO_ZONE = "a node's address has no zone (%): use a global or unique local address, or a name"
 OLLAMA_PORT = 11434
 _LABEL = re.compile(r"[A-Za-z0-9_.:%-]+\Z")  # host names and addresses; % for an IPv6 zone
 _DEFAULT_PORTS = {"http": 80, "https": 443}  # envconfig/config.go, Host(): a scheme brings its own port
@@ -26,6 +29,16 @@ def host_port(text: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only processes of this machine reach it; a name other than localhost may lead anywhere."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _address(text: str) -> str:
     host, colon, port = text.strip().rpartition(":")
     is_bracketed = host.startswith("[") and host.endswith("]")
@@ -34,12 +47,24 @@ def _address(text: str) -> str:
         raise ValueError("should be HOST:PORT, such as 0.0.0.0:11435 or [::]:11435")
     if not port.isascii() or not port.isdigit() or int(port[:6]) > PORT_MAX:
         raise ValueError(f"port {port!r} should be a number from 0 to {PORT_MAX}")
-    return f"{host}:{int(port)}"
+    return f"{_host(bare)}:{int(port)}"
+
+
+def _host(bare: str) -> str:
+    """As a URL writes it: IPv6 in brackets, and in its shortest form, so that one address is one text."""
+    if ":" not in bare:
+        return bare
+    try:
+        return f"[{ipaddress.IPv6Address(bare)}]"
+    except ValueError:
+        raise ValueError(f"{bare!r} is no IPv6 address") from None
 
 
 def _node_url(text: str) -> str:
     """scheme://host:port. Without a scheme it is http on 11434, as OLLAMA_HOST reads it."""
     has_scheme = "://" in text
+    if "%" in text:
+        raise ValueError(f"{text!r}: {_NO_ZONE}" if "@" not in text else "a node's URL carries no credentials")
     try:
         parts = urlsplit(text.strip() if has_scheme else f"http://{text.strip()}")
         port = parts.port
@@ -58,7 +83,7 @@ def _node_url(text: str) -> str:
         port = _DEFAULT_PORTS[parts.scheme] if has_scheme else OLLAMA_PORT
     if not port:
         raise ValueError(f"{text!r}: nothing listens on port 0")
-    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{parts.scheme}://{_host(host)}:{port}"
 
 
 def _duration(value: Any) -> Any:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from router.errors import BadRequest
-from router.simulation.answers import JSON_UTF8, go_json
+from router.simulation.answers import JSON_UTF8
 from router.simulation.faults import Fault, Order
 from router.simulation.http import Reply, Request
 from router.simulation.members import int_at, read_members, text_at
-from router.wire.gojson import syntax_error
+from router.wire.gojson import go_json, syntax_error
 
 if TYPE_CHECKING:
     from router.simulation.node import SimulatedNode

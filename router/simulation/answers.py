@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,23 +11,17 @@ from typing import Protocol
 from router.simulation.facts import Timing
 from router.simulation.text import Answer, Piece, logprob
 from router.simulation.version import Version
+from router.wire.gojson import go_json
 
 JSON = "application/json"
 JSON_UTF8 = "application/json; charset=utf-8"
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
 
-# Go's encoder escapes these inside strings, and they stand nowhere else in JSON text.
-_HTML = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 # "Forever" is the largest Go duration, about 292 years (recording catalog/ps-pinned).
 FOREVER_NS = 2**63 - 1
 
 DIED_TEXT = "an error was encountered while running the model: unexpected EOF"  # recording runner-died/api-chat
-
-
-def go_json(value: object) -> bytes:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.translate(_HTML).encode("utf-8", "replace")
 
 
 def rfc3339(wall_ns: int) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from router.simulation.answers import DIED_TEXT, JSON_UTF8, NDJSON, Speech, go_json, seconds_ns
+from router.simulation.answers import DIED_TEXT, JSON_UTF8, NDJSON, Speech, seconds_ns
 from router.simulation.facts import Timing
 from router.simulation.text import Kind, Piece, ToolCall, token_items
+from router.wire.gojson import go_json
 
 VOCABULARY = 262_144  # of gemma3; the ids in `context` stay below it
 

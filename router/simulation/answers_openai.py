@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import struct
 
-from router.simulation.answers import JSON, SSE, Speech, go_json, sse
+from router.simulation.answers import JSON, SSE, Speech, sse
 from router.simulation.facts import Timing
 from router.simulation.text import Kind, Piece, ToolCall
+from router.wire.gojson import go_json
 
 DONE = b"data: [DONE]\n\n"
 _ZERO_USAGE: dict[str, object] = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from router.simulation.answers import JSON, SSE, Speech, go_json, named_event
+from router.simulation.answers import JSON, SSE, Speech, named_event
 from router.simulation.facts import Timing
 from router.simulation.text import Kind, Piece
+from router.wire.gojson import go_json
 
 _Item = dict[str, object]
 _PROGRESS = "in_progress"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from router.errors import BadRequest
-from router.simulation.answers import JSON, JSON_UTF8, go_json
+from router.simulation.answers import JSON, JSON_UTF8
 from router.simulation.answers_native import embed_answer
 from router.simulation.answers_openai import openai_embeddings
 from router.simulation.ask import NOT_MULTIMODAL, NodeRefusal, Target
@@ -12,6 +12,7 @@ from router.simulation.generation import Call
 from router.simulation.members import Members, int_at, options_of, text_at, texts_at
 from router.simulation.text import Brief, Kind, as_float32, compose, embedding, token_items
 from router.wire.endpoints import Shape
+from router.wire.gojson import go_json
 
 TOO_LONG_TEXT = "the input length exceeds the context length"
 OLD_NO_AUDIO_TEXT = (

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from router.errors import BadRequest
-from router.simulation.answers import FOREVER_NS, JSON, JSON_UTF8, NDJSON, go_json, rfc3339, seconds_ns
+from router.simulation.answers import FOREVER_NS, JSON, JSON_UTF8, NDJSON, rfc3339, seconds_ns
 from router.simulation.answers_openai import openai_model
 from router.simulation.ask import NodeRefusal
 from router.simulation.catalog import DiskModel, model_of
@@ -18,7 +18,7 @@ from router.simulation.faults import Fault, Order
 from router.simulation.http import Reply, Request
 from router.simulation.members import Members, read_members, text_at
 from router.simulation.show import show_body
-from router.wire.gojson import go_quote, syntax_error
+from router.wire.gojson import go_json, go_quote, syntax_error
 from router.wire.names import DEFAULT_NAMESPACE, parse_name
 
 if TYPE_CHECKING:

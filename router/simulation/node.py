@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import posixpath
 import random
 import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from urllib.parse import quote
 
 from router.errors import Refusal
 from router.simulation import manage
 from router.simulation.admin import faults_route
-from router.simulation.answers import JSON_UTF8, go_json
+from router.simulation.answers import JSON_UTF8
 from router.simulation.ask import NodeRefusal
 from router.simulation.catalog import DEMO_MODELS, RECORDED_MODELS, DiskModel
 from router.simulation.engine import Engine
@@ -27,10 +25,13 @@ from router.simulation.journal import BODY_BYTES_KEPT, Journal, Seen
 from router.simulation.model import NodeModel
 from router.simulation.origins import allowed_headers, check_host, is_allowed, preflight_headers
 from router.simulation.version import parse_version
-from router.wire.dialects import error_answer, method_not_allowed, not_found_page
-from router.wire.endpoints import BY_PATH, Dialect, Endpoint
+from router.wire.dialects import Answer, bad_request_page, error_answer, method_not_allowed, not_found_page
+from router.wire.endpoints import BY_PATH, Endpoint
+from router.wire.gojson import go_json
 from router.wire.intent import unknown_model
 from router.wire.names import ModelName, parse_name
+from router.wire.origins import is_same
+from router.wire.paths import decoded, dialect_of, moved
 
 BLOBS_MAX = 1024
 
@@ -59,7 +60,6 @@ _WITH_PARAMETER: tuple[tuple[re.Pattern[str], Mapping[str, manage.Route]], ...] 
     (re.compile(r"/api/blobs/[^/]+"), {"HEAD": manage.blob_head, "POST": manage.blob_post}),
     (re.compile(r"/api/user/keys/[^/]+"), {"DELETE": manage.signed_out}),
 )
-_UNSAFE_PREFIX = re.compile(r"[^a-zA-Z0-9/-]+")  # gin, regSafePrefix
 
 Routed = manage.Route | Endpoint
 
@@ -197,34 +197,33 @@ class SimulatedNode:
         seen.status, seen.ending = reply.status, "done" if reply.status else "broken"
 
     async def _answer(self, request: Request, reply: Reply) -> None:
-        cleaned = clean_path(request.decoded_path)
-        if cleaned != request.decoded_path:
-            _redirect(request, reply, 307, cleaned)
+        path = decoded(request.path)
+        if path is None:
+            _send(reply, bad_request_page())
             return
-        routes = self._routes(cleaned)
-        if not routes and len(cleaned) > 1 and request.method in self._routes(cleaned.rstrip("/")):
-            prefix = _UNSAFE_PREFIX.sub("", posixpath.normpath(request.header("x-forwarded-prefix") or "/"))
-            where = prefix.rstrip("/") + cleaned.rstrip("/")
-            _redirect(request, reply, 301 if request.method == "GET" else 307, where)
+        prefix = request.header("x-forwarded-prefix")
+        page = moved(request.method, path, query=request.query, forwarded_prefix=prefix, methods=self._routes)
+        if page is not None:
+            _send(reply, page)
             return
+        routes = self._routes(path)
         origin = request.header("origin")
         if origin and not is_allowed(origin, request.header("host")):
             reply.send(403, [])
             return
-        if origin and request.method == "OPTIONS":
+        if request.method == "OPTIONS" and not is_same(origin, request.header("host")) and origin:
             reply.send(204, preflight_headers(origin, ", ".join(routes)))
             return
         if self._checks_host and not check_host(request.header("host")):
             reply.send(403, [])
             return
-        await self._dispatch(cleaned, routes, request, reply)
+        await self._dispatch(path, routes, request, reply)
 
     async def _dispatch(self, path: str, routes: Mapping[str, Routed], request: Request, reply: Reply) -> None:
         dialect = dialect_of(path)
         route = routes.get(request.method)
         if route is None:
-            page = method_not_allowed(", ".join(routes)) if routes else not_found_page()
-            reply.send(page.status, [(k.decode(), v.decode()) for k, v in page.headers], page.body)
+            _send(reply, method_not_allowed(", ".join(routes)) if routes else not_found_page())
             return
         reply.extra = allowed_headers(request.header("origin"), request.header("host"))
         try:
@@ -253,30 +252,8 @@ class SimulatedNode:
         return next((routes for pattern, routes in _WITH_PARAMETER if pattern.fullmatch(path)), {})
 
 
-def dialect_of(path: str) -> Dialect:
-    endpoint = BY_PATH.get(path)
-    if endpoint is not None:
-        return endpoint.dialect
-    return Dialect.OPENAI if path.startswith("/v1/") else Dialect.OLLAMA
-
-
-def clean_path(path: str) -> str:
-    """As Go's ServeMux: single slashes, no dot segments, a trailing slash kept."""
-    if not path.startswith("/"):
-        path = "/" + path
-    cleaned = "/" + posixpath.normpath(path).lstrip("/")
-    return cleaned + "/" if path.endswith("/") and cleaned != "/" else cleaned
-
-
-def _redirect(request: Request, reply: Reply, status: int, path: str) -> None:
-    where = quote(path, safe="/:@!$&'()*+,;=-._~") + (f"?{request.query}" if request.query else "")
-    headers = [("Location", where)]
-    body = b""
-    if request.method in ("GET", "HEAD"):
-        headers.append(("Content-Type", "text/html; charset=utf-8"))
-        phrase = "Moved Permanently" if status == 301 else "Temporary Redirect"
-        body = f'<a href="{where}">{phrase}</a>.\n\n'.encode() if request.method == "GET" else b""
-    reply.send(status, headers, body)
+def _send(reply: Reply, page: Answer) -> None:
+    reply.send(page.status, [(name.decode(), value.decode()) for name, value in page.headers], page.body)
 
 
 async def _broken(faults: Mapping[Fault, Order], reply: Reply, name: str) -> bool:

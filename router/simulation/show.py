@@ -81,7 +81,7 @@ def _model_info(model: DiskModel) -> dict[str, object]:
         f"{family}.feed_forward_length": 2048,
         f"{family}.rope.freq_base": 1000000,
         "general.architecture": family,
-        "general.basename": model.name.partition(":")[0],
+        "general.basename": family,  # of the weights, whatever name stands for them
         "general.file_type": 15,
         "general.license": family,
         "general.parameter_count": 268098176,

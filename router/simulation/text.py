@@ -127,24 +127,47 @@ def _tool_call(function: Mapping[str, object], rng: random.Random) -> ToolCall:
     return ToolCall(call_id, str(function.get("name", "")), arguments if isinstance(arguments, dict) else {})
 
 
-def example(schema: Mapping[str, object], depth: int = 0) -> object:
-    """A value that a JSON schema allows, for the kinds of schema that tools and tests use."""
+def example(schema: Mapping[str, object]) -> object:
+    """A value that a JSON schema allows, for the kinds of schema that tools, tests and the clients' own types use."""
+    return _example(schema, schema, 0)
+
+
+def _example(schema: object, root: Mapping[str, object], depth: int) -> object:
+    if not isinstance(schema, dict) or depth > SCHEMA_DEPTH_MAX:
+        return None
     if "const" in schema:
         return schema["const"]
     choices = schema.get("enum")
     if isinstance(choices, list) and choices:
         return choices[0]
+    instead = _instead(schema, root)
+    if instead is not None:
+        return _example(instead, root, depth + 1)
     properties, items = schema.get("properties"), schema.get("items")
-    if isinstance(properties, dict) and depth < SCHEMA_DEPTH_MAX:
-        return {
-            str(key): example(value, depth + 1) if isinstance(value, dict) else None
-            for key, value in properties.items()
-        }
-    if isinstance(items, dict) and depth < SCHEMA_DEPTH_MAX:
-        return [example(items, depth + 1)]
+    if isinstance(properties, dict):
+        return {str(key): _example(value, root, depth + 1) for key, value in properties.items()}
+    return [_example(items, root, depth + 1)] if isinstance(items, dict) else _plainest(schema.get("type"))
+
+
+def _plainest(kind: object) -> object:
     kinds: dict[object, object] = {"string": "Paris", "number": 1.5, "integer": 1, "boolean": True, "array": []}
-    kind = schema.get("type")
     return kinds.get(kind, {}) if isinstance(kind, str) else {}
+
+
+def _instead(schema: Mapping[str, object], root: Mapping[str, object]) -> object:
+    """The schema that this one only points at, as pydantic and zod write nested and optional types."""
+    if isinstance(reference := schema.get("$ref"), str):
+        return _referred(root, reference)
+    choices = schema.get("anyOf") or schema.get("oneOf")
+    return choices[0] if isinstance(choices, list) else None
+
+
+def _referred(root: object, reference: str) -> object:
+    """`#/$defs/Name`; None where nothing stands there."""
+    found: object = root
+    for step in reference.removeprefix("#").strip("/").split("/"):
+        found = found.get(step) if isinstance(found, dict) else None
+    return found
 
 
 def token_items(text: str) -> tuple[int, ...]:

@@ -147,6 +147,7 @@ class Copies:
         self._set_keys(copy, seen.keys)
         copy.slots = seen.slots
         copy.num_ctx = seen.num_ctx
+        copy.named_ctx = seen.named_ctx
         self._set_state(copy, CopyState.READY if is_ready else CopyState.ON_DISK)
         return copy
 

@@ -39,9 +39,15 @@ class Ledger:
         self.past: Memory[Past] = Memory(LEFT_IDS_S, PAST_IDS_MAX)
         self.news: list[tuple[str, Lease | Refused]] = []  # of this step, by replica
         self._rng = rng
-        self._limits = limits
+        self.limits = limits
         self._arrivals = 0
         self._leases_made = 0
+
+    def set_limits(self, limits: Limits) -> None:
+        """Nobody who waits already is sent away by it."""
+        self.limits = limits
+        for key, line in self.lines.items():
+            line.max_waiting = limits.of(key)
 
     # what a caller asks
 
@@ -210,6 +216,8 @@ class Ledger:
         """A lease that the store lost, or that it passed on while the replica was silent."""
         if lease.id in self.leases:
             return ()
+        # Its ticket may have been refused in the line that it was put back to: who serves it has the last word.
+        self.left.drop(lease.ticket)
         freed: Sequence[CopyEntry] = ()
         entry = self.tickets.get(lease.ticket)
         if entry is None:
@@ -336,5 +344,5 @@ class Ledger:
     def _line(self, key: str) -> Line:
         line = self.lines.get(key)
         if line is None:
-            line = self.lines[key] = Line(key, self._limits.of(key), self.now_s)
+            line = self.lines[key] = Line(key, self.limits.of(key), self.now_s)
         return line

@@ -123,6 +123,7 @@ class Line:
             max_waiting=self.max_waiting,
             drain_per_s=self.drain.per_s(now_s),
             excluded=frozenset.intersection(*(ticket.excluded for ticket in tickets)),
+            names_no_ctx=any(ticket.names_no_ctx for ticket in tickets),
         )
 
 

@@ -60,6 +60,14 @@ class MemoryStore(Store):
         self._leases.clear()
         self._tickets.clear()
 
+    @property
+    def limits(self) -> Limits:
+        return self.book.ledger.limits
+
+    def set_limits(self, limits: Limits) -> None:
+        """For newcomers; whoever waits keeps its place."""
+        self.book.ledger.set_limits(limits)
+
     # tickets
 
     async def take(self, ticket: Ticket) -> Lease | Place:

@@ -31,8 +31,8 @@ class CopyEntry:
     """One set of weights on one node. `leases` may exceed `slots` after these shrank or a fail-over."""
 
     __slots__ = (
-        *("gate", "is_free", "keys", "leases", "loader", "node", "num_ctx", "seen_at_s", "since_s", "slots"),
-        *("state", "until_s", "weights"),
+        *("gate", "is_free", "keys", "leases", "loader", "named_ctx", "node", "num_ctx", "seen_at_s", "since_s"),
+        *("slots", "state", "until_s", "weights"),
     )
 
     def __init__(self, node: NodeEntry, weights: str) -> None:
@@ -42,6 +42,7 @@ class CopyEntry:
         self.state = CopyState.ON_DISK
         self.slots = 0
         self.num_ctx = 0
+        self.named_ctx = 0
         self.seen_at_s = -NEVER_S
         self.leases = 0
         self.gate = Gate.OPEN
@@ -52,7 +53,7 @@ class CopyEntry:
 
     def fits(self, ticket: Ticket) -> bool:
         """Whether this ticket may use this copy, free or not. An unknown context fits everybody."""
-        if self.node.name in ticket.excluded:
+        if self.node.name in ticket.excluded or (ticket.names_no_ctx and self.named_ctx):
             return False
         return not self.num_ctx or self.num_ctx >= ticket.num_ctx
 

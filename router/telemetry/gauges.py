@@ -134,7 +134,7 @@ def _model_nodes(at: Moment) -> Iterator[Sample]:
 
 
 def _nodes_having(key: str, rows: Rows) -> Iterator[Sample]:
-    yield (key, "available"), sum(row.is_up for row in rows.by_node.values())
+    yield (key, "available"), sum(row.takes_calls for row in rows.by_node.values())
     yield (key, "loaded"), sum(row.is_ready for row in rows.by_node.values())
 
 

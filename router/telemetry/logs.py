@@ -50,6 +50,7 @@ class Logs:
         self._counting = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
         self._has_reader = True
+        self._root: logging.Logger | None = None  # once it was taken over
         self.dropped = 0
 
     def __repr__(self) -> str:
@@ -70,6 +71,16 @@ class Logs:
         if self._level <= logging.INFO:
             self.put(record)
 
+    @property
+    def level(self) -> int:
+        """As `logging` numbers it."""
+        return self._level
+
+    def set_level(self, level: str) -> None:
+        self._level = _LEVELS[level]
+        if self._root is not None:
+            self._root.setLevel(self._level)
+
     def put(self, item: Record | Entry) -> None:
         if len(self._waiting) >= self._lines_max or not self._has_reader:
             self._drop(1)
@@ -80,7 +91,7 @@ class Logs:
 
     def take_over(self, root: logging.Logger | None = None) -> None:
         """From here on what the process logs by `logging` goes the same way, in the same format."""
-        root = root or logging.getLogger()
+        self._root = root = root or logging.getLogger()
         root.handlers[:] = [_Handler(self)]
         root.setLevel(self._level)
         logging.getLogger("aiohttp.access").disabled = True

@@ -7,6 +7,7 @@ its process, platform and collector metrics are used as they are.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
@@ -64,6 +65,8 @@ class Metrics:
         self._rejections = self._counter("rejections_total")
         self._disconnects = self._counter("client_disconnects_total")
         self._decisions = self._counter("routing_decisions_total")
+        self._passed = self._counter("alias_fallbacks_total")
+        self._guarded = self._counter("guard_actions_total")
         self._attempts = self._counter("upstream_requests_total")
         self._attempt_time = self._histogram("upstream_request_duration_seconds")
         self._retries = self._counter("retries_total")
@@ -74,8 +77,12 @@ class Metrics:
         self._loads = self._counter("model_loads_total")
         self._lag = self._histogram("event_loop_lag_seconds")
         self._dropped = self._counter("log_lines_dropped_total")
+        self._is_reloaded = self._counter("config_last_reload_successful")
+        self._reloaded_at_s = self._counter("config_last_reload_success_timestamp_seconds")
+        self._reloads = self._counter("config_reloads_total")
         self._process = _process_registry()
         self._start_at_zero()
+        self._note_config(is_ok=True)
 
     def __repr__(self) -> str:
         return f"<Metrics {sum(len(series.values) for series in self._series.values())} series | {self._names!r}>"
@@ -117,6 +124,11 @@ class Metrics:
             self._note_tokens(record, model)
         if record.retries:
             self._note_retries(record, model)
+        for reason in record.passed:
+            self._passed.add((record.alias, reason))
+        for done in record.guarded:
+            guard, _, action = done.partition(" ")
+            self._guarded.add((guard, action))
 
     def _note_pace(self, record: Record, route: str, model: str) -> None:
         first_s = record.first_token_s
@@ -145,7 +157,7 @@ class Metrics:
     # what loops tell
 
     def refused(self, reason: Rejection) -> None:
-        """Before there was a call to make a record of: a connection too many."""
+        """What no record tells of: a connection too many, a page's origin, a verb that nobody has here."""
         self._rejections.add((UNKNOWN, reason.value))
 
     def probe_ended(self, node: str, duration_s: float, failure: str) -> None:
@@ -162,6 +174,24 @@ class Metrics:
 
     def circuit_changed(self, node: str, circuit: Circuit) -> None:
         self._circuit_changes.add((node, circuit.value))
+
+    def config_reloaded(self, *, is_ok: bool) -> None:
+        self._reloads.add(("ok" if is_ok else "failed",))
+        self._note_config(is_ok=is_ok)
+
+    def _note_config(self, *, is_ok: bool) -> None:
+        self._is_reloaded.values[()] = is_ok
+        if is_ok:
+            self._reloaded_at_s.values[()] = time.time()
+
+    @property
+    def models_max(self) -> int:
+        return self._names.models_max
+
+    def mention(self, named: Iterable[str], models_max: int) -> None:
+        """The configuration was read again."""
+        self._names.mention(named, models_max)
+        self._start_at_zero()
 
     def loop_lagged(self, lag_s: float) -> None:
         self._lag.observe((), lag_s)
@@ -220,6 +250,7 @@ class Metrics:
 
     def _start_at_zero(self) -> None:
         at_zero: list[tuple[Counter, Labels]] = [(self._dropped, ())]
+        at_zero += [(self._reloads, (result,)) for result in ("ok", "failed")]
         for model in self._names.named:
             at_zero += [(self._tokens, (model, kind)) for kind in ("input", "output")]
             at_zero += [(self._rejections, (model, reason.value)) for reason in _ALERTED]

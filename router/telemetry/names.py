@@ -20,6 +20,12 @@ class ModelNames:
     def __repr__(self) -> str:
         return f"<ModelNames {len(self._labels) - len(self.named)} of {self.models_max} | {len(self.named)} named>"
 
+    def mention(self, named: Iterable[str], models_max: int) -> None:
+        """From here on. What has a label keeps it: a series that ends would look like a model that is gone."""
+        self.named = tuple(dict.fromkeys((*self.named, *named)))
+        self._labels.update((key, key) for key in self.named)
+        self.models_max = models_max
+
     @property
     def labels(self) -> tuple[str, ...]:
         """All that stand for themselves, in the order of their coming."""

@@ -22,8 +22,7 @@ Headers = list[tuple[bytes, bytes]]
 USER_TIMEOUT_MS = 30_000
 # Ollama's own limit for one head is 1 MiB (Go's http.DefaultMaxHeaderBytes); answers of nodes stay far below it.
 HEAD_BYTES_MAX = 1 << 20
-# A read that is one whole chunk, as Go writes it, begins so, by its length; a newline where none can. Longer reads are rare
-# and go through the parser.
+# How a read begins that is one whole chunk, by its length. Longer reads are rare and go through the parser.
 _CHUNK_HEADS = framing.chunk_heads(4096)
 # Copying so much costs less than a second buffer costs the event loop.
 JOINED_BYTES_MAX = 64 * 1024

@@ -68,7 +68,7 @@ class Passage:
         self._piece_s: float | None = None  # None before the head and while the client's slowness holds us
         self.attempt = attempt
         self.over: asyncio.Future[None] = self._loop.create_future()
-        # One timer: a comment is due before the first byte, and what follows the first byte is one of a stream.
+        # One timer for comments, for the first byte, and for the silences of a stream.
         self._timer = self._loop.call_at(min(errand.first_byte.at_s, waiting.due_s), self._watch)
 
     # the node's side
@@ -208,7 +208,7 @@ class Passage:
         """A whole answer that is no 200: for another node to better, or the client's to read."""
         attempt = self.attempt
         body = b"".join(self._held)
-        attempt.failure = classify(attempt.status, body)
+        attempt.failure = classify(attempt.status, body, has_other_target=self._errand.has_other_target)
         attempt.text = body[:TEXT_BYTES_MAX].decode("utf-8", "replace")
         if attempt.failure is None:
             self._pass_error()

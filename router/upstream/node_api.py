@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import ssl
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 
@@ -11,7 +13,8 @@ import aiohttp
 
 from router.fleet.node import NodeSpec
 from router.fleet.tickets import LOAD_S_MAX
-from router.seams import Clock, NodeFailed
+from router.seams import NO_MORE, Clock, NodeFailed
+from router.upstream.access import NodeAccess, is_local_error, tls_text
 
 # A catalog of thousands of models stays far below; what is larger is not a node's answer.
 REPORT_BYTES_MAX = 32 * 1024 * 1024
@@ -19,12 +22,21 @@ ERROR_BYTES_MAX = 4096
 
 
 class HttpNodeApi:
-    """One client session for all nodes; `async with` owns it."""
+    """One client session for all nodes; `async with` owns it. Times may be set anew: calls that run keep theirs."""
 
-    def __init__(self, clock: Clock, *, connect_s: float, timeout_s: float, per_node: int = 4) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        connect_s: float,
+        timeout_s: float,
+        access: Callable[[NodeSpec], NodeAccess],
+        per_node: int = 4,
+    ) -> None:
         self._clock = clock
-        self._timeout_s = timeout_s
-        self._connect_s = connect_s
+        self.timeout_s = timeout_s
+        self.connect_s = connect_s
+        self._access = access
         self._per_node = per_node
         self._session: aiohttp.ClientSession | None = None
 
@@ -44,16 +56,16 @@ class HttpNodeApi:
         await self._session.close()
 
     async def version(self, node: NodeSpec) -> bytes:
-        return (await self._ask(node, "GET", "/api/version", None, self._timeout_s))[0]
+        return (await self._ask(node, "GET", "/api/version", None, self.timeout_s))[0]
 
     async def ps(self, node: NodeSpec) -> tuple[bytes, float | None]:
-        return await self._ask(node, "GET", "/api/ps", None, self._timeout_s)
+        return await self._ask(node, "GET", "/api/ps", None, self.timeout_s)
 
     async def tags(self, node: NodeSpec) -> bytes:
-        return (await self._ask(node, "GET", "/api/tags", None, self._timeout_s))[0]
+        return (await self._ask(node, "GET", "/api/tags", None, self.timeout_s))[0]
 
-    async def show(self, node: NodeSpec, model: str) -> bytes:
-        return (await self._ask(node, "POST", "/api/show", {"model": model}, self._timeout_s))[0]
+    async def show(self, node: NodeSpec, model: str, more: Mapping[str, object] = NO_MORE) -> bytes:
+        return (await self._ask(node, "POST", "/api/show", {**more, "model": model}, self.timeout_s))[0]
 
     async def load(self, node: NodeSpec, model: str, num_ctx: int, keep_alive_s: float | None) -> float:
         """An empty prompt loads (server/routes.go); a model that cannot generate answers 400 and is loaded as one that
@@ -77,21 +89,37 @@ class HttpNodeApi:
         self, node: NodeSpec, method: str, path: str, wish: dict[str, object] | None, timeout_s: float
     ) -> tuple[bytes, float | None]:
         assert self._session is not None, "used outside its `async with`"
-        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=self._connect_s)
+        timeout = aiohttp.ClientTimeout(total=timeout_s, connect=self.connect_s)
+        access = self._access(node)
         try:
             async with self._session.request(
-                method, node.url + path, json=wish, timeout=timeout, allow_redirects=False
+                method,
+                node.url + path,
+                json=wish,
+                timeout=timeout,
+                allow_redirects=False,
+                ssl=access.tls or True,
+                headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in access.credentials],
             ) as answer:
                 if answer.status != 200:
                     raise NodeFailed(answer.status, _error_text(await answer.content.read(ERROR_BYTES_MAX)))
                 body = await _read_bounded(answer)
                 return body, _unix_of(answer.headers.get("Date"))
+        except (ssl.SSLError, ssl.CertificateError) as error:  # aiohttp's own kinds of them are these, too
+            cause = error.__cause__ if isinstance(error.__cause__, ssl.SSLError) else error
+            raise NodeFailed(0, tls_text(cause), reason="tls") from error
         except aiohttp.ClientConnectorError as error:
-            raise NodeFailed(0, str(error.os_error.strerror or error), is_refused=True) from error
+            raise NodeFailed(0, str(error.os_error.strerror or error), reason=_reason(error.os_error)) from error
         except TimeoutError as error:
             raise NodeFailed(0, f"no answer within {timeout_s:g} s") from error
         except (aiohttp.ClientError, ValueError, OSError) as error:
             raise NodeFailed(0, f"{type(error).__name__}: {error}") from error
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    return "local" if is_local_error(error) else "no_answer"
 
 
 async def _read_bounded(answer: aiohttp.ClientResponse) -> bytes:

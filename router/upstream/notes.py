@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from router.errors import Outcome
+from collections.abc import Sequence
+
+from router.errors import Outcome, Rejection
 from router.fleet.tickets import Lease
+from router.policy.guard import Guarded
+from router.policy.route import Passed
 from router.policy.schedule import Decision
 from router.seams import Record
 from router.upstream.attempt import Attempt
+from router.wire import headers
 
 
 def note_lease(record: Record, lease: Lease, decision: Decision, waited_s: float | None) -> None:
@@ -56,3 +61,28 @@ def note_leaving(record: Record, attempt: Attempt | None) -> None:
         return
     record.outcome = Outcome.CANCELLED
     record.phase_left = "streaming" if attempt.meter is not None else "prefill"
+
+
+def note_passed(record: Record, passed: Sequence[Passed]) -> None:
+    """Targets of its alias that the call went on from."""
+    if passed:
+        record.passed += tuple(passed)
+
+
+def note_guarded(record: Record, guarded: Sequence[Guarded]) -> None:
+    """Once a call, however many attempts it takes."""
+    for each in guarded:
+        if each not in record.guarded:
+            record.guarded += (each,)
+
+
+def decision_headers(request_id: str, record: Record, refused: Rejection | None = None) -> list[tuple[bytes, bytes]]:
+    known = headers.decision(
+        node=record.node or None,
+        model=record.model or None,
+        attempts=record.attempts or None,
+        queue_ms=round(record.queued_s * 1000),
+        reason=record.reason or None,
+        refused=refused,
+    )
+    return [(b"x-request-id", request_id.encode()), *known]

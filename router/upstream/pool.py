@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -11,16 +10,16 @@ from contextlib import suppress
 
 from router.fleet.node import NodeSpec
 from router.policy.retry import Failure
+from router.upstream.access import NodeAccess, is_local_error, tls_text
 from router.upstream.connection import NodeConnection
+from router.wire.headers import Pair
 
 # Ollama never closes idle connections; what we keep is bounded so that a burst leaves no thousand sockets behind.
 IDLE_PER_NODE_MAX = 64
-# What this host lacks, not the node: descriptors, memory, ports or an address of its own. No node is to blame.
-LOCAL_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOMEM, errno.ENOBUFS})
 
 
 class ConnectFailed(Exception):
-    """No connection: `failure` says refused, out of reach, closed at once, or our own lack."""
+    """No connection: `failure` says refused, out of reach, not to be trusted, closed at once, or our own lack."""
 
     def __init__(self, failure: Failure, text: str) -> None:
         super().__init__(text)
@@ -29,14 +28,21 @@ class ConnectFailed(Exception):
 
 
 class ConnectionPool:
-    """Connections by node name. Owns every connection it made, until `close`."""
+    """Connections by node name. Owns every connection it made, until `close`. `connect_s` may be set anew."""
 
-    def __init__(self, *, connect_s: float, resolve: Callable[[NodeSpec], Sequence[str]]) -> None:
-        self._connect_s = connect_s
+    def __init__(
+        self,
+        *,
+        connect_s: float,
+        resolve: Callable[[NodeSpec], Sequence[str]],
+        access: Callable[[NodeSpec], NodeAccess],
+    ) -> None:
+        self.connect_s = connect_s
         self._resolve = resolve
+        self._access = access
         self._idle: dict[str, deque[NodeConnection]] = {}
         self._reached: dict[str, str] = {}  # the address that took the last connection, by node
-        self._live: dict[NodeConnection, str] = {}
+        self._live: dict[NodeConnection, str | None] = {}  # None: its node was dropped
 
     def __repr__(self) -> str:
         idle = sum(map(len, self._idle.values()))
@@ -55,10 +61,24 @@ class ConnectionPool:
                 return connection
         return None
 
-    async def connect(self, node: NodeSpec, tls: ssl.SSLContext | None = None) -> NodeConnection:
-        """Tries the node's addresses in turn, within `connect_s` in all. Raises ConnectFailed; cancelled, it leaves
-        nothing behind."""
-        due_s = asyncio.get_running_loop().time() + self._connect_s
+    def credentials(self, node: NodeSpec) -> Sequence[Pair]:
+        return self._access(node).credentials
+
+    async def connect(self, node: NodeSpec) -> NodeConnection:
+        """Raises ConnectFailed; cancelled, it leaves nothing behind."""
+        try:
+            return await self._connect(node)
+        except ConnectFailed as failed:
+            if failed.failure is not Failure.LOCAL or not self._close_idle():
+                raise
+        # What idle connections held is free after one turn of the loop.
+        await asyncio.sleep(0)
+        return await self._connect(node)
+
+    async def _connect(self, node: NodeSpec) -> NodeConnection:
+        """Tries the node's addresses in turn, within `connect_s` in all."""
+        tls = self._access(node).tls
+        due_s = asyncio.get_running_loop().time() + self.connect_s
         reached = self._reached.get(node.name)
         addresses = sorted(self._resolve(node), key=lambda address: address != reached)
         failures: list[ConnectFailed] = []
@@ -79,18 +99,19 @@ class ConnectionPool:
         self, address: str, node: NodeSpec, tls: ssl.SSLContext | None, within_s: float
     ) -> NodeConnection:
         loop = asyncio.get_running_loop()
-        context = tls if tls is not None else True if node.is_tls else None
         try:
             async with asyncio.timeout(within_s):
                 _, connection = await loop.create_connection(
                     lambda: NodeConnection(self._went_idle, self._lost),
                     address,
                     node.port,
-                    ssl=context,
+                    ssl=tls,
                     server_hostname=node.host if node.is_tls else None,
                 )
         except TimeoutError:
-            raise ConnectFailed(Failure.CONNECT_TIMEOUT, f"no connection within {self._connect_s:g} s") from None
+            raise ConnectFailed(Failure.CONNECT_TIMEOUT, f"no connection within {self.connect_s:g} s") from None
+        except (ssl.SSLError, ssl.CertificateError) as error:
+            raise ConnectFailed(Failure.TLS, tls_text(error)) from error
         except OSError as error:
             raise ConnectFailed(_failure_of(error), error.strerror or str(error)) from error
         if not connection.is_reusable:
@@ -104,6 +125,9 @@ class ConnectionPool:
         self._reached.pop(name, None)
         for connection in self._idle.pop(name, ()):
             connection.close()
+        for connection, of in self._live.items():
+            if of == name:
+                self._live[connection] = None
 
     async def close(self) -> None:
         for connection in list(self._live):
@@ -115,11 +139,19 @@ class ConnectionPool:
     def _went_idle(self, connection: NodeConnection) -> None:
         name = self._live.get(connection)
         if name is None:
+            connection.close()
             return
         idle = self._idle.setdefault(name, deque())
         if len(idle) >= IDLE_PER_NODE_MAX:
             idle.popleft().close()
         idle.append(connection)
+
+    def _close_idle(self) -> bool:
+        """All of them, of every node: each is a descriptor that a call wants now. False where there are none."""
+        idle = [connection for waiting in self._idle.values() for connection in waiting]
+        for connection in idle:
+            connection.close()
+        return bool(idle)
 
     def _lost(self, connection: NodeConnection) -> None:
         name = self._live.pop(connection, None)
@@ -131,7 +163,7 @@ class ConnectionPool:
 def _failure_of(error: OSError) -> Failure:
     if isinstance(error, ConnectionRefusedError):
         return Failure.CONNECT_REFUSED
-    return Failure.LOCAL if error.errno in LOCAL_ERRORS else Failure.CONNECT_TIMEOUT
+    return Failure.LOCAL if is_local_error(error) else Failure.CONNECT_TIMEOUT
 
 
 def _summed(failures: Sequence[ConnectFailed]) -> ConnectFailed:

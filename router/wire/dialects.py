@@ -98,6 +98,12 @@ def not_found_page() -> Answer:
     return Answer(404, ((b"Content-Type", b"text/plain"),), b"404 page not found")
 
 
+def bad_request_page() -> Answer:
+    """A path that is none: Go's server answers before any route does (net/http/server.go, conn.serve)."""
+    headers = ((b"Content-Type", b"text/plain; charset=utf-8"), (b"Connection", b"close"))
+    return Answer(400, headers, b"400 Bad Request")
+
+
 def method_not_allowed(allow: str) -> Answer:
     """`allow` is the list of methods that the path has (recording `catalog/wrong-method`)."""
     headers = ((b"Allow", allow.encode("ascii")), (b"Content-Type", b"text/plain"))

@@ -49,6 +49,7 @@ class Endpoint:
     is_multipart: bool = False
     takes_zstd: bool = False
     takes_options: bool = False  # reads `options` and `keep_alive`: native routes only
+    takes_temperature: bool = False  # as a member of its own; native routes have it among `options`
     counts_need_asking: bool = False  # streams carry usage only with stream_options.include_usage
     model_required: bool = False
     pull_hint: bool = False
@@ -68,6 +69,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "ChatCompletionRequest",
         go_package="openai",
         takes_zstd=True,
+        takes_temperature=True,
         counts_need_asking=True,
         model_required=True,
     ),
@@ -79,6 +81,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "CompletionRequest",
         go_package="openai",
         takes_zstd=True,
+        takes_temperature=True,
         counts_need_asking=True,
     ),
     Endpoint(
@@ -100,6 +103,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "ResponsesRequest",
         go_package="openai",
         takes_zstd=True,
+        takes_temperature=True,
         model_required=True,
     ),
     Endpoint(
@@ -110,6 +114,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "MessagesRequest",
         go_package="anthropic",
         takes_zstd=True,
+        takes_temperature=True,
         model_required=True,
     ),
     Endpoint(

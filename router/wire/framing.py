@@ -20,8 +20,8 @@ NO_CHUNK = b"\n"  # no chunk begins so
 
 
 def chunk_heads(size_max: int) -> tuple[bytes, ...]:
-    """By the bytes of a whole chunk, frame and all: how it begins where Go wrote it (net/http/internal/chunked.go, Write:
-    lower-case digits, no extension); NO_CHUNK for a length that no such chunk has."""
+    """By the length of a whole chunk, frame and all: how it begins where Go wrote it, in lower-case digits and without
+    an extension (net/http/internal/chunked.go, Write); NO_CHUNK for a length that no such chunk has."""
     heads = [NO_CHUNK] * size_max
     for data_size in range(1, size_max):
         head = b"%x\r\n" % data_size

@@ -1,15 +1,16 @@
 """Go's JSON as Ollama speaks it: how encoding/json matches keys, decodes and writes strings, and words its errors.
 
-Nothing here builds a document; `intent` finds spans, these functions read or write one string each.
+`intent` finds spans, these functions read or write one string each; only `go_json` builds a document, one of ours.
 """
 
 from __future__ import annotations
 
+import json
 import re
 
 from router.wire.gojson_scanner import syntax_error
 
-__all__ = ["fold", "go_quote", "go_string", "syntax_error", "text_of", "unquote"]
+__all__ = ["fold", "go_json", "go_quote", "go_string", "syntax_error", "text_of", "unquote"]
 
 _ESCAPE = re.compile(
     r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|(.))", re.DOTALL
@@ -20,6 +21,9 @@ _ESCAPED_BYTES = {0xDC00 + byte: 0xFFFD for byte in range(0x80, 0x100)}
 # encoding/json encode.go, appendString with escapeHTML; tables.go, htmlSafeSet.
 _UNSAFE = re.compile('[\x00-\x1f"\\\\<>&\u2028\u2029\ud800-\udfff]')
 _WRITTEN = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+# These stand in JSON text only inside strings.
+_HTML = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 # strconv/quote.go, appendEscapedRune
 _QUOTED = {
@@ -73,6 +77,12 @@ def _escape(match: re.Match[str]) -> str:
     if "\ud800" <= char <= "\udfff":
         return "\\ufffd"
     return _WRITTEN.get(char) or f"\\u{ord(char):04x}"
+
+
+def go_json(value: object) -> bytes:
+    """A document as Go's encoder writes it: no spaces, HTML escaping on. Keys stay in their order."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.translate(_HTML).encode("utf-8", "replace")
 
 
 def go_quote(text: str) -> str:

@@ -12,13 +12,13 @@ from functools import lru_cache
 Pair = tuple[bytes, bytes]
 
 # RFC 9110 7.6.1, and Proxy-Connection, which old clients send although it never was a standard.
-_HOP_BY_HOP = frozenset(
+HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
 
 # What a node has no use for: keys and cookies are the pool's, Origin would be checked against the node's own list, and
 # answers are never compressed, so Accept-Encoding could only do harm on a node behind another proxy.
-_NOT_FOR_NODE = _HOP_BY_HOP | frozenset(
+_NOT_FOR_NODE = HOP_BY_HOP | frozenset(
     (
         b"host",
         b"content-length",
@@ -35,7 +35,9 @@ _NOT_FOR_NODE = _HOP_BY_HOP | frozenset(
 DECISION_PREFIX = b"x-ollama-router-"
 _PREFIXES_NOT_FOR_NODE = (b"proxy-", DECISION_PREFIX)
 
-_NOT_FOR_CLIENT = _HOP_BY_HOP | {b"content-length"}
+# A node is never told the Origin, so what a proxy before it says about origins is not about this client.
+_NOT_FOR_CLIENT = HOP_BY_HOP | {b"content-length"}
+_PREFIX_NOT_FOR_CLIENT = b"access-control-"
 
 # 128: an id is written to every log line and header of its call; UUIDs take 36, trace ids 32, cloud proxies up to 100.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
@@ -84,7 +86,13 @@ def for_client(raw_headers: Sequence[Pair], extra: Sequence[Pair]) -> list[Pair]
     """The node's headers less its framing; `extra` replaces namesakes, as a node may itself be a router."""
     also = _named_by_connection(raw_headers)
     also.update([name.lower() for name, _ in extra])
-    kept = [pair for pair in raw_headers if (low := pair[0].lower()) not in _NOT_FOR_CLIENT and low not in also]
+    kept = [
+        pair
+        for pair in raw_headers
+        if (low := pair[0].lower()) not in _NOT_FOR_CLIENT
+        and low not in also
+        and not low.startswith(_PREFIX_NOT_FOR_CLIENT)
+    ]
     return [*kept, *extra]
 
 

@@ -48,6 +48,8 @@ class Intent:
     num_ctx: int | None
     num_ctx_spans: tuple[Span, ...]  # cut all of them and the option is gone, commas included
     num_ctx_values: tuple[Span, ...]  # replace all of them and it has another value
+    reload_names: tuple[str, ...]  # other options that would reload the copy, as the client wrote them
+    reload_values: tuple[Span, ...]  # null instead of all of them, and they say nothing
     members_end: int  # where a member can be added to the body's object; 0 where there is none
     keep_alive_s: float | None  # inf is for ever
     keep_alive_spans: tuple[Span, ...]
@@ -96,6 +98,8 @@ def _read_json(endpoint: Endpoint, body: bytes, was_encoded: bool) -> Intent:
         num_ctx=num_ctx,
         num_ctx_spans=_spans(fields.num_ctx_cuts),
         num_ctx_values=_values(fields.num_ctx_members),
+        reload_names=tuple(dict.fromkeys(member.key for member in fields.reload_members)),
+        reload_values=_values(fields.reload_members),
         members_end=fields.last.end if fields.last is not None else 0,
         keep_alive_s=fields.keep_alive_s,
         keep_alive_spans=_spans(fields.keep_alive_cuts),
@@ -215,6 +219,8 @@ def _read_form(endpoint: Endpoint, body: bytes, content_type: str) -> Intent:
         num_ctx=None,
         num_ctx_spans=(),
         num_ctx_values=(),
+        reload_names=(),
+        reload_values=(),
         members_end=0,
         keep_alive_s=None,
         keep_alive_spans=(),

@@ -30,6 +30,8 @@ _MESSAGES_TYPES = {
 _PROMPT_GO_TYPES = ("GenerateRequest", "CompletionRequest", "EmbeddingRequest", "ImageGenerationRequest")
 _OPTIONS_TYPE = "map[string]interface {}"
 _STREAM_OPTIONS_TYPE = "openai.StreamOptions"
+# Members of `options` whose change makes Ollama load the copy anew (server/sched.go, needsReload); num_ctx apart.
+RELOADING = frozenset({"num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"})
 # `stream` is a *bool here, so null means absent, and a bool elsewhere, so null means nothing (recordings
 # quirks/native-stream-null, quirks/stream-null).
 _STREAM_POINTERS = (Shape.CHAT, Shape.GENERATE, Shape.RESPONSES)
@@ -51,6 +53,7 @@ class Fields:
     num_ctx: Member | None = None
     num_ctx_members: list[Member] = field(default_factory=list)
     num_ctx_cuts: list[tuple[int, int]] = field(default_factory=list)
+    reload_members: list[Member] = field(default_factory=list)  # other options that would reload the copy
     keep_alive_s: float | None = None
     keep_alive_members: list[Member] = field(default_factory=list)
     keep_alive_cuts: list[tuple[int, int]] = field(default_factory=list)
@@ -167,6 +170,7 @@ def _read_options(fields: Fields, key: str, member: Member) -> None:
         fields.num_ctx = None  # null clears the map, another kind is refused in the end
         return
     members = members_of(fields.body, member.value, fields.skip)[0]
+    fields.reload_members += [inner for inner in members if inner.key in RELOADING and _changes(fields, inner)]
     found = [inner for inner in members if inner.key == "num_ctx"]  # a map's keys do not fold
     if not found:
         return
@@ -177,6 +181,18 @@ def _read_options(fields: Fields, key: str, member: Member) -> None:
     fields.num_ctx = None if _is_null(fields, found[-1]) else found[-1]
     fields.num_ctx_members += found
     fields.num_ctx_cuts += cuts_of(members, lambda name: name == "num_ctx")
+
+
+def _changes(fields: Fields, member: Member) -> bool:
+    """Null says nothing (api/types.go, FromMap), and -1 GPU layers are any number of them."""
+    value = fields.body[member.value : member.end]
+    return value != b"null" and (member.key, value) != ("num_gpu", b"-1")
+
+
+def _read_shift(fields: Fields, key: str, member: Member) -> None:
+    """True is the default (server/routes.go): only its contrary needs another runner."""
+    if fields.endpoint.shape in (Shape.CHAT, Shape.GENERATE) and _first(fields, member) == b"f":
+        fields.reload_members.append(member)
 
 
 def _read_keep_alive(fields: Fields, key: str, member: Member) -> None:
@@ -238,6 +254,7 @@ _READERS: dict[str, Callable[[Fields, str, Member], None]] = {
     "stream": _read_stream,
     "stream_options": _read_stream_options,
     "options": _read_options,
+    "shift": _read_shift,
     "keep_alive": _read_keep_alive,
     "messages": _read_messages,
     "prompt": _read_prompt,

@@ -66,6 +66,11 @@ def key_of(text: str) -> str:
     return parse_name(text).key
 
 
+def is_cloud_key(key: str) -> bool:
+    """By its tag alone; a stub under another name is known only to its nodes."""
+    return key.endswith((":cloud", _CLOUD_SUFFIX))
+
+
 def _split_source(text: str) -> tuple[str, str]:
     """The name without its source suffix, and `cloud`, `local` or nothing (modelref.go, parseSourceSuffix)."""
     head, colon, tail = text.rpartition(":")

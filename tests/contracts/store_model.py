@@ -44,6 +44,7 @@ class CopyFacts:
     state: CopyState = CopyState.ON_DISK
     slots: int = 0
     num_ctx: int = 0
+    named_ctx: int = 0
     seen: float = float("-inf")
     loader: str = ""
     since: float = 0.0
@@ -130,6 +131,7 @@ class Model:
             and any(key in copy.keys for key in held.keys)
             and copy.node not in ticket.excluded
             and (ticket.num_ctx == 0 or copy.num_ctx == 0 or copy.num_ctx >= ticket.num_ctx)
+            and (copy.named_ctx == 0 or not ticket.names_no_ctx)
         )
 
     def choices(self, held: Held) -> list[CopyFacts]:
@@ -316,6 +318,7 @@ class Model:
                 self.held.remove(held)
         for lease in leases:
             if self.find_lease(lease.id) is None:
+                self.left.pop(lease.ticket, None)
                 self._found(name, Ticket(lease.ticket, (lease.model,), attempt=lease.attempt)).lease = lease
                 self.copy(lease.node, lease.weights)
         for ticket in tickets:
@@ -352,7 +355,8 @@ class Model:
             if other is not copy and other.node == copy.node:
                 other.keys = [key for key in other.keys if key not in report.keys]
         copy.seen = max(copy.seen, min(report.seen_at_s, self.now))
-        copy.keys, copy.slots, copy.num_ctx = list(report.keys), report.slots, report.num_ctx
+        copy.keys, copy.slots = list(report.keys), report.slots
+        copy.num_ctx, copy.named_ctx = report.num_ctx, report.named_ctx
         copy.state = CopyState.READY if report.state is CopyState.READY else CopyState.ON_DISK
 
     def incarnate(self, name: str, uid: str) -> int:

@@ -79,6 +79,15 @@ def test_copy_with_a_smaller_context_is_not_used(pool: Pool) -> None:
     assert granted(pool) == [("1", "unknown")]
 
 
+def test_a_copy_with_a_named_context_is_not_used_by_who_cannot_name_it(pool: Pool) -> None:
+    pool.ready("a", "named", num_ctx=8192, named_ctx=8192)
+    assert isinstance(pool.take("a", call("1", names_no_ctx=True)), Place)
+    assert pool.take("a", call("2")).node == "named"
+    assert pool.lines("a")["m"].names_no_ctx
+    pool.ready("a", "default", num_ctx=4096)
+    assert granted(pool) == [("1", "default")]
+
+
 def test_two_names_of_one_set_of_weights_share_its_slots(pool: Pool) -> None:
     pool.ready("a", "n1", slots=2, keys="m alias")
     leases = [pool.take("a", call("1", "m")), pool.take("a", call("2", "alias"))]
@@ -339,7 +348,7 @@ def test_kth_refused_is_told_to_wait_for_k_grants(make_pool: MakePool) -> None:
         assert 0.8 * k / 0.5 <= told <= 1.2 * k / 0.5
     for k in range(25, 80):
         told = pool.take("a", call(f"refused{k}")).retry_after_s
-    assert told == RETRY_AFTER_S_MAX
+    assert RETRY_AFTER_S_MAX / 1.5 <= told <= RETRY_AFTER_S_MAX, "spread at the upper end too"
 
 
 def test_line_that_never_moved_tells_a_short_wait_that_grows(make_pool: MakePool) -> None:

@@ -40,6 +40,7 @@ wishes = st.fixed_dictionaries(
         "preferred": st.lists(st.sampled_from((*NODES, "gone")), max_size=2, unique=True).map(tuple),
         "excluded": excluded,
         "num_ctx": contexts,
+        "names_no_ctx": st.sampled_from([False, False, True]),
     }
 )
 
@@ -137,7 +138,7 @@ class Histories(RuleBasedStateMachine):
         self.pass_time(1.0)
         for node in NODES:
             self.incarnate("a", node, "")
-            self.ready("b", node, "w", slots, 0)
+            self.ready("b", node, "w", slots, 0, False)
 
     def hello(self, who: str, keeps: bool) -> None:
         """With all that it believes to hold, or as a process that forgot some of it."""
@@ -312,13 +313,18 @@ class Histories(RuleBasedStateMachine):
     # nodes
 
     @rule(
-        who=replicas, node=nodes, weights=weights, slots=st.integers(1, 3), num_ctx=st.sampled_from([0, 0, 4096, 8192])
+        who=replicas,
+        node=nodes,
+        weights=weights,
+        slots=st.integers(1, 3),
+        num_ctx=st.sampled_from([0, 0, 4096, 8192]),
+        is_named=st.booleans(),
     )
-    def ready(self, who: str, node: str, weights: str, slots: int, num_ctx: int) -> None:
+    def ready(self, who: str, node: str, weights: str, slots: int, num_ctx: int, is_named: bool) -> None:
         """A fresh probe of a healthy node."""
         number = self.model.node(node).number
         facts = (number, weights, KEYS_OF[weights], CopyState.READY, slots, num_ctx, self.model.now)
-        self._set_copy(who, CopyReport(node, *facts))
+        self._set_copy(who, CopyReport(node, *facts, named_ctx=num_ctx if is_named else 0))
 
     @rule(who=replicas, node=nodes, slots=st.integers(1, 3))
     def heals(self, who: str, node: str, slots: int) -> None:
@@ -326,14 +332,14 @@ class Histories(RuleBasedStateMachine):
         for name in KEYS_OF:
             self._gate(who, node, name, Gate.OPEN, 0.0)
         self.incarnate(who, node, "")
-        self.ready(who, node, "w", slots, 0)
+        self.ready(who, node, "w", slots, 0, False)
 
     @rule(rounds=st.lists(st.tuples(replicas, picks, wishes), min_size=3, max_size=12), node=nodes)
     def rush(self, rounds: list[tuple[str, int, dict[str, Any]]], node: str) -> None:
         """Calls come and go while all is well."""
         self.heals(rounds[0][0], node, 1 + rounds[0][1] % 2)
         for who, pick, wish in rounds:
-            self.take(who, [{**wish, "num_ctx": 0}])
+            self.take(who, [{**wish, "num_ctx": 0, "names_no_ctx": False}])
             if pick % 3 == 0:
                 self.give_back(REPLICAS[pick % len(REPLICAS)], [pick])
             if pick % 5 == 0:

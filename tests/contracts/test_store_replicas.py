@@ -269,3 +269,15 @@ def test_refusals_travel_by_stream_too(pool: Pool) -> None:
     pool.refuse("a", "m", LoadFailed("no"))
     pool.beat("b")
     assert [news.ticket for news in pool.answer.refusals] == ["1"]
+
+
+def test_a_lease_that_a_replica_holds_outlives_the_refusal_of_the_place_it_was_put_back_to(pool: Pool) -> None:
+    """The grant was passed on while its replica was not heard, and the line refused; then the replica names it."""
+    pool.take("b", call("1"))
+    pool.ready("a", "n1")
+    (lease,) = pool.read("b")
+    pool.wait(UNACKED_S + 1, beating="a")
+    pool.refuse("a", "m", LoadFailed("out of memory"))
+    pool.hello("b", leases=[lease])
+    assert pool.take("b", call("1")) == lease
+    assert isinstance(pool.take("a", call("2")), Place), "its slot is taken"

@@ -10,12 +10,16 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from router.settings.changes import NEED_RESTART
 from router.settings.load import setting_paths
 from router.telemetry.families import FAMILIES, PREFIX, Family
 
 
 def settings() -> list[str]:
-    return [f"| `{path}` | {_default(field)} | {field.description} |" for path, field in setting_paths().items()]
+    return [
+        f"| `{path}` | {_default(field)} | {field.description}{' Needs a restart.' if path in NEED_RESTART else ''} |"
+        for path, field in setting_paths().items()
+    ]
 
 
 def metrics() -> list[str]:

@@ -30,6 +30,7 @@ def node(
     health: Health = Health.HEALTHY,
     is_read: bool = True,
     weights: Mapping[str, str] | None = None,
+    is_named: bool = False,
 ) -> Node:
     """`ready`, `loading`, `expiring` and `spilled` keys are in memory, and in no list unless `disk` names them too."""
     weights = weights or {}
@@ -52,7 +53,17 @@ def node(
             own = weights.get(key, f"w:{key}")
             sharing = tuple(sorted({key} | {model.key for model in models.values() if model.weights == own}))
             held = size_bytes // 2 if key in spilled.split() else size_bytes
-            copies[own] = Copy(own, state, sharing, slots, num_ctx, size_bytes, held, digest=f"d:{key}")
+            copies[own] = Copy(
+                own,
+                state,
+                sharing,
+                slots,
+                num_ctx,
+                size_bytes,
+                held,
+                digest=f"d:{key}",
+                named_ctx=num_ctx if is_named else 0,
+            )
     spec = NodeSpec(name, f"{name}.example", 11434, slots=slots, backlog=backlog, vram_bytes=vram_bytes, weight=weight)
     return Node(spec, health=health, models=MappingProxyType(models), copies=MappingProxyType(copies), is_read=is_read)
 

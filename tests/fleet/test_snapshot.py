@@ -37,6 +37,17 @@ def recorded(ps: str = "ps", *, shown: bool = True) -> Node:
     return apply_ps(fresh, entries, known, node_now_s=now_s, interval_s=2.0, leased=())
 
 
+def test_a_context_that_a_load_of_ours_named_is_remembered_while_the_copy_still_has_it() -> None:
+    entries = parse_ps(recording("catalog/ps").response.body, key_of)
+    (seen,) = recorded().copies.values()
+    named = replace(recorded(), copies={seen.weights: replace(seen, named_ctx=seen.num_ctx)})
+    loaded_anew = replace(recorded(), copies={seen.weights: replace(seen, named_ctx=seen.num_ctx + 1)})
+    for before, kept in ((named, seen.num_ctx), (loaded_anew, 0)):
+        shown = {seen.digest: Shown(WEIGHTS, 32768)}
+        after = apply_ps(before, entries, shown, node_now_s=1795396664.0, interval_s=2.0, leased=())
+        assert after.copies[seen.weights].named_ctx == kept
+
+
 # Histories
 
 
@@ -47,7 +58,7 @@ def ready_by_hand(snapshot: Snapshot, key: str) -> set[str]:
         weights = one.models[key].weights if key in one.models else None
         for copy in one.copies.values():
             serves = copy.weights == weights if weights else key in copy.keys
-            if serves and copy.state is CopyState.READY and one.health not in (Health.DOWN, Health.UNREAD):
+            if serves and copy.state is CopyState.READY and one.health in (Health.HEALTHY, Health.DEGRADED):
                 found.add(one.name)
     return found
 
@@ -62,7 +73,7 @@ def test_a_snapshot_equals_one_rebuilt_from_scratch_after_any_history(history: l
             rows = snapshot.holding(key)
             assert names(rows.ready) | names(rows.last_resort) == ready_by_hand(snapshot, key)
             assert not names(rows.ready) & names(rows.last_resort)
-            assert rows.has_node_up == any(row.is_up for row in rows.by_node.values())
+            assert rows.has_node_up == any(row.takes_calls for row in rows.by_node.values())
             assert snapshot.is_known(key) == bool(rows.by_node) == (key in snapshot.keys)
         assert snapshot.all_read == all(node.is_read for node in snapshot.nodes.values())
 
@@ -99,12 +110,18 @@ def test_a_down_node_keeps_its_models_known_and_serves_nobody() -> None:
     assert not snapshot.holding("x").ready.rows
 
 
-def test_spilled_and_draining_copies_are_last_resorts() -> None:
-    snapshot = fleet(
-        node("a", disk="x", spilled="x"), node("b", disk="x", ready="x", health=Health.DRAINING), node("c", ready="x")
-    )
-    assert names(snapshot.holding("x").last_resort) == {"a", "b"}
+def test_spilled_copies_are_last_resorts() -> None:
+    snapshot = fleet(node("a", disk="x", spilled="x"), node("c", ready="x"))
+    assert names(snapshot.holding("x").last_resort) == {"a"}
     assert names(snapshot.holding("x").ready) == {"c"}
+
+
+def test_a_draining_node_is_up_and_serves_nobody_new() -> None:
+    snapshot = fleet(node("a", disk="x", ready="x", health=Health.DRAINING))
+    row = snapshot.holding("x").by_node["a"]
+    assert (row.is_up, row.takes_calls, row.is_ready) == (True, False, False)
+    assert snapshot.is_known("x")
+    assert not snapshot.has_node_up("x")
 
 
 def test_an_unread_node_leaves_unknown_names_open() -> None:
@@ -232,3 +249,11 @@ def test_listings_pass_through_unchanged() -> None:
     node = recorded("ps-two")
     assert json.loads(node.models["gpt-4:latest"].listing)["name"] == "gpt-4:latest"
     assert json.loads(node.copies[WEIGHTS].listing)["context_length"] == 2048
+
+
+def test_a_disk_that_is_as_it_was_is_the_same_object() -> None:
+    body = b'{"models":[{"name":"m:1b","model":"m:1b","digest":"d","size":1,"modified_at":"2026-01-01T00:00:00Z"}]}'
+    entries = parse_tags(body, key_of)
+    first = apply_tags(node("a"), entries, {})
+    assert apply_tags(first, parse_tags(body, key_of), {}).models is first.models
+    assert apply_tags(first, entries, {"d": Shown("w")}).models is not first.models

@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.policy.guard import Cut, Keep, Refused, clamp_keep_alive, guard_num_ctx
+from router.policy.guard import (
+    Cut,
+    Guards,
+    Keep,
+    KeepAliveGuard,
+    NumCtxGuard,
+    Refused,
+    clamp_keep_alive,
+    context_to_load,
+    guard_loaded,
+    guard_num_ctx,
+    keep_alive_to_load,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,3 +60,39 @@ def test_what_is_kept_never_reloads(asked: int, loaded: int, context_max: int) -
 )
 def test_nobody_keeps_a_model_for_ever(asked_s: float | None, answer_s: float | None) -> None:
     assert clamp_keep_alive(asked_s, 1800) == answer_s
+
+
+@pytest.mark.parametrize(
+    ("asked", "loaded", "mode", "is_refused"),
+    [
+        (8192, [4096, 2048], NumCtxGuard.PROTECT, True),
+        (4096, [4096, 2048], NumCtxGuard.PROTECT, False),
+        (2048, [4096], NumCtxGuard.PROTECT, False),
+        (8192, [4096, 0], NumCtxGuard.PROTECT, False),  # nobody knows what one of them has
+        (8192, [], NumCtxGuard.PROTECT, False),
+        (2048, [4096], NumCtxGuard.REJECT, True),
+        (2048, [4096, 2048], NumCtxGuard.REJECT, False),
+        (None, [4096], NumCtxGuard.REJECT, False),
+        (100_000, [32768], NumCtxGuard.REJECT, False),  # Ollama caps it to the training context
+    ],
+)
+def test_a_context_is_refused_where_no_copy_has_it(
+    asked: int | None, loaded: list[int], mode: NumCtxGuard, is_refused: bool
+) -> None:
+    assert (guard_loaded(asked, loaded, 32768, Guards(mode)) is not None) == is_refused
+
+
+def test_a_load_has_the_context_of_the_override_before_the_clients_and_none_above_the_training_context() -> None:
+    assert context_to_load(2048, None, Guards(), 32768) == 2048
+    assert context_to_load(2048, 8192, Guards(), 32768) == 8192
+    assert context_to_load(None, 8192, Guards(), 4096) == 4096
+    assert context_to_load(None, 8192, Guards(), 0) == 8192
+    assert context_to_load(None, None, Guards(), 32768) == 0
+    assert context_to_load(2048, 8192, Guards(NumCtxGuard.PASS), 32768) == 0
+
+
+def test_a_load_keeps_the_model_as_long_as_was_asked_where_keep_alive_passes() -> None:
+    passing = Guards(keep_alive=KeepAliveGuard.PASS)
+    assert keep_alive_to_load(math.inf, passing) == math.inf
+    assert keep_alive_to_load(math.inf, Guards()) == 1800
+    assert keep_alive_to_load(0.0, passing) is None

@@ -35,8 +35,9 @@ def line(
     num_ctx: int = 0,
     keep_alive_s: float | None = None,
     excluded: str = "",
+    names_no_ctx: bool = False,
 ) -> LineView:
-    return LineView(model, depth, wait_s, num_ctx, keep_alive_s, 256, 0.0, frozenset(excluded.split()))
+    return LineView(model, depth, wait_s, num_ctx, keep_alive_s, 256, 0.0, frozenset(excluded.split()), names_no_ctx)
 
 
 def placed(
@@ -88,10 +89,19 @@ def test_weights_spread_over_equal_nodes() -> None:
     assert {where(placed(snapshot, line(model)))[0] for model in models} == set("abc")
 
 
+def test_for_more_context_than_any_copy_has_another_is_loaded_or_else_one_anew() -> None:
+    """Those who wait for it are calls of an alias that overrides num_ctx: all others were refused."""
+    small = node("a", disk="x", ready="x", num_ctx=2048)
+    assert placed(fleet(small, node("b", disk="x")), line(num_ctx=8192)) == (Load("b", "X", "x", "w:x", 8192),)
+    assert placed(fleet(small), line(num_ctx=8192)) == (Load("a", "X", "x", "w:x", 8192),)
+    assert placed(fleet(small), line(num_ctx=8192), mode=Mode.OBSERVE) == ()
+    assert placed(fleet(small, node("b", disk="x", ready="x", num_ctx=8192)), line(num_ctx=8192)) == ()
+    trained_with_less = node("a", disk="x", ready="x", num_ctx=2048, context_max=2048)
+    assert placed(fleet(trained_with_less), line(num_ctx=8192)) == ()
+
+
 def test_a_ready_copy_is_waited_for() -> None:
     assert placed(fleet(node("a", disk="x", ready="x"), node("b", disk="x")), line(depth=99)) == ()
-    too_small = fleet(node("a", disk="x", ready="x", num_ctx=2048), node("b", disk="x"))
-    assert placed(too_small, line(num_ctx=8192)) == ()
 
 
 def test_a_ready_copy_that_the_line_may_not_use_is_not_waited_for() -> None:
@@ -201,3 +211,22 @@ def test_no_pass_asks_for_the_impossible_or_twice(
         assert load.key in {waiting.model for waiting in lines if waiting.depth and load.node not in waiting.excluded}
     acted = [action.key for action in actions]
     assert len(set(acted)) == len(acted)
+
+
+def test_a_line_with_somebody_who_cannot_name_a_context_is_loaded_with_the_nodes_own() -> None:
+    (load,) = placed(fleet(node("a", disk="x")), line(num_ctx=8192, names_no_ctx=True))
+    assert (load.num_ctx, load.is_default) == (0, True)
+    (shared,) = placed(
+        fleet(node("a", disk="x y", weights=SAME)), line("x", num_ctx=8192), line("y", names_no_ctx=True)
+    )
+    assert (shared.num_ctx, shared.is_default) == (0, True)
+
+
+@pytest.mark.parametrize("where_it_is", ["ready", "expiring"])
+def test_a_copy_with_a_named_context_is_loaded_anew_for_who_cannot_name_it(where_it_is: str) -> None:
+    snapshot = fleet(node("a", disk="x", num_ctx=8192, is_named=True, **{where_it_is: "x"}))
+    (load,) = placed(snapshot, line(names_no_ctx=True))
+    assert (load.node, load.num_ctx, load.is_renewal) == ("a", 0, False)
+    if where_it_is == "ready":
+        assert placed(snapshot, line()) == (), "who can name it has a copy"
+    assert placed(snapshot, line(names_no_ctx=True), loading={"a": "w:x"}) == ()

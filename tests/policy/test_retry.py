@@ -14,6 +14,7 @@ from router.policy.retry import (
     Budget,
     Failure,
     GiveUp,
+    NextTarget,
     Pass,
     Retry,
     Tries,
@@ -88,11 +89,13 @@ def test_only_copies_that_fail_and_nodes_that_cannot_be_reached_are_blamed() -> 
     assert {failure for failure in Failure if blame_of(failure) is Blame.NODE} == {
         Failure.CONNECT_REFUSED,
         Failure.CONNECT_TIMEOUT,
+        Failure.TLS,
     }
     assert {failure for failure in Failure if blame_of(failure) is Blame.NOBODY} == {
         Failure.LOCAL,
         Failure.BUSY,
         Failure.MODEL_GONE,
+        Failure.INCAPABLE,
         Failure.FIRST_BYTE_TIMEOUT,
     }
     assert blame_of(None) is Blame.NOBODY
@@ -125,3 +128,33 @@ def test_retries_at_once_never_exceed_their_share(ends: list[bool], running: int
             answer = verdict(Failure.RESET, Tries(1), Budget(running, retrying))
             retrying += isinstance(answer, Retry)
         assert retrying <= max(BUDGET_MIN, 0.2 * running + 1)
+
+
+INCAPABLE = ["chat-tools", "chat-think", "generate-suffix"]
+
+
+@pytest.mark.parametrize(
+    "name", [*(f"refused/{kind}-unsupported" for kind in INCAPABLE), "refused/embed-on-chat-model",
+             "refused/v1-embeddings-on-chat-model", "v0.24/embed-on-chat-model", "refused/v1-transcriptions-bad"],
+)  # fmt: skip
+def test_what_a_model_cannot_do_is_a_failure_only_where_the_alias_has_another(name: str) -> None:
+    answer = recording(name).response
+    assert classify(answer.status, answer.body) is None
+    assert classify(answer.status, answer.body, has_other_target=True) is Failure.INCAPABLE
+
+
+def test_a_clients_mistake_is_answered_by_the_first_model() -> None:
+    for each in recordings("refused"):
+        if b"does not support" not in each.response.body:
+            assert classify(each.response.status, each.response.body, has_other_target=True) is not Failure.INCAPABLE
+
+
+def test_another_target_comes_after_the_last_node_but_at_once_for_what_a_model_cannot_do() -> None:
+    two, one = Tries(made=1, has_other_target=True), Tries(made=1, has_other_node=False, has_other_target=True)
+    assert verdict(Failure.RESET, two) == Retry(True, is_counted=True)
+    assert verdict(Failure.RESET, one) == NextTarget(is_counted=True)
+    assert verdict(Failure.INCAPABLE, two, FULL) == NextTarget(is_counted=False)
+    assert verdict(Failure.BUSY, one) == Retry(False, is_counted=True), "a busy target is waited for"
+    assert verdict(Failure.FIRST_BYTE_TIMEOUT, one) == GiveUp()
+    assert verdict(Failure.INCAPABLE, Tries(made=ATTEMPTS, has_other_target=True)) == Pass()
+    assert verdict(Failure.RUNNER_DIED, Tries(made=2, has_met_dead_runner=True, has_other_target=True)) == GiveUp()

@@ -54,12 +54,18 @@ def test_a_model_in_no_memory_is_a_cold_load() -> None:
         assert decide(snapshot) == Decision((), Reason.COLD_LOAD)
 
 
-def test_spilled_and_draining_copies_come_last_and_alone_are_a_fallback() -> None:
-    spilled, draining = node("s", disk="x", spilled="x"), node("d", disk="x", ready="x", health=Health.DRAINING)
+def test_spilled_copies_come_last_and_alone_are_a_fallback() -> None:
+    spilled, other = node("s", disk="x", spilled="x"), node("t", disk="x", spilled="x")
     busy = load(a=1)
-    assert decide(fleet(spilled, draining, node("a", ready="x", slots=2)), busy).preferred[0] == "a"
-    alone = decide(fleet(spilled, draining))
-    assert (set(alone.preferred), alone.reason) == ({"s", "d"}, Reason.FALLBACK)
+    assert decide(fleet(spilled, other, node("a", ready="x", slots=2)), busy).preferred[0] == "a"
+    alone = decide(fleet(spilled, other))
+    assert (set(alone.preferred), alone.reason) == ({"s", "t"}, Reason.FALLBACK)
+
+
+def test_a_draining_node_is_never_proposed_not_even_alone() -> None:
+    draining = node("d", disk="x", ready="x", health=Health.DRAINING)
+    assert decide(fleet(draining, node("a", ready="x"))).preferred == ("a",)
+    assert decide(fleet(draining)) == Decision((), Reason.COLD_LOAD)
 
 
 def test_a_copy_with_too_little_context_is_out_unless_the_model_has_no_more() -> None:
@@ -98,7 +104,7 @@ def test_nothing_excluded_down_or_twice_is_ever_proposed(
     assert len(decision.preferred) == len(set(decision.preferred)) <= PREFERRED_MAX
     for name in decision.preferred:
         assert name not in excluded
-        assert snapshot.nodes[name].health not in (Health.DOWN, Health.UNREAD)
+        assert snapshot.nodes[name].health in (Health.HEALTHY, Health.DEGRADED)
         rows = [snapshot.holding(key).by_node.get(name) for key in want.targets]
         assert any(row and row.is_ready for row in rows)
     assert (decision.reason is Reason.COLD_LOAD) == (not decision.preferred)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from random import Random
 from typing import Any
 
@@ -22,6 +22,7 @@ def settings_for(nodes: Sequence[SimulatedNode], /, **changes: Any) -> Settings:
     basis: dict[str, Any] = {
         "listen": LOOPBACK,
         "metrics_listen": LOOPBACK,
+        "admin": {"listen": LOOPBACK},
         "nodes": [{"url": node.url, "name": node.name} for node in nodes],
         "probe": {"interval_s": 0.1},
         "shutdown": {"drain_delay_s": 0},
@@ -34,13 +35,19 @@ async def router_before(
     nodes: Sequence[SimulatedNode], /, *, seed: int = 0, descriptor: int | None = None, **changes: Any
 ) -> AsyncIterator[Router]:
     """Ready when every node was read. Log lines go to `descriptor`, by default nowhere."""
+    with quiet_logs(descriptor) as logs:
+        async with running(settings_for(nodes, **changes), logs, Random(seed)) as router:
+            await until(lambda: router.keeper.snapshot.all_read or not nodes)
+            yield router
+
+
+@contextmanager
+def quiet_logs(descriptor: int | None = None) -> Iterator[Logs]:
     silent = os.open(os.devnull, os.O_WRONLY) if descriptor is None else descriptor
     logs = Logs(log_format="json", level="info", descriptor=silent)
     logs.open()
     try:
-        async with running(settings_for(nodes, **changes), logs, Random(seed)) as router:
-            await until(lambda: router.keeper.snapshot.all_read or not nodes)
-            yield router
+        yield logs
     finally:
         logs.close()
         if descriptor is None:

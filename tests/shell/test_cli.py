@@ -13,22 +13,22 @@ import pytest
 import router
 from router import __version__
 from router.cli import FAILED, MISUSED, OK, main
-from router.settings import Settings
+from router.settings import Origin, Settings
 
 
-class Wiring(ModuleType):
-    """Stands for `router.wiring`: keeps what it was asked to run."""
+class Running(ModuleType):
+    """Stands for `router.process`: keeps what it was asked to run."""
 
     def __init__(self) -> None:
-        super().__init__("router.wiring")
+        super().__init__("router.process")
         self.served: list[Settings] = []
         self.shown: list[tuple[Settings, int, int]] = []
         self.failure: Exception | None = None
 
-    def serve(self, settings: Settings) -> int:
+    def serve(self, origin: Origin) -> int:
         if self.failure is not None:
             raise self.failure
-        self.served.append(settings)
+        self.served.append(origin.read().settings)
         return 0
 
     def demo(self, settings: Settings, nodes: int, *, seed: int) -> int:
@@ -37,59 +37,62 @@ class Wiring(ModuleType):
 
 
 @pytest.fixture
-def wiring(monkeypatch: pytest.MonkeyPatch) -> Wiring:
+def process(monkeypatch: pytest.MonkeyPatch) -> Running:
     for name in ("OLLAMA_ROUTER_NODES", "OLLAMA_ROUTER_CONFIG"):
         monkeypatch.delenv(name, raising=False)
-    wiring = Wiring()
-    monkeypatch.setitem(sys.modules, "router.wiring", wiring)
-    monkeypatch.setattr(router, "wiring", wiring, raising=False)
-    return wiring
+    process = Running()
+    monkeypatch.setitem(sys.modules, "router.process", process)
+    monkeypatch.setattr(router, "process", process, raising=False)
+    return process
 
 
-def test_serve_runs_with_what_the_arguments_say(wiring: Wiring) -> None:
+def test_serve_runs_with_what_the_arguments_say(process: Running) -> None:
     nodes = ["--node", "gpu-1", "--node", "http://gpu-2:1"]
+    metrics = ["--metrics-listen", "127.0.0.1:0"]
     assert (
-        main(["serve", *nodes, "--listen", "[::1]:0", "--metrics-listen", "127.0.0.1:0", "--log-format", "text"]) == OK
+        main(["serve", *nodes, "--listen", "[::1]:0", *metrics, "--admin-listen", "[::1]:1", "--log-format", "text"])
+        == OK
     )
-    (settings,) = wiring.served
+    (settings,) = process.served
     assert [node.url for node in settings.nodes] == ["http://gpu-1:11434", "http://gpu-2:1"]
-    assert (settings.listen, settings.metrics_listen) == ("[::1]:0", "127.0.0.1:0")
+    ends = (settings.listen, settings.metrics_listen, settings.admin.listen)
+    assert ends == ("[::1]:0", "127.0.0.1:0", "[::1]:1")
     assert (settings.log.format, settings.log.level) == ("text", "info")
 
 
 def test_serve_reads_the_environment_and_a_file(
-    wiring: Wiring, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    process: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "router.yaml"
     config.write_text("pool: lab\nlog: {format: text, level: warning}\n")
     monkeypatch.setenv("OLLAMA_ROUTER_NODES", "gpu-1,gpu-2")
     monkeypatch.setenv("OLLAMA_ROUTER_NODSE", "x")
     assert main(["serve", "--config", str(config), "--log-level", "debug"]) == OK
-    (settings,) = wiring.served
+    (settings,) = process.served
     assert (settings.pool, len(settings.nodes)) == ("lab", 2)
     assert (settings.log.format, settings.log.level) == ("text", "debug")
     assert "OLLAMA_ROUTER_NODSE is no setting and is ignored" in capsys.readouterr().err
 
 
-def test_serve_without_a_node_says_what_to_do(wiring: Wiring, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_without_a_node_says_what_to_do(process: Running, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve"]) == MISUSED
     text = capsys.readouterr().err
     assert "no node is configured" in text
     assert "--node http://" in text
     assert "ollama-router demo" in text
-    assert wiring.served == []
+    assert process.served == []
 
 
-def test_a_port_that_is_taken_is_a_failure_in_one_line(wiring: Wiring, capsys: pytest.CaptureFixture[str]) -> None:
-    wiring.failure = OSError(98, "address already in use")
+def test_a_port_that_is_taken_is_a_failure_in_one_line(process: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    process.failure = OSError(98, "address already in use")
     assert main(["serve", "--node", "gpu-1"]) == FAILED
     assert capsys.readouterr().err == "ollama-router: [Errno 98] address already in use\n"
 
 
-def test_demo_brings_its_own_nodes(wiring: Wiring, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_brings_its_own_nodes(process: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_ROUTER_NODES", "gpu-1")
     assert main(["demo", "--nodes", "5", "--seed", "7"]) == OK
-    ((settings, nodes, seed),) = wiring.shown
+    ((settings, nodes, seed),) = process.shown
     assert (settings.nodes, nodes, seed) == ((), 5, 7)
 
 

@@ -285,7 +285,8 @@ async def test_a_node_gets_its_own_host_and_none_of_the_clients_secrets() -> Non
         b"Via: 1.1 some-proxy",
         b"X-Request-Id: call-7",
     )
-    async with ReplayNode("a", kept_alive("openai/v1-chat")) as node, router_before([node]) as router:
+    cors = {"origins": ["https://secret.example"]}
+    async with ReplayNode("a", kept_alive("openai/v1-chat")) as node, router_before([node], cors=cors) as router:
         answer = await exchange(router.port, post(CHAT, BODY, *lines))
         assert answer.header("x-request-id") == "call-7"
         heard = node.heard[0].headers.pairs

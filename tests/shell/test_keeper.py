@@ -15,7 +15,7 @@ from router.errors import Outcome
 from router.fleet.breaker import Circuit
 from router.fleet.node import CopyState, Health, NodeSpec
 from router.fleet.reports import Shown, parse_ps, parse_tags
-from router.fleet.tickets import Lease, Place, Ticket
+from router.fleet.tickets import Gate, Lease, Place, Ticket
 from router.policy.retry import Failure
 from router.store.memory import MemoryStore
 from router.wire.names import parse_name
@@ -118,6 +118,50 @@ def test_what_is_resident_serves_and_what_is_not_does_not() -> None:
     house.saw_ps("a")
     assert not house.is_ready("a")
     assert isinstance(house.take("t2"), Place)
+
+
+def test_a_node_that_left_is_still_known_to_its_leases_and_its_return_is_another_start() -> None:
+    house = House()
+    spec = house.keeper.spec_of("a")
+    starts = []
+    for _ in range(3):
+        for event in (house.keeper.missed, house.keeper.missed, house.keeper.missed):
+            run(event("a"))
+        for _ in range(2):
+            run(house.keeper.answered("a", "0.33.0"))
+        run(house.keeper.remove("a"))
+        assert house.keeper.spec_of("a") == spec
+        run(house.keeper.add(spec))
+        starts.append(house.keeper.snapshot.nodes["a"].incarnation)
+        run(house.keeper.answered("a", "0.33.0"))
+        run(house.keeper.saw_tags("a", tags("m:1")))
+        house.saw_ps("a", "m:1")
+        house.fail(house.lease(f"t{len(starts)}"), None)
+    assert starts == sorted(set(starts)), "an old number's reports would be ignored"
+
+
+def test_a_node_that_left_with_an_open_circuit_comes_back_without_one() -> None:
+    house = House()
+    house.saw_ps("a", "m:1")
+    for number in range(3):
+        house.fail(house.lease(f"t{number}"), Failure.CONNECT_TIMEOUT)
+    assert house.keeper.circuits() == {("a", None): Circuit.OPEN}
+    run(house.keeper.remove("a"))
+    run(house.keeper.add(NodeSpec("a", "a", 11434, slots=2)))
+    run(house.keeper.answered("a", "0.33.0"))
+    run(house.keeper.saw_tags("a", tags("m:1")))
+    house.saw_ps("a", "m:1")
+    assert [house.lease(ticket).node for ticket in ("t8", "t9")] == ["a", "a"]
+
+
+def test_of_nodes_that_left_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.control.keeper.LEFT_MAX", 2)
+    house = House("abc")
+    for name in "abc":
+        run(house.keeper.remove(name))
+    assert [house.keeper.spec_of(name).name for name in "bc"] == ["b", "c"]
+    with pytest.raises(KeyError):
+        house.keeper.spec_of("a")
 
 
 def test_a_report_that_was_asked_for_before_a_load_ended_changes_nothing() -> None:
@@ -264,6 +308,82 @@ def test_a_node_that_is_gone_from_discovery_leaves_nothing() -> None:
     assert dict(house.keeper.snapshot.nodes) == {}
 
 
+def test_a_node_that_drains_gets_nothing_new_and_keeps_what_it_has() -> None:
+    house = House("ab")
+    house.saw_ps("a", "m:1")
+    running = house.lease("t1")
+    assert isinstance(house.take("t2"), Place)
+    run(house.keeper.drain("a"))
+    run(house.keeper.drain("a"))
+    assert house.keeper.snapshot.nodes["a"].health is Health.DRAINING
+    assert dict(house.store.occupancy) == {("a", "d-m:1"): 1}
+    house.fail(running, None)
+    assert house.granted == [], "the slot that came free belongs to nobody: its node drains"
+    house.saw_ps("b", "m:1")
+    assert [(lease.ticket, lease.node) for lease in house.granted] == [("t2", "b")]
+    house.fail(house.granted.pop(), None)
+    run(house.keeper.resume("a"))
+    run(house.keeper.resume("a"))
+    assert (house.keeper.drained(), house.is_ready("a")) == (frozenset(), True)
+    assert {house.lease("t3").node, house.lease("t4").node} == {"a", "b"}
+
+
+def test_a_drain_outlives_probes_breakers_and_the_node_itself() -> None:
+    house = House()
+    house.saw_ps("a", "m:1")
+    lease = house.lease("t1")
+    run(house.keeper.drain("a"))
+    for _ in range(3):
+        run(house.keeper.attempt_ended(lease, Failure.CONNECT_TIMEOUT, Outcome.OK))
+    assert house.keeper.circuits() == {("a", None): Circuit.OPEN}
+    house.clock.time_s += 3
+    house.fail(lease, None)
+    assert house.keeper.circuits() == {}, "it answered: the breaker is closed again, the drain is not lifted"
+    assert isinstance(house.take("t2"), Place)
+    run(house.keeper.attempt_ended(lease, Failure.CONNECT_REFUSED, Outcome.OK))
+    assert (house.keeper.snapshot.nodes["a"].health, house.keeper.drained()) == (Health.DOWN, {"a"})
+    run(house.keeper.answered("a", "0.33.0"))
+    run(house.keeper.answered("a", "0.33.0"))
+    house.saw_ps("a", "m:1")
+    assert house.keeper.snapshot.nodes["a"].health is Health.DRAINING
+    assert house.granted == []
+    run(house.keeper.resume("a"))
+    assert [lease.ticket for lease in house.granted] == ["t2"]
+
+
+def test_a_breaker_that_is_open_stays_so_when_its_node_resumes() -> None:
+    house = House()
+    house.saw_ps("a", "m:1")
+    lease = house.lease("t1")
+    for _ in range(3):
+        run(house.keeper.attempt_ended(lease, Failure.CONNECT_TIMEOUT, Outcome.OK))
+    run(house.store.give_back(lease, Outcome.UPSTREAM_ERROR, 0))
+    run(house.keeper.drain("a"))
+    run(house.keeper.resume("a"))
+    assert isinstance(house.take("t2"), Place)
+    house.clock.time_s += 3
+    run(house.store.beat())
+    assert [lease.ticket for lease in house.granted] == ["t2"]
+
+
+@pytest.mark.parametrize("why", ["drain", "breaker"])
+def test_a_node_that_leaves_and_comes_back_is_shut_for_nothing_that_is_forgotten(why: str) -> None:
+    house = House()
+    house.saw_ps("a", "m:1")
+    if why == "drain":
+        run(house.keeper.drain("a"))
+    else:
+        for number in range(3):
+            house.fail(house.lease(f"f{number}"), Failure.RESET)
+    run(house.keeper.remove("a"))
+    run(house.keeper.add(NodeSpec("a", "a", 11434, slots=2)))
+    run(house.keeper.answered("a", "0.33.0"))
+    run(house.keeper.saw_tags("a", tags("m:1")))
+    house.saw_ps("a", "m:1")
+    assert house.keeper.drained() == frozenset()
+    assert [house.lease(f"t{number}").node for number in range(2)] == ["a", "a"]
+
+
 def test_what_a_manifest_shows_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.control.keeper.SHOWN_MAX", 1)
     house = House()
@@ -302,6 +422,10 @@ class Histories(RuleBasedStateMachine):
         if self.house.keeper.snapshot.nodes[name].health is not Health.DOWN:
             run(self.house.keeper.saw_tags(name, tags(*["m:1"] * listed)))
 
+    @rule(name=nodes, is_drain=st.booleans())
+    def drain_or_resume(self, name: str, is_drain: bool) -> None:
+        run(self.house.keeper.drain(name) if is_drain else self.house.keeper.resume(name))
+
     @rule()
     def arrive(self) -> None:
         self.tickets += 1
@@ -331,6 +455,11 @@ class Histories(RuleBasedStateMachine):
             assert entry.incarnation == node.incarnation
 
     @invariant()
+    def drains_are_lifted_by_word_only(self) -> None:
+        nodes = self.house.store.book.ledger.copies.nodes
+        assert {name for name, entry in nodes.items() if entry.gate is Gate.DRAINING} == self.house.keeper.drained()
+
+    @invariant()
     def no_slot_is_used_twice(self) -> None:
         held = len(self.leases) + len(self.house.granted)
         assert sum(self.house.store.occupancy.values()) == held
@@ -338,3 +467,15 @@ class Histories(RuleBasedStateMachine):
 
 Histories.TestCase.settings = examples(max_examples=40, stateful_step_count=30, deadline=None)
 TestHistories = Histories.TestCase
+
+
+def test_a_load_that_got_less_context_than_it_named_has_met_the_training_context() -> None:
+    """Else whoever asks for more would have the model loaded over and over."""
+    house = House()
+    house.keeper.saw_show("d-m:1", Shown("w"))
+    run(house.keeper.saw_tags("a", tags("m:1")))
+    run(house.keeper.loaded("a", "w", 16384, has_ctx=8192))
+    row = house.keeper.snapshot.holding(KEY).by_node["a"]
+    assert (row.num_ctx, row.context_max) == (8192, 8192)
+    run(house.keeper.saw_tags("a", tags("m:1")))
+    assert house.keeper.snapshot.holding(KEY).by_node["a"].context_max == 8192

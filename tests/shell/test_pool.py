@@ -13,6 +13,7 @@ import pytest
 
 from router.fleet.node import NodeSpec
 from router.policy.retry import Failure
+from router.upstream.access import AccessBook
 from router.upstream.pool import ConnectFailed, ConnectionPool
 from tests.shell.house import until
 
@@ -28,7 +29,7 @@ async def listening(address: str) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def pool_for(port: int, addresses: Sequence[str], connect_s: float = 5.0) -> AsyncIterator[Connecting]:
-    pool = ConnectionPool(connect_s=connect_s, resolve=lambda node: addresses)
+    pool = ConnectionPool(connect_s=connect_s, resolve=lambda node: addresses, access=AccessBook().of)
     try:
         yield Connecting(pool, NodeSpec("a", "a.example", port))
     finally:

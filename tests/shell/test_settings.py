@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from router.fleet.node import NodeSpec
+from router.policy.alias import Overrides
 from router.policy.placement import Mode
-from router.settings import ConfigError, Settings, host_port, load_settings, node_specs
+from router.settings import ConfigError, Settings, aliases_from, host_port, load_settings, node_specs, redacted
 from router.settings.load import setting_paths, variable_of
 from router.settings.yaml_file import CONFIG_BYTES_MAX
 
@@ -65,12 +67,19 @@ def test_constructing_settings_reads_no_environment(monkeypatch: pytest.MonkeyPa
 
 
 def test_every_plain_setting_can_be_said_in_the_environment() -> None:
-    samples = {"nodes": "gpu-1", "aliases": '{"gpt-4": "qwen3"}', "line.models": '{"qwen3": {"max_waiting": 1}}'}
+    samples = {
+        "nodes": "gpu-1",
+        "cors.origins": "https://chat.example.com",
+        "aliases": '{"gpt-4": "qwen3"}',
+        "line.models": '{"qwen3": {"max_waiting": 1}}',
+    }
     for path in setting_paths():
         if "[]" in path or "<" in path:
             continue
         value = samples.get(path) or str(_default_of(path))
-        loaded = load_settings(environ={variable_of(path): value})
+        pair = ("tls.cert_file", "tls.key_file")
+        together = pair if path in pair else (path,)
+        loaded = load_settings(environ={variable_of(one): value for one in together})
         assert loaded.warnings == (), path
 
 
@@ -95,10 +104,10 @@ def test_nodes_of_the_environment_replace_those_of_the_file(tmp_path: Path) -> N
 
 
 def test_an_unknown_variable_warns_and_is_ignored() -> None:
-    loaded = load_settings(environ={"OLLAMA_ROUTER_LIMITS__BODYBYTES": "1", "OLLAMA_ROUTER_COLOUR": "red", "HOME": "/"})
+    loaded = load_settings(environ={"OLLAMA_ROUTER_LIMITS__BODYBYTES": "1", "OLLAMA_ROUTER_BANANA": "red", "HOME": "/"})
     assert loaded.settings == Settings()
     assert loaded.warnings == (
-        "environment: OLLAMA_ROUTER_COLOUR is no setting and is ignored",
+        "environment: OLLAMA_ROUTER_BANANA is no setting and is ignored",
         "environment: OLLAMA_ROUTER_LIMITS__BODYBYTES is no setting and is ignored; "
         "did you mean OLLAMA_ROUTER_LIMITS__BODY_BYTES?",
     )
@@ -154,7 +163,7 @@ def test_a_mistake_in_the_environment_is_told_so(tmp_path: Path) -> None:
         ("line: {max_wait_s: 1, max_wait_s: 2}", "router.yaml:1: 'max_wait_s' stands here a second time"),
         ("pool: \x00", "router.yaml: "),
         ("[" * 5000, "router.yaml: nested too deeply"),
-        ("aliases: &a {x: *a}", "router.yaml"),
+        ("nodes: &a [*a]", "router.yaml"),
         ("pool: 2020-99-99", "router.yaml: "),
     ],
 )
@@ -264,13 +273,70 @@ def test_model_names_are_kept_by_their_keys() -> None:
             "line": {"models": {"Llama3.2": {"max_waiting": 64}}},
         }
     ).settings
-    assert settings.aliases == {"gpt-4:latest": "qwen3:8b", "fast:latest": "qwen3:8b"}
+    aliases = aliases_from(settings.aliases)
+    assert {alias: aliases.candidates(alias) for alias in aliases.names} == {
+        "gpt-4:latest": ("qwen3:8b",),
+        "fast:latest": ("qwen3:8b",),
+    }
     assert settings.line.models["llama3.2:latest"].max_waiting == 64
 
 
-def test_aliases_that_lead_nowhere_are_refused() -> None:
-    assert "leads back to itself: a:latest -> b:latest -> a:latest" in problem_with(aliases={"a": "b", "b": "a"})
-    assert "invalid model name" in problem_with(aliases={"a": "b c"})
+def test_an_alias_says_all_it_means() -> None:
+    alias = {
+        "targets": [{"model": "qwen3:8b", "weight": 9}, {"model": "gemma3:12b"}],
+        "fallbacks": ["llama3.2"],
+        "overrides": {"temperature": 0.2, "num_ctx": 8192},
+        "teams": {"default": {"targets": [{"model": "qwen2.5-coder:14b"}]}},
+    }
+    settings = load_settings(overrides={"aliases": {"gpt-4o": alias}}).settings
+    aliases = aliases_from(settings.aliases)
+    assert aliases.candidates("gpt-4o:latest", "others") == ("qwen3:8b", "gemma3:12b", "llama3.2:latest")
+    assert aliases.candidates("gpt-4o:latest") == ("qwen2.5-coder:14b", "llama3.2:latest")
+    assert {target.overrides for target in aliases.targets("gpt-4o:latest")} == {Overrides(0.2, 8192)}
+    assert Settings(**settings.model_dump()) == settings, "what is dumped is read again"
+
+
+@pytest.mark.parametrize(
+    ("alias", "problem"),
+    [
+        ("x: x", "2: aliases.x: leads back to itself: x:latest -> x:latest"),
+        ("x: a b", "2: aliases.x: 'a b': invalid model name"),
+        ("x: 3", "2: aliases.x: should be a model's name, or an object with targets"),
+        ("x: {targets: []}", "2: aliases.x.targets: names no model"),
+        ("x: {targets: [m, {model: n}]}", "2: aliases.x.targets[0]: input should be a valid dictionary"),
+        ("x: {targets: [{model: m}, {model: a b}]}", "2: aliases.x.targets[1].model: 'a b': invalid model name"),
+        ("x: {targets: [{model: m, weight: 0}]}", "2: aliases.x.targets[0].weight: input should be greater than 0"),
+        ("x: {targets: [{model: m, weight: .inf}]}", "2: aliases.x.targets[0].weight: input should be less than"),
+        ("x: {targets: [{model: m}],\n    fallbacks: [n, x]}", "3: aliases.x.fallbacks[1]: leads back to itself"),
+        ("x: {targets: [{model: m}], teams: {t: {targets: []}}}", "2: aliases.x.teams.t.targets: names no model"),
+        ("x: {targets: [{model: m}], teams: {' ': {}}}", "2: aliases.x: a team's name is empty"),
+        ("x: {targets: [{model: m}], overflow_after_s: 3}", "2: aliases.x.overflow_after_s: unknown setting"),
+        ("x: {targets: [{model: m}], overrides: {num_ctx: 0}}", "2: aliases.x.overrides.num_ctx: input should be"),
+    ],
+)
+def test_a_mistake_in_an_alias_is_told_with_line_and_path(alias: str, problem: str, tmp_path: Path) -> None:
+    (only,) = problems_of(f"aliases:\n  {alias}\n", tmp_path)
+    assert only.startswith(f"router.yaml:{problem}")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://[fe80::1%25eth0]:11434", "has no zone (%)"),
+        ("[fe80::1%eth0]:11434", "has no zone (%)"),
+        ("http://user:a%40b@gpu-1", "carries no credentials"),
+    ],
+)
+def test_a_zone_is_refused_and_nothing_secret_repeated(url: str, words: str) -> None:
+    problem = problem_with(nodes=[url])
+    assert words in problem
+    assert "a%40b" not in problem
+
+
+def test_one_ipv6_address_is_one_text() -> None:
+    assert "two nodes have the url http://[::1]:11434" in problem_with(nodes=["http://[::1]:11434", "[0:0::1]"])
+    assert with_nodes("https://[2001:DB8:0:0::1]")[0].authority == "[2001:db8::1]:443"
+    assert "is no IPv6 address" in problem_with(listen="[::g]:1")
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:11435", "[::]:11435", "localhost:0", "[fe80::1%eth0]:1"])
@@ -290,7 +356,44 @@ def test_an_address_loses_its_brackets_for_the_socket() -> None:
 
 def test_clients_and_metrics_do_not_share_a_port() -> None:
     assert "different ports" in problem_with(listen="[::]:1", metrics_listen="[::]:1")
+    assert "metrics_listen and admin.listen" in problem_with(metrics_listen="127.0.0.1:9465")
     load_settings(overrides={"listen": "[::]:0", "metrics_listen": "[::]:0"})
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1", "LocalHost:1"])
+def test_the_admin_api_listens_on_loopback_without_more_ado(listen: str) -> None:
+    assert load_settings(overrides={"admin": {"listen": listen}}).settings.admin.token_file is None
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:9465", "[::]:9465", "10.0.0.1:9465", "gpu-1:9465", "localhost.lan:9465"])
+def test_elsewhere_the_admin_api_listens_only_with_a_token(listen: str) -> None:
+    problem = problem_with(admin={"listen": listen})
+    assert problem.startswith(f"admin: listen is {listen}, which other machines reach: give admin.token_file")
+    load_settings(overrides={"admin": {"listen": listen, "token_file": "/run/secrets/token"}})
+
+
+def test_the_variables_of_the_commands_are_no_unknown_settings() -> None:
+    environ = {"OLLAMA_ROUTER_ADMIN_URL": "http://127.0.0.1:9465", "OLLAMA_ROUTER_ADMIN__TOKEN_FILE": "/run/token"}
+    loaded = load_settings(environ=environ)
+    assert loaded.warnings == ()
+    assert loaded.settings.admin.token_file == "/run/token"
+
+
+def test_settings_are_shown_without_what_they_hide() -> None:
+    class Teams(BaseModel):
+        keys_sha256: tuple[str, ...] = ("c0ffee",)
+        keys_file: str = "/etc/keys.yaml"
+        url: str = "redis://user:word@redis:6379"
+        password: str = ""
+
+    shown = redacted(Teams())
+    assert shown == {
+        "keys_sha256": "(hidden)",
+        "keys_file": "/etc/keys.yaml",
+        "url": "redis://(hidden)@redis:6379",
+        "password": "",
+    }
+    assert redacted(Settings(aliases={"gpt-4": "m"}))["line"]["max_wait_s"] == 300.0
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30m", 1800), ("1h30m", 5400), (90, 90), ("90", 90), ("500ms", 0.5)])

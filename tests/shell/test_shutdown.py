@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import pytest
 
@@ -265,8 +267,10 @@ async def test_a_loop_that_dies_is_noticed_by_a_router_that_serves(monkeypatch: 
 
 
 @asynccontextmanager
-async def process(*arguments: str, **environment: str) -> AsyncIterator[tuple[Process, dict[str, int]]]:
-    """A router that serves, and its ports by name."""
+async def process(
+    *arguments: str, files: int | None = None, **environment: str
+) -> AsyncIterator[tuple[Process, dict[str, int]]]:
+    """A router that serves, and its ports by name. `files` is how many descriptors it may have."""
     ports = {"listen": await _free_port(), "metrics": await _free_port()}
     command = (
         *arguments,
@@ -274,11 +278,14 @@ async def process(*arguments: str, **environment: str) -> AsyncIterator[tuple[Pr
         f"127.0.0.1:{ports['listen']}",
         "--metrics-listen",
         f"127.0.0.1:{ports['metrics']}",
+        "--admin-listen",
+        "127.0.0.1:0",
     )
     clean = {name: value for name, value in os.environ.items() if not name.startswith("OLLAMA_ROUTER_")}
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "router", *command, stdout=PIPE, stderr=PIPE, env={**clean, **environment}
-    )
+        sys.executable, "-m", "router", *command, stdout=PIPE, stderr=PIPE, env={**clean, **environment},
+        preexec_fn=None if files is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files, files)),
+    )  # fmt: skip
     try:
         async with asyncio.timeout(30):
             while not await _is_ready(ports["metrics"]):
@@ -337,7 +344,7 @@ sys.exit(cli.main())
 
 
 async def test_a_process_that_lost_a_loop_says_so_and_exits_with_1() -> None:
-    ends = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
+    ends = [f"{end}=127.0.0.1:0" for end in ("--listen", "--metrics-listen", "--admin-listen")]
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", DYING, "demo", *ends, stdout=PIPE, stderr=PIPE,
         env={**os.environ, "OLLAMA_ROUTER_SHUTDOWN__DRAIN_DELAY_S": "0"},

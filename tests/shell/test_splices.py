@@ -65,9 +65,15 @@ COUNTED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def house() -> Iterator[ReplayHouse]:
-    aliases = {alias: target for alias, (target, _) in ALIASES.items()}
+def after_others(target: str) -> dict[str, object]:
+    """An alias whose targets no node has: its last fallback serves."""
+    absent = [{"model": "absent:1b", "weight": 3}, {"model": "absent:2b"}]
+    return {"targets": absent, "fallbacks": ["absent:3b", target]}
+
+
+@pytest.fixture(scope="module", params=[str, after_others], ids=["alias of a name", "alias that falls back"])
+def house(request: pytest.FixtureRequest) -> Iterator[ReplayHouse]:
+    aliases = {alias: request.param(target) for alias, (target, _) in ALIASES.items()}
     with replay_house(ReplayNode(num_ctx=2048), aliases=aliases) as opened:
         yield opened
 
@@ -319,6 +325,14 @@ def options(text: bytes) -> bytes:
         (b',"options":{"seed":1,"num_ctx":512,"top_k":2}', b',"options":{"seed":1,"top_k":2}'),
         (b',"options":{"num_ctx":512,"num_ctx":1024}', b',"options":{}'),
         (b',"options":{"num_ctx":2048}', b',"options":{"num_ctx":2048}'),
+        (
+            b',"options":{"num_batch":8,"seed":1,"use_mmap":false}',
+            b',"options":{"num_batch":null,"seed":1,"use_mmap":null}',
+        ),
+        (b',"options":{"num_gpu":1,"num_ctx":512,"num_gpu":-1}', b',"options":{"num_gpu":null,"num_gpu":-1}'),
+        (b',"options":{"Num_Batch":8}', b',"options":{"Num_Batch":8}'),
+        (b',"Shift":false', b',"Shift":null'),
+        (b',"shift":true', b',"shift":true'),
         (b',"keep_alive":"24h"', b',"keep_alive":1800'),
         (b',"keep_alive":-1', b',"keep_alive":1800'),
         (b',"keep_alive":"10m"', b',"keep_alive":"10m"'),

@@ -12,7 +12,7 @@ import pytest
 
 from router.simulation.catalog import DEMO_MODELS, RECORDED_MODELS, DiskModel
 from router.simulation.facts import NodeLimits
-from router.simulation.node import SimulatedNode, clean_path
+from router.simulation.node import SimulatedNode
 from router.simulation.pool import SimulatedPool
 from tests.sim.raw import exchange
 
@@ -303,11 +303,6 @@ async def test_a_client_of_http_1_0_gets_a_body_that_ends_with_the_connection(no
     assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
     assert b"chunked" not in answer
     assert answer.count(b"\n{") == 17
-
-
-def test_paths_are_cleaned_as_go_cleans_them() -> None:
-    paths = ["/", "//api//tags", "/api/./tags/", "/api/x/../tags"]
-    assert [clean_path(path) for path in paths] == ["/", "/api/tags", "/api/tags/", "/api/tags"]
 
 
 async def test_a_pool_has_nodes_with_addresses_of_their_own() -> None:

@@ -86,6 +86,11 @@ def test_pages_are_those_of_a_real_server() -> None:
             assert response.headers.get(key) == value
 
 
+def test_a_path_that_is_none_ends_the_connection_as_with_gos_server() -> None:
+    page = dialects.bad_request_page()
+    assert (page.status, page.body, dict(page.headers)[b"Connection"]) == (400, b"400 Bad Request", b"close")
+
+
 def test_an_anthropic_request_id_is_the_same_for_the_same_call() -> None:
     first, again, other = (
         json.loads(dialects.error_answer(Dialect.ANTHROPIC, NoNode("x"), each).body)["request_id"] for each in "aab"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.wire.gojson import fold, go_quote, go_string, syntax_error, text_of, unquote
+from router.wire.gojson import fold, go_json, go_quote, go_string, syntax_error, text_of, unquote
 from router.wire.gojson_scanner import NESTING_MAX, STEPS_MAX
 
 WORDS = [
@@ -146,6 +146,11 @@ def test_a_string_is_written_as_gos_encoder_writes_it() -> None:
     assert go_string("\b\f\n\r\t\x00\x1f\x7f") == b'"\\b\\f\\n\\r\\t\\u0000\\u001f\x7f"'
     assert go_string("\u2028\u2029\u00e9\ufffd") == '"\\u2028\\u2029\u00e9\ufffd"'.encode()
     assert go_string("\ud800x") == b'"\\ufffdx"'
+
+
+def test_a_document_is_written_as_gos_encoder_writes_it() -> None:
+    value = {"b": ["<a> & b\u2028", None, True, 1.5], "a": "\u00e9\udc80"}
+    assert go_json(value) == b'{"b":["\\u003ca\\u003e \\u0026 b\\u2028",null,true,1.5],"a":"\xc3\xa9?"}'
 
 
 def test_quoting_is_that_of_strconv() -> None:

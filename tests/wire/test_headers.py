@@ -90,6 +90,11 @@ def test_cache_control_of_an_event_stream_is_kept() -> None:
     assert kept[-1] == (b"x-request-id", b"r")
 
 
+def test_a_node_says_nothing_about_the_origins_of_our_clients() -> None:
+    theirs = ((b"Access-Control-Allow-Origin", b"*"), (b"access-control-expose-headers", b"a"), (b"Vary", b"Origin"))
+    assert headers.for_client(theirs, []) == [(b"Vary", b"Origin")]
+
+
 def test_our_decision_replaces_that_of_a_node_which_is_a_router_itself() -> None:
     theirs = ((b"X-Ollama-Router-Node", b"inner"), (b"A", b"b"))
     assert headers.for_client(theirs, [(b"x-ollama-router-node", b"outer")]) == [

@@ -1,0 +1,158 @@
+"""Answers of the admin API as tables for people: aligned, numbers to the right, `-` where there is nothing to say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+GAP = "   "  # as kubectl has it
+NOTHING = "-"
+NAMES_SHOWN = 4  # copies of a node in one row; further ones are counted
+
+_NUMBER = re.compile(r"\d+(\.\d+)?s?|(\d+h)?(\d+m)?(\d+s)?")  # durations too
+
+Item = Mapping[str, Any]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A column of numbers goes to the right, and its header with it."""
+    texts = [[_text(cell) for cell in row] for row in rows]
+    columns = list(zip(header, *texts, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    are_numbers = [_are_numbers([row[index] for row in rows]) for index in range(len(header))]
+    lines = []
+    for line in (header, *texts):
+        cells = zip(line, widths, are_numbers, strict=True)
+        padded = (cell.rjust(width) if is_number else cell.ljust(width) for cell, width, is_number in cells)
+        lines.append(GAP.join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """The two largest units, as people read a clock: 0.4s, 12s, 3m20s, 2h5m."""
+    if seconds < 10:
+        return f"{seconds:.1f}".removesuffix(".0") + "s"
+    whole = round(seconds)
+    minutes, seconds_left = divmod(whole, 60)
+    hours, minutes_left = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes_left}m" if minutes_left else f"{hours}h"
+    return f"{minutes}m{seconds_left}s" if minutes and seconds_left else f"{minutes}m" if minutes else f"{whole}s"
+
+
+def nodes(items: Sequence[Item]) -> str:
+    header = ("NAME", "STATE", "VERSION", "USED", "SLOTS", "ON DISK", "IN MEMORY")
+    rows = [
+        (
+            node["name"],
+            _state(node),
+            node["version"],
+            node["used"],
+            node["slots"],
+            node["on_disk"],
+            _few([*_loading(node), *map(_copy, node["copies"])]),
+        )
+        for node in items
+    ]
+    return table(header, rows)
+
+
+def models(items: Sequence[Item]) -> str:
+    header = ("MODEL", "NODES", "LOADED", "USED", "SLOTS", "WAITING", "LONGEST", "ALIASES")
+    rows = [
+        (
+            model["model"],
+            model["nodes"],
+            model["loaded"],
+            model["used"],
+            model["slots"],
+            model["waiting"],
+            duration(model["oldest_wait_s"]) if model["waiting"] else "",
+            ", ".join(model["aliases"]),
+        )
+        for model in items
+    ]
+    return table(header, rows)
+
+
+def explanation(answer: Item) -> str:
+    """The verdict first, then every node that has the model, then the line."""
+    is_one = len(answer["targets"]) == 1
+    header = ("NODE", *([] if is_one else ["MODEL"]), "STATE", "RANK", "LOAD", "USED", "SLOTS", "CONTEXT", "WHY")
+    rows: list[tuple[object, ...]] = [
+        (
+            one["node"],
+            *([] if is_one else [one["model"]]),
+            one["state"],
+            one["rank"] or None,
+            None if one["load"] is None else f"{one['load']:.2f}",
+            one["used"] if one["slots"] or one["used"] else None,
+            one["slots"] or None,
+            one["num_ctx"] or None,
+            "; ".join(one["why"]),
+        )
+        for one in answer["candidates"]
+    ]
+    parts = [answer["verdict"]["text"]]
+    parts += [table(header, rows)] if rows else []
+    lines = [_line(line) for line in answer["lines"]]
+    if answer["is_sampled"]:
+        lines.append("so many copies that a call looks at a sample of them: another call may see others")
+    return "\n\n".join([*parts, "\n".join(lines)])
+
+
+def order(node: Item) -> str:
+    """What `drain` and `resume` say of a node."""
+    name = node["name"]
+    if not node["is_drained"]:
+        return f"{name} is {node['state']} and takes calls"
+    if node["is_idle"]:
+        return f"{name} drains, and nothing runs there: it may be stopped"
+    calls = f"{node['used']} call{'s' if node['used'] != 1 else ''} still run{'s' if node['used'] == 1 else ''} there"
+    return f"{name} drains: {calls}" + (f", and it loads {node['loading']}" if node["loading"] else "")
+
+
+def _state(node: Item) -> str:
+    drained = ["drained"] if node["is_drained"] and node["state"] != "draining" else []
+    circuit = [] if node["circuit"] == "closed" else [f"circuit {node['circuit'].replace('_', '-')}"]
+    return ", ".join([node["state"], *drained, *circuit])
+
+
+def _loading(node: Item) -> Iterator[str]:
+    if node["loading"] is not None:
+        yield f"{node['loading']} (loading)"
+
+
+def _copy(copy: Item) -> str:
+    name = copy["models"][0] if copy["models"] else "?"
+    if copy["state"] != "ready":
+        return f"{name} (about to go)" if copy["state"] == "on_disk" else f"{name} ({copy['state']})"
+    told = (("on CPU too", copy["is_spilled"]), ("circuit open", copy["circuit"] == "open"))
+    notes = [note for note, holds in told if holds]
+    return f"{name} {copy['used']}/{copy['slots']}" + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _line(line: Item) -> str:
+    if not line["depth"]:
+        return f"line of {line['model']}: nobody waits"
+    most, longest = line["max_waiting"], duration(line["oldest_wait_s"])
+    newcomer = f", about {duration(line['estimate_s'])} for a newcomer" if line["estimate_s"] is not None else ""
+    return f"line of {line['model']}: {line['depth']} of at most {most} wait, {longest} the longest{newcomer}"
+
+
+def _are_numbers(cells: Sequence[object]) -> bool:
+    """Of a column; empty cells say nothing about it."""
+    told = [cell for cell in cells if cell is not None and cell != ""]
+    return bool(told) and all(isinstance(cell, int) or _NUMBER.fullmatch(str(cell)) for cell in told)
+
+
+def _text(cell: object) -> str:
+    """One line whatever a node calls its models, and nothing that moves a terminal's cursor."""
+    text = NOTHING if cell is None or cell == "" else str(cell)
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -1,0 +1,84 @@
+"""What settings mean to the parts of a router: each takes its own frozen value, at the start and at each reload."""
+
+from __future__ import annotations
+
+from router.control.prober import ProbeLimits
+from router.lifecycle import DrainLimits
+from router.policy.deadlines import Deadlines
+from router.policy.guard import Guards
+from router.policy.placement import Mode
+from router.policy.route import Reach
+from router.server.client import ClientLimits
+from router.server.inference import BodyLimits
+from router.settings import Settings, aliases_from
+from router.store.answers import Limits
+from router.upstream.course import RetryLimits
+from router.upstream.rules import CallRules
+from router.wire.origins import origins_of
+
+
+def call_rules(settings: Settings) -> CallRules:
+    return CallRules(
+        aliases=aliases_from(settings.aliases),
+        deadlines=deadlines(settings),
+        retries=RetryLimits(settings.retry.attempts, settings.retry.budget),
+        guards=Guards(settings.guard.num_ctx, settings.guard.keep_alive, settings.guard.keep_alive_max),
+        reach=Reach(never_loads=settings.placement.mode is Mode.OBSERVE, has_cloud=settings.cloud.enabled),
+        origins=origins_of(settings.cors.origins),
+    )
+
+
+def deadlines(settings: Settings) -> Deadlines:
+    timeouts, line = settings.timeouts, settings.line
+    return Deadlines(
+        timeouts.first_byte_s,
+        timeouts.plain_s,
+        timeouts.idle_s,
+        line.max_wait_s,
+        max_wait_of={key: own.max_wait_s for key, own in line.models.items() if own.max_wait_s is not None},
+        comment_after_s=line.comment_after_s,
+        comment_every_s=line.comment_every_s,
+    )
+
+
+def line_limits(settings: Settings) -> Limits:
+    by_key = {key: own.max_waiting for key, own in settings.line.models.items() if own.max_waiting is not None}
+    return Limits(settings.line.max_waiting_per_model, by_key)
+
+
+def cloud_slots(settings: Settings) -> int:
+    """Of each cloud stub; 0 where they are switched off."""
+    return settings.cloud.slots if settings.cloud.enabled else 0
+
+
+def probe_limits(settings: Settings) -> ProbeLimits:
+    return ProbeLimits(settings.probe.interval_s, settings.probe.timeout_s, settings.probe.concurrency)
+
+
+def drain_limits(settings: Settings) -> DrainLimits:
+    return DrainLimits(settings.shutdown.drain_delay_s, settings.shutdown.stream_drain_s)
+
+
+def body_limits(settings: Settings) -> BodyLimits:
+    return BodyLimits(settings.limits.body_bytes, settings.client.body_s)
+
+
+def client_limits(settings: Settings) -> ClientLimits:
+    client = settings.client
+    return ClientLimits(
+        header_bytes=client.header_bytes,
+        header_s=client.header_s,
+        keep_alive_s=client.keep_alive_s,
+        connections=client.connections,
+        stall_s=client.client_stall_s,
+        stream_buffer_bytes=settings.limits.stream_buffer_bytes,
+    )
+
+
+def named_models(settings: Settings) -> set[str]:
+    """Model keys that the configuration mentions."""
+    return {
+        *aliases_from(settings.aliases).models,
+        *settings.line.models,
+        *(key for node in settings.nodes for key in node.models),
+    }

@@ -1,0 +1,219 @@
+"""Settings read again and taken over: everything new is made first, then swapped in one step without a suspension.
+
+What is wrong leaves everything as it was. Calls in flight keep the rules they began with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from router import meaning
+from router.control.keeper import FleetKeeper
+from router.control.placer import Placer
+from router.control.prober import Prober
+from router.discovery.static import StaticDiscovery
+from router.fleet.node import NodeSpec
+from router.lifecycle import Lifecycle
+from router.pipeline import Pipeline
+from router.server.buffers import Buffers
+from router.server.inference import Inference
+from router.server.tls import ListenerTls, serving
+from router.settings import ConfigError, Loaded, Origin, Settings, node_specs
+from router.settings.changes import changed, kept
+from router.settings.files import NodeFiles, named_files, problem, read_node_files
+from router.store.answers import Limits
+from router.store.memory import MemoryStore
+from router.telemetry.logs import Logs
+from router.telemetry.metrics import Metrics
+from router.upstream.access import AccessBook, NodeAccess, tls_text, trusting
+from router.upstream.node_api import HttpNodeApi
+from router.upstream.pool import ConnectionPool
+from router.upstream.rules import CallRules
+
+log = logging.getLogger(__name__)
+
+Accesses = Mapping[tuple[str, str], NodeAccess]  # by node name and URL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """All that settings mean, made and checked; nothing of it is in force yet."""
+
+    settings: Settings
+    nodes: tuple[NodeSpec, ...]
+    rules: CallRules
+    line_limits: Limits
+    accesses: Accesses
+    certificate: bytes  # what the listener shows, as PEM; empty without TLS
+    serving: ssl.SSLContext | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a reload reaches."""
+
+    access: AccessBook
+    api: HttpNodeApi
+    buffers: Buffers
+    connections: ConnectionPool
+    discovery: StaticDiscovery
+    inference: Inference
+    keeper: FleetKeeper
+    lifecycle: Lifecycle
+    logs: Logs
+    metrics: Metrics
+    pipeline: Pipeline
+    placer: Placer
+    prober: Prober
+    store: MemoryStore
+    tls: ListenerTls | None
+
+
+class Preparer:
+    """Makes what settings mean. Keeps the TLS contexts it made: the same authorities are the same context."""
+
+    def __init__(self) -> None:
+        self._contexts: dict[str, ssl.SSLContext] = {}  # by PEM text; '' trusts whom the system trusts
+
+    def prepare(self, loaded: Loaded) -> Prepared:
+        """Reads every file that the settings name. Refuses with ConfigError."""
+        settings = loaded.settings
+        nodes = node_specs(settings)
+        certificate, context = _serving(loaded)
+        return Prepared(
+            settings=settings,
+            nodes=nodes,
+            rules=meaning.call_rules(settings),
+            line_limits=meaning.line_limits(settings),
+            accesses=self._accesses(loaded, nodes, read_node_files(loaded)),
+            certificate=certificate,
+            serving=context,
+        )
+
+    def _accesses(self, loaded: Loaded, nodes: tuple[NodeSpec, ...], files: Mapping[str, NodeFiles]) -> Accesses:
+        contexts: dict[str, ssl.SSLContext] = {}
+        found, problems = {}, []
+        for index, node in enumerate(nodes):
+            pem, tls = files[node.name].ca_pem, None
+            if node.is_tls:
+                try:
+                    tls = contexts[pem] = contexts.get(pem) or self._contexts.get(pem) or trusting(pem)
+                except ssl.SSLError as error:
+                    told = f"{loaded.settings.nodes[index].ca_file}: {tls_text(error)}"
+                    problems.append(problem(loaded, ("nodes", index, "ca_file"), told))
+            found[node.name, node.url] = NodeAccess(tls, files[node.name].credentials)
+        if problems:
+            raise ConfigError(problems)
+        self._contexts = contexts
+        return found
+
+
+class Reloader:
+    """Owns the settings that are in force."""
+
+    def __init__(self, origin: Origin, prepared: Prepared, preparer: Preparer, parts: Parts) -> None:
+        self.settings = prepared.settings
+        self._origin = origin
+        self._preparer = preparer
+        self._accesses = prepared.accesses
+        self._certificate = prepared.certificate
+        self._parts = parts
+        self._turn = asyncio.Lock()  # what was read first is taken over first
+        self._wanted = prepared.settings  # as read last: also where its files turned out to be wrong
+        # Told that files may be read that were not named before. Set by whoever watches them.
+        self.on_named: Callable[[], None] = lambda: None
+
+    def __repr__(self) -> str:
+        return f"<Reloader of {self._origin.file or 'no file'}>"
+
+    def files(self) -> tuple[str, ...]:
+        """What a reload reads. The wanted ones too: a file that was missing may come."""
+        return files_of(self._origin, self.settings, self._wanted)
+
+    async def reload(self) -> None:
+        """Leaves everything as it was where anything is wrong, and says what."""
+        async with self._turn:
+            await self._reload()
+
+    async def _reload(self) -> None:
+        try:
+            # In a thread: a large file takes YAML seconds, and streams go on meanwhile.
+            prepared, late = await asyncio.to_thread(self._read)
+        except ConfigError as error:
+            self._complain(error)
+            return
+        self._apply(prepared)
+        self._parts.metrics.config_reloaded(is_ok=True)
+        if late:
+            log.warning("these settings need a restart and stay as they were: %s", ", ".join(late))
+
+    def _complain(self, error: ConfigError) -> None:
+        for told in error.problems:
+            log.error("configuration not reloaded: %s", told)
+        self._parts.metrics.config_reloaded(is_ok=False)
+
+    def _read(self) -> tuple[Prepared, tuple[str, ...]]:
+        loaded = self._origin.read()
+        settings, late = kept(self.settings, loaded.settings)
+        self._wanted = settings
+        self.on_named()
+        return self._preparer.prepare(Loaded(settings, loaded.warnings, loaded.place)), late
+
+    def _apply(self, prepared: Prepared) -> None:
+        """No await in here, and nothing that the world can break: half of a configuration must never be in force."""
+        parts, settings = self._parts, prepared.settings
+        self._say(prepared)
+        renewed = [key[0] for key, access in prepared.accesses.items() if self._trusts_anew(key, access)]
+        parts.access.replace(prepared.accesses)
+        for name in renewed:
+            parts.connections.drop_node(name)
+        if parts.tls is not None and prepared.serving is not None:
+            parts.tls.replace(prepared.serving)
+        parts.pipeline.rules = prepared.rules
+        parts.store.set_limits(prepared.line_limits)
+        parts.discovery.replace(prepared.nodes)
+        parts.connections.connect_s = parts.api.connect_s = settings.timeouts.connect_s
+        parts.api.timeout_s = settings.probe.timeout_s
+        parts.prober.set_limits(meaning.probe_limits(settings))
+        parts.keeper.interval_s = settings.probe.interval_s
+        parts.keeper.cloud_slots = meaning.cloud_slots(settings)
+        parts.placer.mode = settings.placement.mode
+        parts.inference.limits = meaning.body_limits(settings)
+        parts.inference.stall_s = settings.client.client_stall_s
+        parts.buffers.limit = settings.limits.buffered_bytes
+        parts.lifecycle.limits = meaning.drain_limits(settings)
+        parts.logs.set_level(settings.log.level)
+        parts.metrics.mention(meaning.named_models(settings), settings.metrics.models_max)
+        self.settings, self._accesses, self._certificate = settings, prepared.accesses, prepared.certificate
+
+    def _trusts_anew(self, key: tuple[str, str], access: NodeAccess) -> bool:
+        known = self._accesses.get(key)
+        return known is not None and known.tls is not access.tls
+
+    def _say(self, prepared: Prepared) -> None:
+        news = list(changed(self.settings, prepared.settings))
+        let_in = [key[0] for key, access in prepared.accesses.items() if self._accesses.get(key, access) != access]
+        if let_in:
+            news.append(f"credentials or authorities of {', '.join(let_in)}")
+        if prepared.certificate != self._certificate:
+            news.append("the listener's certificate")
+        log.info("configuration reloaded: %s", ", ".join(news) or "it says what is in force")
+
+
+def files_of(origin: Origin, *settings: Settings) -> tuple[str, ...]:
+    config = (origin.file,) if origin.file else ()
+    return tuple(dict.fromkeys((*config, *(name for one in settings for name in named_files(one)))))
+
+
+def _serving(loaded: Loaded) -> tuple[bytes, ssl.SSLContext | None]:
+    tls = loaded.settings.tls
+    if tls.cert_file is None or tls.key_file is None:
+        return b"", None
+    try:
+        return serving(tls.cert_file, tls.key_file)
+    except ValueError as error:
+        raise ConfigError([problem(loaded, ("tls",), str(error))]) from None

@@ -1,0 +1,129 @@
+"""Every request that is no inference call: lists, pages, refused verbs, and what Ollama does not have either.
+
+Knows nothing of sockets: whoever reads requests asks `cross` before anything else, calls inference itself, and sends
+what `answer` says, less the body where HEAD was asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from router.errors import ForbiddenVerb, Refusal, Rejection
+from router.server.catalog import STATUS, Catalog
+from router.server.show import Shows
+from router.wire import headers, origins, paths
+from router.wire.dialects import Answer, bad_request_page, error_answer, method_not_allowed, not_found_page
+from router.wire.origins import Crossing, Origins
+from router.wire.paths import Page, Route
+from router.wire.show import read_show
+
+JSON_UTF8 = b"application/json; charset=utf-8"  # native routes
+JSON = b"application/json"  # /v1 routes (recording openai/v1-models)
+
+_MANY = "this router stands before several nodes and"
+_OWNERS = "these belong to whoever owns the nodes"
+# One call here would change one node, or all of them: neither is what its sender expects of one Ollama.
+FORBIDDEN: Mapping[Page, str] = {
+    Page.PULL: f"{_MANY} pulls no models: run `ollama pull` on the nodes that shall have it, the router notices",
+    Page.PUSH: f"{_MANY} pushes no models: run `ollama push` on a node that has it",
+    Page.CREATE: f"{_MANY} creates no models: run `ollama create` on the nodes that shall have it",
+    Page.COPY: f"{_MANY} does not copy models: run `ollama cp` on the nodes, or configure an alias",
+    Page.DELETE: f"{_MANY} deletes no models: run `ollama rm` on the nodes that shall lose it",
+    Page.BLOB: f"{_MANY} takes no blobs: run `ollama create` on the nodes that shall have the model",
+    Page.ACCOUNT: f"{_MANY} has no account at ollama.com: {_OWNERS}, run `ollama signin` or `ollama signout` there",
+    Page.EXPERIMENTAL: f"{_MANY} asks nothing of ollama.com for anybody: {_OWNERS}, ask a node itself",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request that is no inference call."""
+
+    method: str
+    path: str  # as sent, percent-encoded, without its query
+    header: Callable[[str], str]  # by lower-case name: the first value, '' where there is none
+    read_body: Callable[[], Awaitable[bytes]]  # within limits; raises refusals
+    request_id: str
+    query: str = ""  # as sent; only redirects carry it on
+
+
+class Pages:
+    """`on_refused` is told of every refusal that is the router's own."""
+
+    def __init__(
+        self, catalog: Catalog, shows: Shows, allowed: Callable[[], Origins], on_refused: Callable[[Rejection], None]
+    ) -> None:
+        self._shows = shows
+        self._allowed = allowed
+        self._on_refused = on_refused
+        self._model = catalog.model
+        self._read_only: Mapping[Page, tuple[bytes, Callable[[], bytes]]] = {
+            Page.ROOT: (b"text/plain; charset=utf-8", lambda: b"Ollama is running"),
+            Page.VERSION: (JSON_UTF8, catalog.version),
+            Page.STATUS: (JSON_UTF8, lambda: STATUS),
+            Page.TAGS: (JSON_UTF8, catalog.tags),
+            Page.PS: (JSON_UTF8, catalog.ps),
+            Page.MODELS: (JSON, catalog.models),
+        }
+
+    def cross(self, method: str, path: str, header: Callable[[str], str]) -> Crossing:
+        """What the request's Origin means, inference calls included; `path` as sent. Comes before keys are looked at.
+
+        `answer`, where there is one, is all that the client gets; `headers` belong on whatever it gets instead.
+        """
+        origin = header("origin")
+        if not origin:
+            return origins.AT_HOME
+        crossing = origins.judge(
+            method,
+            host=header("host"),
+            origin=origin,
+            origins=self._allowed(),
+            allow=paths.methods_at(paths.decoded(path) or "") if method == "OPTIONS" else (),
+            asked_headers=header("access-control-request-headers"),
+        )
+        if crossing.is_refused:
+            self._on_refused(Rejection.ORIGIN)
+        return crossing
+
+    async def answer(self, ask: Ask) -> Answer:
+        """Whole but for framing, date and request id."""
+        path = paths.decoded(ask.path)
+        if path is None:
+            return bad_request_page()
+        prefix = ask.header("x-forwarded-prefix")
+        moved = paths.moved(ask.method, path, query=ask.query, forwarded_prefix=prefix)
+        if moved is not None:
+            return moved
+        route = paths.route_of(path)
+        if route is None:
+            return not_found_page()
+        if route.methods and ask.method not in route.methods:
+            return method_not_allowed(", ".join(route.methods))
+        try:
+            return await self._page(route, ask)
+        except Refusal as refusal:
+            return self._refused(refusal, path, ask.request_id)
+
+    async def _page(self, route: Route, ask: Ask) -> Answer:
+        assert route.page is not Page.INFERENCE, "calls do not come here"
+        if route.page in FORBIDDEN:
+            raise ForbiddenVerb(FORBIDDEN[route.page])
+        if route.page is Page.SHOW:
+            return _ok(JSON_UTF8, await self._shows.answer(read_show(await ask.read_body())))
+        if route.page is Page.MODEL:
+            return _ok(JSON, self._model(route.parameter))
+        content_type, render = self._read_only[route.page]
+        return _ok(content_type, render())
+
+    def _refused(self, refusal: Refusal, path: str, request_id: str) -> Answer:
+        answer = error_answer(paths.dialect_of(path), refusal, request_id)
+        if refusal.rejection is None:
+            return answer
+        self._on_refused(refusal.rejection)
+        return Answer(answer.status, (*answer.headers, *headers.decision(refused=refusal.rejection)), answer.body)
+
+
+def _ok(content_type: bytes, body: bytes) -> Answer:
+    return Answer(200, ((b"Content-Type", content_type),), body)
