@@ -162,6 +162,28 @@ def test_estimate_is_place_over_the_drain_rate_and_none_before_the_line_moved(po
     assert pool.take("a", call("9")) == Place("m", 4, 4, estimate_s=8.0)
 
 
+def test_place_is_told_as_it_has_become(pool: Pool) -> None:
+    pool.ready("a", "n1")
+    leases = [pool.take("a", call(str(i))) for i in range(4)]
+    assert [pool.place_of("a", str(i)) for i in range(4)] == [None, *(Place("m", i, 3) for i in (1, 2, 3))]
+    pool.leave("a", "1")
+    assert pool.place_of("a", "3") == Place("m", 2, 2)
+    pool.give_back("a", leases[0])
+    assert pool.place_of("a", "2") is None, "served by now"
+    place = pool.place_of("a", "3")
+    assert (place.position, place.depth, place.estimate_s) == (1, 1, pytest.approx(1.0, rel=1))
+
+
+def test_place_of_what_does_not_wait_is_none_and_changes_nothing(pool: Pool) -> None:
+    pool.ready("a", "n1")
+    pool.take("a", call("1"))
+    pool.take("a", call("2"))
+    pool.leave("a", "2")
+    assert [pool.place_of("a", ticket) for ticket in ("1", "2", "never")] == [None, None, None]
+    assert pool.leases_on("n1") == 1
+    assert pool.take("a", call("3")) == Place("m", 1, 1)
+
+
 def test_line_says_what_its_tickets_ask_for(pool: Pool) -> None:
     pool.take("a", call("1", num_ctx=4096, keep_alive_s=60.0, excluded="n1 n2"))
     pool.wait(2.5, beating="ab")
