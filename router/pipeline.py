@@ -12,6 +12,7 @@ from random import Random
 
 from router.admission import Admission
 from router.errors import (
+    Draining,
     LoopDetected,
     Outcome,
     QueueTimeout,
@@ -84,6 +85,7 @@ class Pipeline:
         self._clock = clock
         self._rng = rng
         self.rules = rules
+        self.is_closing = False  # no call that comes now is served: the process ends soon
         self._running = 0
         self._retrying = 0
         self.live: set[LiveCall] = set()
@@ -172,6 +174,8 @@ class Pipeline:
             self.is_idle.set()
 
     async def _read(self, call: Call, record: Record) -> Reading:
+        if self.is_closing:
+            raise Draining("this router is shutting down, please try again")
         if headers.passed_pool(call.headers, self._pool_name):
             raise LoopDetected(f"this call has passed the pool '{self._pool_name}' before: a node's URL is a router's")
         raw = await call.read_body()

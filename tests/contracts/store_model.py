@@ -255,6 +255,13 @@ class Model:
             ]
         self._same_again(held, value, grants)
 
+    def place_of(self, ticket_id: str, value: object) -> None:
+        held = self.find(ticket_id)
+        if held is None or held.lease is not None:
+            assert value is None
+        else:
+            self._is_place(held, value)
+
     def leave(self, ticket_id: str) -> None:
         self.held = [held for held in self.held if held.ticket.id != ticket_id]
         self.past.pop(ticket_id, None)

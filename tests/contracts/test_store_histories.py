@@ -269,6 +269,15 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.old_tickets)
     @rule(pick=picks)
+    def place_of(self, pick: int) -> None:
+        who, ticket = self._some(self.old_tickets, pick)
+        value, grants = self.do(who, "place_of", ticket.id)
+        if not isinstance(value, Stale):
+            self.model.judge(grants)
+            self.model.place_of(ticket.id, value)
+
+    @precondition(lambda self: self.old_tickets)
+    @rule(pick=picks)
     def leave(self, pick: int) -> None:
         who, ticket = self._some(self.old_tickets, pick)
         self.standing[who].pop(ticket.id, None)
