@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import random
+import sys
 import time
 from collections.abc import Callable
 
@@ -16,6 +17,8 @@ from router.fleet.node import Copy, CopyState, DiskModel, Health, Node, NodeSpec
 from router.fleet.snapshot import Snapshot, snapshot_of
 from router.fleet.tickets import CopyReport, Lease, Ticket
 from router.policy.schedule import Want, schedule
+from router.process import SWITCH_S
+from router.store.answers import Limits
 from router.store.memory import MemoryStore
 from router.wire.endpoints import BY_PATH
 from router.wire.intent import read_intent
@@ -27,6 +30,8 @@ NODES = 1000
 HOLDING = 20
 DECISIONS = 2000
 LEASES = 5000
+WAITING = 10_000
+TEAMS = 50
 KEY = "gemma3:270m"
 WEIGHTS = "sha256-a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 
@@ -34,6 +39,7 @@ WEIGHTS = "sha256-a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a68
 def intent(number: int) -> dict[str, float]:
     """Read in a worker thread, as the pipeline does above SLICE_BYTES, while the loop ticks every millisecond."""
     body = _vision_body(number)
+    sys.setswitchinterval(SWITCH_S)  # as a router that serves
     wall_s, gap_s = uvloop.run(_read_beside_ticks(body))
     return {"intent_wall": wall_s * 1000, "intent_gap": gap_s * 1000}
 
@@ -44,8 +50,8 @@ def decision(number: int) -> dict[str, float]:
 
 
 def store(number: int) -> dict[str, float]:
-    """One copy with free slots, one call after the other, coroutines included."""
-    return {"store": uvloop.run(_take_and_give_back(number))}
+    """One copy with free slots, one call after the other, coroutines included; then one that everybody waits for."""
+    return {"store": uvloop.run(_take_and_give_back(number)), "store_line": uvloop.run(_pass_on(number))}
 
 
 def _vision_body(seed: int) -> bytes:
@@ -125,10 +131,7 @@ class _Clock:
 async def _take_and_give_back(seed: int) -> float:
     shared = MemoryStore(_Clock(), random.Random(seed))
     await shared.open(lambda lease: True, lambda ticket, refusal: None)
-    incarnation = await shared.incarnate("gpu-0", "uid")
-    await shared.set_copy(
-        CopyReport("gpu-0", incarnation, WEIGHTS, (KEY,), CopyState.READY, 64, 4096, shared.now_s(), is_probe=True)
-    )
+    await _one_copy(shared)
     began_ns = time.process_time_ns()
     for index in range(LEASES):
         lease = await shared.take(Ticket(f"ticket-{index}", (KEY,), preferred=("gpu-0",)))
@@ -137,6 +140,43 @@ async def _take_and_give_back(seed: int) -> float:
     used_us = (time.process_time_ns() - began_ns) / 1000
     await shared.close()
     return used_us / LEASES
+
+
+async def _pass_on(seed: int) -> float:
+    """A slot is given back, the next in line has it, and another call goes to stand at the end."""
+    rng = random.Random(seed)
+    shared = MemoryStore(_Clock(), rng, Limits(2 * WAITING))
+    granted: list[Lease] = []
+
+    def take_it(lease: Lease) -> bool:
+        granted.append(lease)
+        return True
+
+    await shared.open(take_it, lambda ticket, refusal: None)
+    tickets = [_waiting(index, rng) for index in range(WAITING + LEASES)]
+    for ticket in tickets[:WAITING]:
+        await shared.take(ticket)
+    await _one_copy(shared)
+    began_ns = time.process_time_ns()
+    for ticket in tickets[WAITING:]:
+        await shared.give_back(granted.pop(), Outcome.OK, 700)
+        await shared.take(ticket)
+    used_us = (time.process_time_ns() - began_ns) / 1000
+    await shared.close()
+    return used_us / LEASES
+
+
+def _waiting(index: int, rng: random.Random) -> Ticket:
+    """Half of them prefer this copy's node, of fifty teams."""
+    preferred = ("gpu-0",) if rng.random() < 0.5 else ("gpu-1",)
+    return Ticket(f"ticket-{index}", (KEY,), preferred=preferred, team=f"team-{index % TEAMS}", estimate_tokens=500)
+
+
+async def _one_copy(shared: MemoryStore) -> None:
+    incarnation = await shared.incarnate("gpu-0", "uid")
+    await shared.set_copy(
+        CopyReport("gpu-0", incarnation, WEIGHTS, (KEY,), CopyState.READY, 64, 4096, shared.now_s(), is_probe=True)
+    )
 
 
 def _cpu_us(work: Callable[[], None]) -> float:

@@ -84,6 +84,7 @@ ROWS = (
     Row("decision_20", "one decision, 1,000 nodes, 20 hold the model", "us", (Bar(100.0),)),
     Row("decision_1000", "one decision, 1,000 nodes, all hold the model", "us", (Bar(600.0),)),
     Row("store", "memory store: take and give back", "us"),
+    Row("store_line", "memory store: pass a slot on and stand in line, 10,000 waiting", "us"),
 )
 
 

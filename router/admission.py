@@ -121,10 +121,10 @@ class Admission:
     async def _place_told(self, ticket: Ticket, waiting: WaitingStream) -> bytes:
         place = await self._store.place_of(ticket.id)
         return comments.in_line(
+            reason=place.reason if place else None,
             position=place.position if place else None,
             of=place.depth if place else None,
             estimate_s=place.estimate_s if place else None,
-            is_loading=not any(map(self._fleet.snapshot.has_ready, ticket.targets)),
             waited_s=waiting.waited_s,
         )
 

@@ -6,7 +6,9 @@ Nothing here knows a dialect, a header or a clock.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
+from math import ceil
 
 
 class Outcome(StrEnum):
@@ -163,6 +165,47 @@ class QueueFull(Unavailable):
         super().__init__(
             "server busy, please try again.  maximum pending requests exceeded", retry_after_s=retry_after_s
         )
+
+
+class TeamQueueFull(Refusal):
+    """As many calls of this team wait as may."""
+
+    status = 429
+    rejection = Rejection.TEAM_QUEUE_FULL
+    code = "team_queue_full"
+
+    def __init__(self, limit: int, *, retry_after_s: float) -> None:
+        super().__init__(
+            f"this team has {limit} calls waiting already, as many as it may; try again when some are served",
+            retry_after_s=retry_after_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What is left of a limit, as `x-ratelimit-*` headers tell it. `reset_s`: until all of it is there again."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+class RateLimited(Refusal):
+    """The team has used up its `what`: "requests" or "tokens". Allowances are None where there is no such limit."""
+
+    status = 429
+    rejection = Rejection.RATE_LIMITED
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self, what: str, requests: Allowance | None, tokens: Allowance | None, *, retry_after_s: float
+    ) -> None:
+        super().__init__(
+            f"this team has reached its limit of {what}; try again in {ceil(retry_after_s)} s",
+            retry_after_s=retry_after_s,
+        )
+        self.requests = requests
+        self.tokens = tokens
 
 
 class QueueTimeout(Unavailable):

@@ -38,7 +38,7 @@ class Store(Protocol):
     async def close(self) -> None: ...
 
     async def take(self, ticket: Ticket) -> Lease | Place:
-        """Raises QueueFull. Repeated with the same id and attempt it answers the same."""
+        """Raises RateLimited, TeamQueueFull, QueueFull. Repeated with the same id and attempt it answers the same."""
         ...
 
     async def widen(self, ticket_id: str, targets: tuple[str, ...]) -> Lease | Place: ...
@@ -47,11 +47,13 @@ class Store(Protocol):
         """Where it stands by now; None when it does not wait, or when nobody can say at once."""
         ...
 
-    async def leave(self, ticket_id: str) -> None:
-        """Final and idempotent: out of all lines, or its lease is given back."""
+    async def leave(self, ticket_id: str, tokens: int = 0) -> None:
+        """Final and idempotent: out of all lines, or its lease is given back. `tokens` as in `give_back`."""
         ...
 
-    async def give_back(self, lease: Lease, outcome: Outcome, tokens: int) -> None: ...
+    async def give_back(self, lease: Lease, outcome: Outcome, tokens: int) -> None:
+        """`tokens`: prompt and output that were really used; they take the place of the ticket's estimate."""
+        ...
 
     async def refuse(self, model: str, refusal: Refusal) -> int:
         """Refuses everybody in the line of a model that cannot be had (its loads failed). Answers how many."""

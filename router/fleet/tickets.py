@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
 
 from router.fleet.node import Copy, CopyState, Node
 
@@ -24,6 +26,22 @@ class Gate(StrEnum):
     DRAINING = "draining"
 
 
+class Priority(IntEnum):
+    """Bands: within a line a higher one is served first, but for aging (`policy.fair_queue`)."""
+
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
+
+
+class Waits(StrEnum):
+    """What a waiting ticket waits for."""
+
+    FOR_COPY = "copy"  # no copy of its models is in memory
+    FOR_SLOT = "slot"
+    FOR_TEAM = "team"  # for a running call of its own team: as many run as may
+
+
 @dataclass(frozen=True, slots=True)
 class Ticket:
     """A call as the store sees it. Never changes but for `attempt`, `preferred` and `excluded` of a next attempt."""
@@ -37,6 +55,8 @@ class Ticket:
     names_no_ctx: bool = False  # its route cannot carry one: a copy with a named context would reload for it
     keep_alive_s: float | None = None
     team: str = "default"
+    priority: Priority | None = None  # asked for; None is its team's, and never above that
+    estimate_tokens: int = 0  # prompt and output, as far as they can be guessed: charged until the true use is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +70,22 @@ class Lease:
     node: str
     weights: str
     num_ctx: int  # context the copy is loaded with, 0 where unknown
+    team: str = "default"
+    estimate_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Stands in line. `position` counts from 1; `estimate_s` is None until the line has moved once."""
+    """Stands in line. `estimate_s` is None until the line has moved once.
+
+    `position` counts from 1 and is the place in fair order, which those who come later may still push back.
+    """
 
     model: str
     position: int
     depth: int
     estimate_s: float | None = None
+    reason: Waits = field(default=Waits.FOR_SLOT, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +101,7 @@ class LineView:
     drain_per_s: float
     excluded: frozenset[str] = frozenset()  # nodes that every waiting ticket excludes
     names_no_ctx: bool = False  # some waiting ticket cannot use a copy with a named context
+    teams: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # depth by team
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from router.errors import Refusal
 from router.fleet.tickets import Lease
+from router.policy.limits import TeamTable
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ class Full:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A waiting ticket was refused; it stands in no line any more."""
+    """A ticket was refused, as it came or while it waited; it stands in no line."""
 
     ticket: str
     refusal: Refusal
@@ -66,10 +67,11 @@ class Answer(NamedTuple, Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many newcomers may wait per model key. Tickets that waited before come back above it."""
+    """How many newcomers may wait per model key, and what teams may use. Tickets that come again come above it."""
 
     max_waiting: int = MAX_WAITING
     by_key: Mapping[str, int] = field(default_factory=dict)
+    teams: TeamTable = field(default_factory=TeamTable)
 
     def of(self, key: str) -> int:
         return self.by_key.get(key, self.max_waiting)

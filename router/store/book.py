@@ -16,8 +16,10 @@ from typing import TypeVar
 
 from router.errors import Refusal
 from router.fleet.tickets import BEAT_S, SILENT_BEATS, CopyReport, Gate, Lease, LineView, Place, Ticket
+from router.store import custody
 from router.store.answers import Answer, Caller, Full, Gone, Limits, Refused, Stale
 from router.store.ledger import Ledger
+from router.store.nodes import CopyEntry
 
 T = TypeVar("T")
 
@@ -78,14 +80,15 @@ class Book:
         session = max(self.seq, last_seq + 1)
         self.seq = session
         self.replicas[replica] = Replica(session, self.ledger.answering_s)
-        self.ledger.adopt(replica, leases, tickets)
+        self.ledger.offer(custody.adopt(self.ledger, replica, leases, tickets))
+        self.ledger.heard(replica)
         return self._answer(replica, session)
 
     def bye(self, caller: Caller, now_s: float) -> Answer[None]:
         """A replica that leaves in order: frees at once what reaping would free later."""
         if stale := self._enter(caller, now_s):
             return self._stale(stale)
-        self._drop(caller.replica)
+        self.ledger.offer(self._drop(caller.replica))
         return self._answer(caller.replica, None)
 
     def beat(self, caller: Caller, acked: Iterable[str], now_s: float) -> Answer[tuple[str, ...]]:
@@ -93,8 +96,10 @@ class Book:
         if stale := self._enter(caller, now_s):
             return self._stale(stale)
         lapsed = self.ledger.acknowledge(caller.replica, acked)
-        self.ledger.lapse()
-        self._reap()
+        freed = custody.lapse(self.ledger)
+        for name in self._silent():
+            freed += self._drop(name)
+        self.ledger.offer(freed)
         self.ledger.forget()
         _, refusals = self._read(caller.replica)
         answer = self._answer(caller.replica, lapsed)
@@ -118,11 +123,14 @@ class Book:
     def reap(self, now_s: float) -> Answer[tuple[str, ...]]:
         """Names of the replicas that were silent for too long; what they held is free."""
         self._advance(now_s)
-        return self._answer("", self._reap())
+        silent = self._silent()
+        self.ledger.offer([copy for name in silent for copy in self._drop(name)])
+        return self._answer("", silent)
 
     # tickets
 
-    def take(self, caller: Caller, ticket: Ticket, now_s: float) -> Answer[Lease | Place | Full | Gone]:
+    def take(self, caller: Caller, ticket: Ticket, now_s: float) -> Answer[Lease | Place | Full | Gone | Refused]:
+        """Refused: the team has used up what it may (RateLimited), or has too many waiting (TeamQueueFull)."""
         if stale := self._enter(caller, now_s):
             return self._stale(stale)
         return self._answer(caller.replica, self.ledger.take(caller.replica, ticket))
@@ -141,16 +149,18 @@ class Book:
             return self._stale(stale)
         return self._answer(caller.replica, self.ledger.place_of(ticket_id))
 
-    def leave(self, caller: Caller, ticket_id: str, now_s: float) -> Answer[None]:
+    def leave(self, caller: Caller, ticket_id: str, now_s: float, *, tokens: int = 0) -> Answer[None]:
+        """`tokens`: what the call used, as in `give_back`; 0 for one that only waited."""
         if stale := self._enter(caller, now_s):
             return self._stale(stale)
-        self.ledger.leave(ticket_id)
+        self.ledger.leave(ticket_id, tokens)
         return self._answer(caller.replica, None)
 
-    def give_back(self, caller: Caller, lease_id: str, now_s: float) -> Answer[None]:
+    def give_back(self, caller: Caller, lease_id: str, now_s: float, *, tokens: int = 0) -> Answer[None]:
+        """`tokens`: prompt and output that the call really used, in place of its estimate."""
         if stale := self._enter(caller, now_s):
             return self._stale(stale)
-        self.ledger.give_back(lease_id)
+        self.ledger.give_back(lease_id, tokens)
         return self._answer(caller.replica, None)
 
     def refuse(self, caller: Caller, model: str, refusal: Refusal, now_s: float) -> Answer[int]:
@@ -164,13 +174,22 @@ class Book:
             return self._stale(stale)
         return self._answer(caller.replica, self.ledger.views())
 
+    def set_limits(self, caller: Caller, limits: Limits, now_s: float) -> Answer[None]:
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        self.ledger.set_limits(limits)
+        return self._answer(caller.replica, None)
+
     # nodes
 
     def set_copy(self, caller: Caller, report: CopyReport, now_s: float) -> Answer[None]:
         if stale := self._enter(caller, now_s):
             return self._stale(stale)
-        copy = self.ledger.copies.report(report, caller.replica, self.ledger.now_s)
-        self.ledger.offer((copy,))
+        ledger = self.ledger
+        copy = ledger.copies.report(report, caller.replica, ledger.now_s)
+        if len(copy.keys) > 1:
+            ledger.queues.shares.join(copy.keys)
+        ledger.offer((copy,))
         return self._answer(caller.replica, None)
 
     def drop_node(self, caller: Caller, node: str, incarnation: int, now_s: float) -> Answer[None]:
@@ -241,16 +260,13 @@ class Book:
         self._greeted_run = self.run
         self.ledger.is_settling = self._settle_s > 0.0
 
-    def _reap(self) -> tuple[str, ...]:
+    def _silent(self) -> tuple[str, ...]:
         silent_s = self.ledger.answering_s - SILENCE_S
-        silent = tuple(name for name, replica in self.replicas.items() if replica.heard_s <= silent_s)
-        for name in silent:
-            self._drop(name)
-        return silent
+        return tuple(name for name, replica in self.replicas.items() if replica.heard_s <= silent_s)
 
-    def _drop(self, name: str) -> None:
+    def _drop(self, name: str) -> list[CopyEntry]:
         del self.replicas[name]
-        self.ledger.drop(name)
+        return custody.drop(self.ledger, name)
 
     def _read(self, name: str) -> tuple[tuple[Lease, ...], tuple[Refused, ...]]:
         stream, unclaimed = self.replicas[name].stream, self.ledger.unclaimed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from router.fleet.node import CopyState
 from router.store.book import STREAM_MAXLEN, Book
 from router.store.copies import ABSENT_COPIES_MAX, DOWN_NODES_MAX, Copies
@@ -15,6 +17,7 @@ def invariants(book: Book) -> None:
     _check_tickets(book, ledger)
     _check_leases(ledger)
     _check_lines(ledger)
+    _check_teams(ledger)
     _check_copies(ledger.copies)
     _check_nobody_waits_in_vain(ledger)
     _check_bounds(book)
@@ -24,7 +27,7 @@ def _check_tickets(book: Book, ledger: Ledger) -> None:
     for ticket_id, entry in ledger.tickets.items():
         assert entry.ticket.id == ticket_id
         assert entry.replica in book.replicas, "held for a replica that is gone"
-        is_waiting = ledger.waiting.get(entry.arrival) is entry
+        is_waiting = ledger.waiting.get(entry.order) is entry
         assert is_waiting != (entry.lease is not None), "a ticket waits or is served, never both and never neither"
         assert ticket_id not in ledger.left, "left, and still here"
     assert len(ledger.tickets) == len(ledger.waiting) + len(ledger.leases)
@@ -44,11 +47,33 @@ def _check_leases(ledger: Ledger) -> None:
 
 
 def _check_lines(ledger: Ledger) -> None:
-    for key, line in ledger.lines.items():
-        standing = sorted(arrival for arrival, entry in ledger.waiting.items() if key in entry.keys)
-        assert line.order == standing
-    for entry in ledger.waiting.values():
+    queues = ledger.queues
+    for key, line in queues.lines.items():
+        standing = sorted(order for order, entry in queues.waiting.items() if key in entry.keys)
+        assert sorted(line.queue.orders()) == standing
+        assert line.depth == len(standing)
+        assert line.queue.counts == Counter(entry.team.account.name for entry in queues.standing(key))
+    for entry in queues.waiting.values():
         assert entry.keys, "waits in no line"
+
+
+def _check_teams(ledger: Ledger) -> None:
+    queues = ledger.queues
+    running = Counter(entry.ticket.team for entry in ledger.leases.values())
+    waiting = Counter(entry.ticket.team for entry in queues.waiting.values())
+    ranked = {id(queue) for line in queues.lines.values() for queue in line.queue.ranked()}
+    for name, team in queues.teams.by_name.items():
+        limit = team.limits.max_concurrent
+        assert (team.running, team.waiting) == (running[name], waiting[name])
+        assert team.account.is_held == (limit is not None and team.running >= limit)
+        for queue in team.account.queues:
+            assert (id(queue) in ranked) != team.account.is_held, "held back and offered, or neither"
+            assert queue.rank == (None if team.account.is_held else (queue.tag, queue.head, name))
+    for line in queues.lines.values():
+        for queue in line.queue.ranked():
+            standing = queue.standing
+            alike = [other for other in queue.account.queues if other.standing is standing]
+            assert standing is None or standing.waiting == sum(other.count for other in alike)
 
 
 def _check_copies(copies: Copies) -> None:
@@ -62,6 +87,7 @@ def _check_copies(copies: Copies) -> None:
             for key in copy.keys:
                 serving = copies.serving[key]
                 assert serving.nodes[name] is copy
+                assert serving.ready == sum(c.state is CopyState.READY for c in serving.nodes.values())
                 assert (name in serving.places) == copy.is_free
     for key, serving in copies.serving.items():
         assert all(key in copy.keys for copy in serving.nodes.values())
@@ -72,7 +98,7 @@ def _check_nobody_waits_in_vain(ledger: Ledger) -> None:
     if ledger.is_settling:
         return
     for entry in ledger.waiting.values():
-        if entry.replica in ledger.unheard:
+        if entry.replica in ledger.unheard or entry.team.account.is_held:
             continue
         for key in entry.keys:
             serving = ledger.copies.serving.get(key)

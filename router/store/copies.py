@@ -22,10 +22,11 @@ _BUSY = (CopyState.LOADING, CopyState.UNLOADING)
 class Serving:
     """The copies that stand for one model key, at most one per node, and those of them that are free."""
 
-    __slots__ = ("free", "nodes", "places")
+    __slots__ = ("free", "nodes", "places", "ready")
 
     def __init__(self) -> None:
         self.nodes: dict[str, CopyEntry] = {}
+        self.ready = 0  # of them in memory
         self.free: list[CopyEntry] = []
         self.places: dict[str, int] = {}  # node -> index in `free`
 
@@ -105,6 +106,9 @@ class Copies:
             if copy is not None:
                 return copy, key
         return None
+
+    def is_any_ready(self, keys: Sequence[str]) -> bool:
+        return any((serving := self.serving.get(key)) is not None and serving.ready for key in keys)
 
     def occupy(self, copy: CopyEntry) -> None:
         self._count(copy, 1)
@@ -254,6 +258,9 @@ class Copies:
 
     def _set_state(self, copy: CopyEntry, state: CopyState) -> None:
         place = (copy.node.name, copy.weights)
+        change = (state is CopyState.READY) - (copy.state is CopyState.READY)
+        for key in copy.keys if change else ():
+            self.serving[key].ready += change
         copy.state = state
         if state in _BUSY:
             self.busy[place] = copy
@@ -280,6 +287,7 @@ class Copies:
     def _stand_for(self, copy: CopyEntry, keys: tuple[str, ...]) -> None:
         for key in copy.keys:
             serving = self.serving[key]
+            serving.ready -= copy.state is CopyState.READY
             del serving.nodes[copy.node.name]
             if copy.is_free:
                 serving.set_busy(copy)
@@ -289,6 +297,7 @@ class Copies:
         for key in keys:
             serving = self.serving.setdefault(key, Serving())
             serving.nodes[copy.node.name] = copy
+            serving.ready += copy.state is CopyState.READY
             if copy.is_free:
                 serving.set_free(copy)
 

@@ -1,36 +1,66 @@
-"""Lines: who waits for a model key, in order of arrival, and how fast it moves. Knows nothing of copies."""
+"""Lines: who waits for a model key, in fair order, and how fast it moves. Knows nothing of copies."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from random import Random
+from types import MappingProxyType
 from typing import Generic, NamedTuple, TypeVar
 
-from router.fleet.tickets import Lease, LineView, Place, Ticket
+from router.fleet.tickets import Lease, LineView, Priority, Ticket
 from router.policy.advice import come_back_s
+from router.policy.fair_queue import DUE, FairQueue, Kind, Spot
 from router.store.nodes import CopyEntry
+from router.store.teams import Team
 
 T = TypeVar("T")
 
 DRAIN_WINDOW_S = 30.0  # long enough for a few generations, short enough to follow a node that joined
 
+NOWHERE = Spot(0, Kind("", frozenset(), 0, names_no_ctx=False), DUE)
+_HIGHEST = int(Priority.HIGH)
+_SERVED_BEFORE = 1 << 62  # makes the order numbers of those who are due smaller than all others
+
 
 class Entry:
     """A ticket as the store keeps it: with a lease it is served, without one it waits in the lines of `keys`."""
 
-    __slots__ = ("arrival", "arrived_s", "copy", "granted_s", "keys", "lease", "replica", "ticket")
+    __slots__ = (
+        *("arrival", "arrived_s", "band", "copy", "cost", "estimate", "granted_s", "is_due", "keys", "lease", "passes"),
+        *("replica", "spot", "team", "ticket"),
+    )
 
-    def __init__(self, ticket: Ticket, replica: str, arrival: int, arrived_s: float) -> None:
+    def __init__(self, ticket: Ticket, replica: str, team: Team, arrival: int, arrived_s: float) -> None:
         self.ticket = ticket
         self.replica = replica
+        self.team = team
         self.arrival = arrival  # one number per ticket over all lines: the older, the smaller
         self.arrived_s = arrived_s
         targets = ticket.targets
         self.keys = targets if len(targets) == 1 else tuple(dict.fromkeys(targets))
+        self.estimate = ticket.estimate_tokens
+        self.cost = self.estimate or 1  # what its team is charged when it gets a slot
         self.lease: Lease | None = None
         self.copy: CopyEntry | None = None
         self.granted_s = 0.0  # answering time (`Book`), of a grant that nobody has acknowledged
+        self.is_due = False  # it had a lease before, so its turn has been
+        self.passes = 0  # slots that were its own and went to a ticket whose prompt their node knows
+        allowed, asked = team.limits.priority, ticket.priority
+        # From the highest, 0: what it asks for, never above what its team may.
+        self.band = _HIGHEST - (allowed if asked is None or asked > allowed else asked)
+        self.spot = NOWHERE  # while it waits
+
+    @property
+    def order(self) -> int:
+        return self.spot.order
+
+    def spot_now(self) -> Spot:
+        """Where it is to stand among others."""
+        ticket, order, lane = self.ticket, self.arrival, 1 + self.band
+        if self.is_due:
+            order, lane = order - _SERVED_BEFORE, DUE
+        return Spot(order, Kind(self.replica, ticket.excluded, ticket.num_ctx, ticket.names_no_ctx), lane)
 
 
 class Drain:
@@ -69,50 +99,41 @@ class Drain:
 
 
 class Line:
-    """The tickets that wait for one model key, by arrival number."""
+    """The tickets that wait for one model key."""
 
-    __slots__ = ("drain", "key", "max_waiting", "order", "refused")
+    __slots__ = ("drain", "key", "max_waiting", "queue", "refused")
 
     def __init__(self, key: str, max_waiting: int, now_s: float) -> None:
         self.key = key
         self.max_waiting = max_waiting
-        self.order: list[int] = []  # sorted; a ticket that comes back goes to the place its arrival gives it
+        self.queue = FairQueue()
         self.drain = Drain(now_s)
-        self.refused = 0  # newcomers sent away that the line has not made room for since
+        self.refused = 0  # sent away, and the line has not made room for them since
+
+    @property
+    def depth(self) -> int:
+        return self.queue.depth
 
     @property
     def is_full(self) -> bool:
-        return len(self.order) >= self.max_waiting
-
-    def add(self, arrival: int, now_s: float) -> None:
-        if not self.order:
-            self.drain.begin(now_s)
-        insort(self.order, arrival)
-
-    def remove(self, arrival: int) -> None:
-        index = bisect_left(self.order, arrival)
-        assert self.order[index] == arrival, "removed twice, or never stood here"
-        del self.order[index]
-        if not self.order:
-            self.refused = 0
+        return self.queue.depth >= self.max_waiting
 
     def granted(self, now_s: float) -> None:
         """One of this line got a slot of this key: room for one of those who were sent away."""
         self.drain.count(now_s)
         self.refused = max(0, self.refused - 1)
 
-    def refuse_newcomer(self, now_s: float, rng: Random) -> float:
+    def refuse_one(self, now_s: float, rng: Random) -> float:
         """Seconds after which to come back: the k-th who was sent away waits for k grants."""
         self.refused += 1
-        return come_back_s(self.refused, self.drain.per_s(now_s), rng)
+        return self.wait_s(self.refused, now_s, rng)
 
-    def place(self, arrival: int, now_s: float) -> Place:
-        position = bisect_left(self.order, arrival) + 1
-        rate = self.drain.per_s(now_s)
-        return Place(self.key, position, len(self.order), position / rate if rate else None)
+    def wait_s(self, grants: int, now_s: float, rng: Random) -> float:
+        """Until there have been so many, as a Retry-After."""
+        return come_back_s(grants, self.drain.per_s(now_s), rng)
 
-    def view(self, waiting: dict[int, Entry], now_s: float) -> LineView:
-        entries = [waiting[arrival] for arrival in self.order]
+    def view(self, entries: Iterable[Entry], now_s: float) -> LineView:
+        entries = tuple(entries)
         tickets = [entry.ticket for entry in entries]
         return LineView(
             model=self.key,
@@ -124,6 +145,7 @@ class Line:
             drain_per_s=self.drain.per_s(now_s),
             excluded=frozenset.intersection(*(ticket.excluded for ticket in tickets)),
             names_no_ctx=any(ticket.names_no_ctx for ticket in tickets),
+            teams=MappingProxyType(dict(self.queue.counts)),
         )
 
 

@@ -65,13 +65,13 @@ class MemoryStore(Store):
         return self.book.ledger.limits
 
     def set_limits(self, limits: Limits) -> None:
-        """For newcomers; whoever waits keeps its place."""
-        self.book.ledger.set_limits(limits)
+        """For newcomers; whoever waits keeps its place. What a team has used of its old limits it has used of these."""
+        self._ask(lambda: self.book.set_limits(self._caller, limits, self._clock.now_s()))
 
     # tickets
 
     async def take(self, ticket: Ticket) -> Lease | Place:
-        """Raises QueueFull; QueueTimeout for a ticket that has left, or an attempt that is over."""
+        """Raises RateLimited, TeamQueueFull, QueueFull; QueueTimeout for a ticket that has left, or a past attempt."""
         self._tickets[ticket.id] = ticket  # before the step: telling its news may already serve this ticket
         value = self._ask(lambda: self.book.take(self._caller, ticket, self._clock.now_s()))
         if isinstance(value, Place):
@@ -82,6 +82,8 @@ class MemoryStore(Store):
             return value
         if isinstance(value, Full):
             raise QueueFull(retry_after_s=value.retry_after_s)
+        if isinstance(value, Refused):
+            raise value.refusal
         raise QueueTimeout("this call was given up before it was served")
 
     async def widen(self, ticket_id: str, targets: tuple[str, ...]) -> Lease | Place:
@@ -97,18 +99,19 @@ class MemoryStore(Store):
     async def place_of(self, ticket_id: str) -> Place | None:
         return self._ask(lambda: self.book.place_of(self._caller, ticket_id, self._clock.now_s()))
 
-    async def leave(self, ticket_id: str) -> None:
+    async def leave(self, ticket_id: str, tokens: int = 0) -> None:
         self._tickets.pop(ticket_id, None)
         self._leases.pop(ticket_id, None)
-        self._ask(lambda: self.book.leave(self._caller, ticket_id, self._clock.now_s()))
+        self._ask(lambda: self.book.leave(self._caller, ticket_id, self._clock.now_s(), tokens=tokens))
 
     async def give_back(self, lease: Lease, outcome: Outcome, tokens: int) -> None:
-        self._give_back(lease)
+        self._give_back(lease, tokens)
 
-    def _give_back(self, lease: Lease) -> None:
-        if self._leases.get(lease.ticket) == lease:
+    def _give_back(self, lease: Lease, tokens: int) -> None:
+        held = self._leases.get(lease.ticket)
+        if held is lease or held == lease:
             del self._leases[lease.ticket]
-        self._ask(lambda: self.book.give_back(self._caller, lease.id, self._clock.now_s()))
+        self._ask(lambda: self.book.give_back(self._caller, lease.id, self._clock.now_s(), tokens=tokens))
 
     async def refuse(self, model: str, refusal: Refusal) -> int:
         return self._ask(lambda: self.book.refuse(self._caller, model, refusal, self._clock.now_s()))
@@ -200,7 +203,7 @@ class MemoryStore(Store):
             self._leases[lease.ticket] = lease
             self._ask(lambda: self.book.ack(self._caller, (lease.id,), self._clock.now_s()))
         else:
-            self._give_back(lease)
+            self._give_back(lease, 0)
 
 
 def _nobody_waits(lease: Lease) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from router.fleet.node import CopyState
 from router.fleet.tickets import Gate, Ticket
+from router.policy.fair_queue import Kind
 
 NEVER_S = float("inf")
 
@@ -51,8 +52,8 @@ class CopyEntry:
         self.since_s = 0.0  # answering time (`Book`) of `begin`
         self.is_free = False  # as in the index
 
-    def fits(self, ticket: Ticket) -> bool:
-        """Whether this ticket may use this copy, free or not. An unknown context fits everybody."""
+    def fits(self, ticket: Ticket | Kind) -> bool:
+        """Whether this ticket, or all of a kind, may use this copy, free or not. An unknown context fits everybody."""
         if self.node.name in ticket.excluded or (ticket.names_no_ctx and self.named_ctx):
             return False
         return not self.num_ctx or self.num_ctx >= ticket.num_ctx

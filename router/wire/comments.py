@@ -20,12 +20,12 @@ _NOT_A_VALUE = re.compile(r"[^\x21-\x7e]")
 
 
 def in_line(
-    *, position: int | None, of: int | None, estimate_s: float | None, is_loading: bool, waited_s: float
+    *, reason: str | None, position: int | None, of: int | None, estimate_s: float | None, waited_s: float
 ) -> bytes:
-    """`is_loading`: no node has the model ready; otherwise it is a slot that is waited for."""
+    """`reason`: what is waited for. None for what the store cannot tell at once."""
     return _comment(
         "waiting",
-        ("reason", "load" if is_loading else "line"),
+        ("reason", reason),
         ("position", position),
         ("of", of),
         ("estimate_s", None if estimate_s is None else math.ceil(estimate_s)),

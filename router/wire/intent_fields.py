@@ -63,7 +63,11 @@ class Fields:
 
     def is_filled(self, key: str) -> bool:
         """Something other than absent, null, "" or []."""
-        return not self.is_empty(key) and self.body[self.kept[key].value : self.kept[key].end] != b'""'
+        if self.is_empty(key):
+            return False
+        member = self.kept[key]
+        # Looked at where it stands: a copy of a picture's twenty megabytes holds every thread for ten milliseconds.
+        return member.end - member.value > 2 or not self.body.startswith(b'""', member.value)
 
     def is_empty(self, key: str) -> bool:
         """Absent, null or []."""

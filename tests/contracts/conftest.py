@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from router.fleet.tickets import BEAT_S
+from router.policy.limits import TeamLimits, TeamTable
 from router.store.answers import Limits
 from tests.contracts.store_driver import HARNESSES, Pool
 
@@ -15,8 +16,15 @@ MakePool = Callable[..., Pool]
 
 @pytest.fixture(params=HARNESSES)
 def make_pool(request: pytest.FixtureRequest) -> MakePool:
-    def make(replicas: str = "ab", *, max_waiting: int = 256, settle_s: float = BEAT_S, **by_key: int) -> Pool:
-        pool = Pool(HARNESSES[request.param](Limits(max_waiting, by_key), settle_s))
+    def make(
+        replicas: str = "ab",
+        *,
+        max_waiting: int = 256,
+        settle_s: float = BEAT_S,
+        teams: dict[str, TeamLimits] | None = None,
+        **by_key: int,
+    ) -> Pool:
+        pool = Pool(HARNESSES[request.param](Limits(max_waiting, by_key, TeamTable(teams or {})), settle_s))
         for name in replicas:
             pool.hello(name)
         return pool

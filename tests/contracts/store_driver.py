@@ -27,14 +27,20 @@ class MemoryHarness:
         return {name: list(replica.stream) for name, replica in self.store.replicas.items()}
 
     def snapshot(self) -> Book:
-        return copy.deepcopy(self.store)
+        return _copy_of(self.store)
 
     def fail_over(self, to: Book) -> None:
-        self.store = copy.deepcopy(to)
+        self.store = _copy_of(to)
         self.store.run += "'"
 
     def check(self) -> None:
         invariants(self.store)
+
+
+def _copy_of(book: Book) -> Book:
+    """Refusals are shared: an exception whose arguments are named cannot be copied."""
+    told = [news.refusal for replica in book.replicas.values() for news in replica.stream if isinstance(news, Refused)]
+    return copy.deepcopy(book, {id(refusal): refusal for refusal in told})
 
 
 HARNESSES = {"memory": MemoryHarness}
@@ -97,14 +103,17 @@ class Pool:
     def place_of(self, who: str, ticket_id: str) -> Any:
         return self._do(who, "place_of", ticket_id)
 
-    def leave(self, who: str, ticket_id: str) -> Any:
-        return self._do(who, "leave", ticket_id)
+    def leave(self, who: str, ticket_id: str, tokens: int = 0) -> Any:
+        return self._do(who, "leave", ticket_id, tokens=tokens)
 
-    def give_back(self, who: str, lease: Lease | str) -> Any:
-        return self._do(who, "give_back", lease if isinstance(lease, str) else lease.id)
+    def give_back(self, who: str, lease: Lease | str, tokens: int = 0) -> Any:
+        return self._do(who, "give_back", lease if isinstance(lease, str) else lease.id, tokens=tokens)
 
     def refuse(self, who: str, model: str, refusal: Refusal) -> Any:
         return self._do(who, "refuse", model, refusal)
+
+    def set_limits(self, who: str, limits: Limits) -> Any:
+        return self._do(who, "set_limits", limits)
 
     def lines(self, who: str) -> dict[str, LineView]:
         return {view.model: view for view in self._do(who, "lines")}

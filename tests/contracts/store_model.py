@@ -1,29 +1,22 @@
 """The store's contract once more, as lists and scans: it does not choose, it judges what a store chose.
 
-Each method applies what a command changes, then `judge` takes the slots that the store handed out in that step and
-asserts that it could hand out these, that it passed nobody over, and that nobody still waits beside a free slot.
+Each method applies what a command changes, then `judge` takes the slots that the store handed out in that step, in its
+order, and asserts that each went to whose turn it was, and that nobody still waits beside a free slot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from router.errors import RateLimited, TeamQueueFull
 from router.fleet.node import CopyState
-from router.fleet.tickets import LEFT_IDS_S, LOAD_S_MAX, UNACKED_S, CopyReport, Gate, Lease, Place, Ticket
-from router.store.answers import Full, Gone
+from router.fleet.tickets import LEFT_IDS_S, LOAD_S_MAX, UNACKED_S, CopyReport, Gate, Lease, Place, Ticket, Waits
+from router.policy.limits import TeamTable
+from router.store.answers import Full, Gone, Refused
+from tests.contracts.fair_model import FairModel, Held
 
 BUSY = (CopyState.LOADING, CopyState.UNLOADING)
-
-
-@dataclass
-class Held:
-    ticket: Ticket
-    replica: str
-    arrival: int
-    keys: list[str]
-    lease: Lease | None = None
-    unclaimed_since: float | None = None
 
 
 @dataclass
@@ -53,8 +46,10 @@ class CopyFacts:
 
 
 class Model:
-    def __init__(self, max_waiting: int) -> None:
+    def __init__(self, max_waiting: int, teams: TeamTable | None = None) -> None:
         self.max_waiting = max_waiting
+        self.fair = FairModel(teams or TeamTable())
+        self.grants: dict[str, list[float]] = {}  # when each line moved
         self.now = 0.0  # store time
         self.answering = 0.0
         self.settles_until: float | None = None
@@ -100,7 +95,12 @@ class Model:
 
     def waiting(self, key: str | None = None) -> list[Held]:
         found = [held for held in self.held if held.lease is None and (key is None or key in held.keys)]
-        return sorted(found, key=lambda held: held.arrival)
+        return sorted(found, key=lambda held: held.order)
+
+    def is_held_back(self, team: str) -> bool:
+        limit = self.fair.table.of(team).max_concurrent
+        running = sum(held.lease is not None and held.ticket.team == team for held in self.held)
+        return limit is not None and running >= limit
 
     def leases(self, node: str, weights: str | None = None) -> int:
         return sum(
@@ -128,6 +128,7 @@ class Model:
         return (
             self.settles_until is None
             and held.replica not in self.unheard
+            and not self.is_held_back(ticket.team)
             and any(key in copy.keys for key in held.keys)
             and copy.node not in ticket.excluded
             and (ticket.num_ctx == 0 or copy.num_ctx == 0 or copy.num_ctx >= ticket.num_ctx)
@@ -142,94 +143,156 @@ class Model:
 
     # what the store handed out
 
-    def judge(self, grants: list[Lease]) -> None:
-        for lease in grants:
-            held = self.find(lease.ticket)
-            assert held is not None, "granted to a ticket that is not there"
-            assert held.lease is None, "granted twice"
-            self.hand_out(held, lease)
-            held.unclaimed_since = self.answering
-        self._nobody_older_is_left(grants)
+    def judge(self, grants: list[Lease], *, answered: Lease | None = None) -> None:
+        """`answered` is the one that the step answered instead of telling it as news: it needs no acknowledgement."""
+        made = [*grants, *([answered] if answered is not None else [])]
+        for lease in sorted(made, key=lambda lease: int(lease.id.rsplit("/", 1)[1])):
+            self._grant(lease)
+            if lease is not answered:
+                self._find(lease).unclaimed_since = self.answering
         for held in self.waiting():
             assert not self.choices(held), f"{held.ticket.id} waits beside a free slot"
 
-    def hand_out(self, held: Held, lease: Lease) -> None:
-        """Any order of a step's grants is legal if each copy was free when its turn came and nobody older is left."""
-        copy = self.copy(lease.node, lease.weights)
+    def _grant(self, lease: Lease) -> None:
+        held, copy = self._find(lease), self.copy(lease.node, lease.weights)
+        assert held.lease is None, "granted twice"
         assert self.is_free(copy), "a slot that was not free"
-        assert self.may_use(held, copy)
-        assert lease.model in held.keys
-        assert lease.model in copy.keys
-        assert (lease.attempt, lease.num_ctx) == (held.ticket.attempt, copy.num_ctx)
+        turn = self.fair.turn(copy.keys, copy.node, self.waiting(), lambda other: self.may_use(other, copy), self.now)
+        assert turn is not None
+        assert held is turn[0], f"{held.ticket.id} was served, and it was the turn of {turn[0].ticket.id}"
+        self.fair.granted(*turn, copy.keys, self.now)
+        self.grants.setdefault(lease.model, []).append(self.now)
+        self._lend(held, lease, copy)
+
+    def _lend(self, held: Held, lease: Lease, copy: CopyFacts) -> None:
+        assert lease.model == next(key for key in held.keys if key in copy.keys)
+        assert (lease.attempt, lease.num_ctx, lease.team) == (held.ticket.attempt, copy.num_ctx, held.ticket.team)
         assert self.find_lease(lease.id) is None, "a lease id given twice"
         held.lease = lease
 
-    def _nobody_older_is_left(self, grants: list[Lease]) -> None:
-        for lease in grants:
-            winner = self.find(lease.ticket)
-            copy = self.copy(lease.node, lease.weights)
-            for held in self.waiting():
-                assert winner is None or held.arrival > winner.arrival or not self.may_use(held, copy), "passed over"
+    def _find(self, lease: Lease) -> Held:
+        held = self.find(lease.ticket)
+        assert held is not None, "granted to a ticket that is not there"
+        return held
+
+    def _new(self, ticket: Ticket, replica: str, past: tuple[int, int, float] | None) -> Held:
+        self.arrivals += past is None
+        limits = self.fair.know(ticket.team, self.now)
+        arrival = self.arrivals if past is None else past[1]
+        return Held(ticket, replica, arrival, [], limits, is_due=past is not None)
+
+    def _stand(self, held: Held, keys: Iterable[str]) -> None:
+        keys = list(dict.fromkeys(keys))
+        held.keys = []
+        self.fair.stand(held, keys, [other for other in self.waiting() if other is not held], self.now)
+        if held not in self.held:
+            self.held.append(held)
+
+    def _take_back(self, held: Held) -> None:
+        held.lease = held.unclaimed_since = None
+        self.fair.charge(held.ticket.team, -held.cost)
+        held.is_due = True
+        self._stand(held, held.keys)
 
     def find_lease(self, lease_id: str) -> Held | None:
         return next((held for held in self.held if held.lease is not None and held.lease.id == lease_id), None)
 
     # tickets
 
-    def take(self, replica: str, ticket: Ticket, value: object, grants: list[Lease]) -> None:
+    def take(self, replica: str, ticket: Ticket, value: object, grants: list[Lease], refused: set[str]) -> None:
+        """`refused` are the tickets of whose refusal this step told."""
         held = self.find(ticket.id)
         past = self.past.get(ticket.id)
         if held is None and (ticket.id in self.left or (past is not None and ticket.attempt <= past[0])):
             assert value is Gone.LEFT
         elif held is None:
-            self._first_take(replica, ticket, past, value, grants)
-            return
+            assert not grants
+            self._first_take(replica, ticket, past, value, refused)
         elif ticket.attempt < held.ticket.attempt:
             assert value is Gone.LEFT
-        elif ticket.attempt == held.ticket.attempt:
-            self._same_again(held, value, grants)
-            return
         else:
-            held.lease = held.unclaimed_since = None
+            is_next = ticket.attempt > held.ticket.attempt
             held.ticket = ticket
+            if is_next and held.lease is not None:
+                self._take_back(held)
             self._same_again(held, value, grants)
             return
         self.judge(grants)
 
     def _first_take(
-        self, replica: str, ticket: Ticket, past: tuple[int, int, float] | None, value: object, grants: list[Lease]
+        self, replica: str, ticket: Ticket, past: tuple[int, int, float] | None, value: object, refused: set[str]
     ) -> None:
-        self.judge(grants)
-        self.arrivals += 1
-        held = Held(ticket, replica, self.arrivals if past is None else past[1], list(dict.fromkeys(ticket.targets)))
-        open_keys = [key for key in held.keys if len(self.waiting(key)) < self.max_waiting]
-        if isinstance(value, Full):
-            assert past is None
-            assert not open_keys
-            assert not self.choices(held)
-            assert 1.0 <= value.retry_after_s <= 60.0
+        held = self._new(ticket, replica, past)
+        if past is not None:
+            self.fair.book(ticket.team, ticket.estimate_tokens)
+        elif not self.fair.admits(ticket, self.now):
+            assert isinstance(value, Refused)
+            assert isinstance(value.refusal, RateLimited)
+            self.arrivals -= 1
             return
-        self.past.pop(ticket.id, None)
-        if isinstance(value, Lease):
-            free = {copy.node for copy in self.choices(held)}
-            wished = [node for node in ticket.preferred if node in free]
-            assert not wished or value.node in (wished if len(held.keys) > 1 else wished[:1])
-            self.held.append(held)
-            self.hand_out(held, value)
+        keys = list(dict.fromkeys(ticket.targets))
+        held.keys = keys
+        if choices := self.choices(held):
+            assert isinstance(value, Lease)
+            self._serve_at_once(held, value, choices)
+        elif self._turns_away(held, past, value, refused):
+            self.fair.book(ticket.team, -ticket.estimate_tokens, requests=-1)
+            return
         else:
-            assert past is not None or open_keys, "a line over its limit"
-            assert not self.choices(held)
-            if past is None:
-                held.keys = open_keys
-            self.held.append(held)
+            self._stand(held, held.keys)
             self._is_place(held, value)
+        self.past.pop(ticket.id, None)
+
+    def _serve_at_once(self, held: Held, lease: Lease, choices: list[CopyFacts]) -> None:
+        free = {copy.node for copy in choices}
+        wished = [node for node in held.ticket.preferred if node in free]
+        assert not wished or lease.node in (wished if len(held.keys) > 1 else wished[:1])
+        copy = self.copy(lease.node, lease.weights)
+        assert copy in choices
+        assert lease.model in copy.keys
+        self.fair.enter(held, lease.model, self.waiting())
+        if not held.is_due:
+            self.fair.advance(held, lease.model, self.fair.tag(held, lease.model))
+        self.fair.serve(held)
+        self.held.append(held)
+        assert (lease.attempt, lease.num_ctx, lease.team) == (held.ticket.attempt, copy.num_ctx, held.ticket.team)
+        held.lease = lease
+
+    def _turns_away(self, held: Held, past: tuple[int, int, float] | None, value: object, refused: set[str]) -> bool:
+        """A newcomer; else it stands in `held.keys`, and whoever had to go is gone."""
+        if past is not None:
+            return False
+        mine = [other for other in self.waiting() if other.ticket.team == held.ticket.team]
+        if held.limits.max_waiting is not None and len(mine) >= held.limits.max_waiting:
+            assert isinstance(value, Refused)
+            assert isinstance(value.refusal, TeamQueueFull)
+            assert 1.0 <= (value.refusal.retry_after_s or 0.0) <= 60.0
+            return True
+        if open_keys := [key for key in held.keys if len(self.waiting(key)) < self.max_waiting]:
+            held.keys = open_keys
+            return False
+        for key in held.keys:
+            victim = self.fair.victim(key, held, self.waiting())
+            if victim is not None:
+                held.keys = [key]
+                victim.keys.remove(key)
+                if not victim.keys:
+                    assert victim.ticket.id in refused, "the newest of the team most over its share"
+                    self._expel(victim)
+                return False
+        assert isinstance(value, Full)
+        assert 1.0 <= value.retry_after_s <= 60.0
+        return True
+
+    def _expel(self, held: Held) -> None:
+        self.held.remove(held)
+        self.left[held.ticket.id] = self.answering
+        self.fair.book(held.ticket.team, -held.ticket.estimate_tokens, requests=-1)
 
     def _same_again(self, held: Held, value: object, grants: list[Lease]) -> None:
         """Its own grant, made in this very step, is named by the value and not among the grants."""
-        if isinstance(value, Lease) and held.lease is None:
-            self.hand_out(held, value)
-            self._nobody_older_is_left([value])
-        self.judge(grants)
+        is_new = isinstance(value, Lease) and held.lease is None
+        self.judge(grants, answered=value if is_new and isinstance(value, Lease) else None)
         if held.lease is None:
             self._is_place(held, value)
         else:
@@ -239,7 +302,9 @@ class Model:
     def _is_place(self, held: Held, value: object) -> None:
         assert isinstance(value, Place)
         line = self.waiting(held.keys[0])
-        assert (value.model, value.position, value.depth) == (held.keys[0], line.index(held) + 1, len(line))
+        position = self.fair.position(held, line, self.is_held_back)
+        assert (value.model, value.position, value.depth) == (held.keys[0], position, len(line))
+        assert (value.reason is Waits.FOR_TEAM) == self.is_held_back(held.ticket.team)
 
     def widen(self, ticket_id: str, targets: Iterable[str], value: object, grants: list[Lease]) -> None:
         held = self.find(ticket_id)
@@ -248,11 +313,12 @@ class Model:
             self.judge(grants)
             return
         if held.lease is None:
-            held.keys += [
+            more = [
                 key
                 for key in dict.fromkeys(targets)
                 if key not in held.keys and len(self.waiting(key)) < self.max_waiting
             ]
+            self.fair.stand(held, more, [other for other in self.waiting() if other is not held], self.now)
         self._same_again(held, value, grants)
 
     def place_of(self, ticket_id: str, value: object) -> None:
@@ -262,24 +328,31 @@ class Model:
         else:
             self._is_place(held, value)
 
-    def leave(self, ticket_id: str) -> None:
-        self.held = [held for held in self.held if held.ticket.id != ticket_id]
+    def leave(self, ticket_id: str, tokens: int) -> None:
+        held = self.find(ticket_id)
+        if held is not None:
+            self._ends(held, tokens)
         self.past.pop(ticket_id, None)
         self.left[ticket_id] = self.answering
 
-    def give_back(self, lease_id: str) -> None:
+    def give_back(self, lease_id: str, tokens: int) -> None:
         held = self.find_lease(lease_id)
         if held is not None:
-            self.held.remove(held)
+            self._ends(held, tokens)
             self.past[held.ticket.id] = (held.ticket.attempt, held.arrival, self.answering)
+
+    def _ends(self, held: Held, tokens: int) -> None:
+        self.held.remove(held)
+        if held.lease is not None:
+            self.fair.charge(held.ticket.team, max(1, tokens) - held.cost)
+        self.fair.book(held.ticket.team, tokens - held.ticket.estimate_tokens)
 
     def refuse(self, model: str) -> list[str]:
         refused = [held for held in self.waiting(model) if held.keys == [model]]
         for held in self.waiting(model):
             held.keys.remove(model)
         for held in refused:
-            self.held.remove(held)
-            self.left[held.ticket.id] = self.answering
+            self._expel(held)
         return sorted(held.ticket.id for held in refused)
 
     def ack(self, replica: str, lease_ids: Iterable[str]) -> tuple[str, ...]:
@@ -297,18 +370,27 @@ class Model:
     def beat(self) -> None:
         for held in self.held:
             if held.unclaimed_since is not None and self.answering - held.unclaimed_since >= UNACKED_S:
-                held.lease = held.unclaimed_since = None
                 self.unheard.add(held.replica)
+                self._take_back(held)
         for name in [name for name, heard in self.heard.items() if self.answering - heard >= 6.0]:
             self.bye(name)
         self.left = {key: at for key, at in self.left.items() if self.answering - at < LEFT_IDS_S}
         self.past = {key: entry for key, entry in self.past.items() if self.answering - entry[2] < LEFT_IDS_S}
         self._end_loads(lambda copy: self.answering - copy.since >= LOAD_S_MAX)
 
+    def forget(self) -> None:
+        """At the very end of a beat: lines that moved in it are kept."""
+        self.fair.forget(self._is_needed)
+
+    def _is_needed(self, key: str) -> bool:
+        has_moved = any(int(at) >= self.now - 30.0 for at in self.grants.get(key, ()))
+        return bool(self.waiting(key)) or has_moved or any(key in copy.keys for copy in self.copies)
+
     def bye(self, name: str) -> None:
         del self.heard[name]
         self.unheard.discard(name)
-        self.held = [held for held in self.held if held.replica != name]
+        for held in [held for held in self.held if held.replica == name]:
+            self._drop(held)
         self._end_loads(lambda copy: copy.loader == name)
 
     def hello(self, name: str, leases: list[Lease], tickets: list[Ticket], *, settles: bool) -> None:
@@ -319,34 +401,56 @@ class Model:
         standing = {ticket.id for ticket in tickets} | {lease.ticket for lease in leases}
         for held in [held for held in self.held if held.replica == name]:
             held.unclaimed_since = None
-            if held.lease is not None and held.lease.id not in named:
-                held.lease = None
-            if held.lease is None and held.ticket.id not in standing:
-                self.held.remove(held)
+            is_gone = held.ticket.id not in standing
+            if held.lease is not None and held.lease.id in named:
+                continue
+            if is_gone:
+                self._drop(held)
+            elif held.lease is not None:
+                self._take_back(held)
         for lease in leases:
             if self.find_lease(lease.id) is None:
                 self.left.pop(lease.ticket, None)
-                self._found(name, Ticket(lease.ticket, (lease.model,), attempt=lease.attempt)).lease = lease
-                self.copy(lease.node, lease.weights)
+                self._restore(name, lease)
         for ticket in tickets:
             held = self.find(ticket.id)
             if held is not None and held.lease is None:
                 held.ticket = ticket
             elif held is None and ticket.id not in self.left:
-                self._found(name, ticket)
+                held = self._new(ticket, name, self.past.pop(ticket.id, None))
+                self.fair.book(ticket.team, ticket.estimate_tokens)
+                self._stand(held, ticket.targets)
 
-    def _found(self, name: str, ticket: Ticket) -> Held:
-        held = self.find(ticket.id)
+    def _restore(self, name: str, lease: Lease) -> None:
+        held = self.find(lease.ticket)
         if held is None:
-            self.arrivals += 1
-            past = self.past.pop(ticket.id, None)
-            held = Held(ticket, name, self.arrivals if past is None else past[1], list(dict.fromkeys(ticket.targets)))
+            ticket = Ticket(lease.ticket, (lease.model,), lease.attempt, team=lease.team)
+            ticket = replace(ticket, estimate_tokens=lease.estimate_tokens)
+            held = self._new(ticket, name, self.past.pop(lease.ticket, None))
+            self.fair.book(ticket.team, ticket.estimate_tokens)
+            held.keys = [lease.model]
             self.held.append(held)
-        return held
+        elif held.lease is not None:
+            self.fair.charge(held.ticket.team, -held.cost)
+        self.fair.serve(held)
+        self.copy(lease.node, lease.weights)
+        held.lease = lease
+
+    def _drop(self, held: Held) -> None:
+        """What a running call used nobody can tell: its estimate stands."""
+        self.held.remove(held)
+        if held.lease is None:
+            self.fair.book(held.ticket.team, -held.ticket.estimate_tokens)
 
     # nodes
 
     def set_copy(self, replica: str, report: CopyReport) -> None:
+        self._set_copy(replica, report)
+        keys = self.copy(report.node, report.weights).keys
+        if len(keys) > 1:
+            self.fair.join(keys)
+
+    def _set_copy(self, replica: str, report: CopyReport) -> None:
         node = self.node(report.node)
         if report.incarnation > node.number:
             self._restart(report.node, report.incarnation)

@@ -8,9 +8,10 @@ from typing import TypeVar
 
 import pytest
 
-from router.errors import LoadFailed, Outcome, QueueFull, Refusal, Unavailable
+from router.errors import LoadFailed, Outcome, QueueFull, RateLimited, Refusal, TeamQueueFull, Unavailable
 from router.fleet.node import CopyState
 from router.fleet.tickets import CopyReport, Gate, Lease, Place, Ticket
+from router.policy.limits import TeamLimits, TeamTable
 from router.store.answers import Limits
 from router.store.book import Book
 from router.store.check import invariants
@@ -99,6 +100,41 @@ def test_grant_is_delivered_right_after_the_step_that_made_it(store: MemoryStore
     assert at_once(store.take(call("1"))) == Place("m", 1, 1)
     ready(store)
     assert [lease.ticket for lease in waiters.leases] == ["1"]
+
+
+def test_team_over_its_limits_is_refused_in_the_call_itself(clock: VirtualClock, waiters: Waiters) -> None:
+    limits = {"x": TeamLimits(requests_per_minute=1), "y": TeamLimits(max_waiting=1)}
+    store = MemoryStore(clock, Random(3), Limits(2, teams=TeamTable(limits)))
+    at_once(store.open(waiters.on_grant, waiters.on_refusal))
+    at_once(store.take(call("x1", team="x")))
+    with pytest.raises(RateLimited):
+        at_once(store.take(call("x2", team="x")))
+    at_once(store.take(call("y1", team="y")))
+    with pytest.raises(TeamQueueFull):
+        at_once(store.take(call("y2", team="y")))
+    assert "2 waiting" in repr(store)
+
+
+def test_whoever_makes_room_in_a_full_line_is_told(store: MemoryStore, waiters: Waiters) -> None:
+    for name in ("x1", "x2", "y1"):
+        at_once(store.take(call(name, team=name[0])))
+    ((ticket, refusal),) = waiters.refusals
+    assert ticket == "x2"
+    assert isinstance(refusal, QueueFull)
+    assert "2 waiting" in repr(store)
+
+
+def test_true_tokens_reach_the_teams_account(store: MemoryStore) -> None:
+    ready(store)
+    lease = at_once(store.take(call("x1", team="x", estimate_tokens=100)))
+    assert isinstance(lease, Lease)
+    account = store.book.ledger.queues.shares.accounts["x"]
+    before = account.used
+    at_once(store.give_back(lease, Outcome.OK, 700))
+    assert account.used - before == 600
+    at_once(store.take(call("x2", team="x", estimate_tokens=100)))
+    at_once(store.leave("x2", tokens=40))
+    assert account.used - before == 640
 
 
 def test_delivered_grant_is_acknowledged(store: MemoryStore, clock: VirtualClock, waiters: Waiters) -> None:

@@ -7,6 +7,7 @@ or twice, and the store freezes, jumps in time and loses writes.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -16,12 +17,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from router.errors import LoadFailed
 from router.fleet.node import CopyState
-from router.fleet.tickets import CopyReport, Gate, Lease, Place, Ticket
-from router.store.answers import Caller, Full, Gone, Limits, Stale
+from router.fleet.tickets import CopyReport, Gate, Lease, Place, Priority, Ticket
+from router.policy.limits import TeamLimits, TeamTable
+from router.store.answers import Caller, Full, Gone, Limits, Refused, Stale
 from tests.contracts.store_driver import HARNESSES, Pool
 from tests.contracts.store_model import Model
 
 MAX_WAITING = 4
+TEAMS = TeamTable(
+    {
+        "two": TeamLimits(weight=2.0, priority=Priority.HIGH),
+        "half": TeamLimits(weight=0.5, max_concurrent=1),
+        "few": TeamLimits(max_waiting=2, max_concurrent=2),
+        "poor": TeamLimits(requests_per_minute=60, tokens_per_minute=9_600, tokens_per_day=86_400),
+    }
+)
 REPLICAS = ("a", "b", "c")
 NODES = ("n1", "n2")
 KEYS_OF = {"w": ("m", "alias"), "v": ("k",), "u": ("alias", "k")}
@@ -34,6 +44,7 @@ targets = st.lists(st.sampled_from(KEYS), min_size=1, max_size=2).map(tuple)
 excluded = st.sampled_from([frozenset[str]()] * 5 + [frozenset({"n1"}), frozenset({"n2"}), frozenset(NODES)])
 contexts = st.sampled_from([0, 0, 0, 0, 4096, 8192])
 picks = st.integers(0, 1_000)
+tokens = st.sampled_from([0, 16, 500, 1_000, 4_000, 40_000])
 wishes = st.fixed_dictionaries(
     {
         "targets": targets,
@@ -41,6 +52,9 @@ wishes = st.fixed_dictionaries(
         "excluded": excluded,
         "num_ctx": contexts,
         "names_no_ctx": st.sampled_from([False, False, True]),
+        "team": st.sampled_from(["default", "default", "default", *TEAMS.by_name]),
+        "priority": st.sampled_from([None, None, None, *Priority]),
+        "estimate_tokens": tokens,
     }
 )
 
@@ -50,8 +64,8 @@ class Histories(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = Pool(HARNESSES[self.harness](Limits(MAX_WAITING), 1.0))
-        self.model = Model(MAX_WAITING)
+        self.pool = Pool(HARNESSES[self.harness](Limits(MAX_WAITING, teams=TEAMS), 1.0))
+        self.model = Model(MAX_WAITING, TEAMS)
         self.seen: set[tuple[str, str]] = set()  # (run, lease id) of every grant that was judged
         self.greeted: set[str] = set()  # lives of the store in which somebody said hello
         self.run = ""
@@ -105,6 +119,12 @@ class Histories(RuleBasedStateMachine):
             self._hears(lease)
         return fresh
 
+    def _refused(self) -> set[str]:
+        """Tickets of whose refusal anybody was or will be told."""
+        streams = self.pool.harness.streams().values()
+        told = [*self.pool.answer.refusals, *(news for stream in streams for news in stream)]
+        return {news.ticket for news in told if isinstance(news, Refused)}
+
     def _is_new(self, lease: Lease) -> bool:
         mark = (self.pool.answer.run, lease.id)
         if mark in self.seen or self.model.find_lease(lease.id) is not None:
@@ -124,7 +144,7 @@ class Histories(RuleBasedStateMachine):
         elif isinstance(value, Place):
             self.standing[who][ticket.id] = ticket
         else:
-            assert isinstance(value, Full | Gone | Stale)
+            assert isinstance(value, Full | Refused | Gone | Stale)
 
     def _some(self, things: list[Any], pick: int) -> Any:
         return things[pick % len(things)]
@@ -167,6 +187,7 @@ class Histories(RuleBasedStateMachine):
         assert value == self.model.ack(who, ids)
         self.model.beat()
         self.model.judge(grants)
+        self.model.forget()
         assert {lease.ticket for lease in self.pool.answer.grants} == self.model.unclaimed_by(who)
 
     def read(self, who: str) -> None:
@@ -247,7 +268,7 @@ class Histories(RuleBasedStateMachine):
         who, old = self._some(self.old_tickets, pick)
         ticket = old
         if more:
-            ticket = Ticket(old.id, old.targets, attempt=old.attempt + more, excluded=away, num_ctx=old.num_ctx)
+            ticket = replace(old, attempt=old.attempt + more, excluded=away)
             self.old_tickets.append((who, ticket))
         self._take(who, ticket)
 
@@ -255,7 +276,7 @@ class Histories(RuleBasedStateMachine):
         value, grants = self.do(who, "take", ticket)
         self._after_take(who, ticket, value)
         if not isinstance(value, Stale):
-            self.model.take(who, ticket, value, grants)
+            self.model.take(who, ticket, value, grants, self._refused())
 
     @precondition(lambda self: self.old_tickets)
     @rule(pick=picks, wants=targets)
@@ -277,22 +298,22 @@ class Histories(RuleBasedStateMachine):
             self.model.place_of(ticket.id, value)
 
     @precondition(lambda self: self.old_tickets)
-    @rule(pick=picks)
-    def leave(self, pick: int) -> None:
+    @rule(pick=picks, used=tokens)
+    def leave(self, pick: int, used: int) -> None:
         who, ticket = self._some(self.old_tickets, pick)
         self.standing[who].pop(ticket.id, None)
         self.claimed[who].pop(ticket.id, None)
-        value, grants = self.do(who, "leave", ticket.id)
+        value, grants = self.do(who, "leave", ticket.id, tokens=used)
         if not isinstance(value, Stale):
-            self.model.leave(ticket.id)
+            self.model.leave(ticket.id, used)
             self.model.judge(grants)
 
-    @rule(who=replicas, picked=st.lists(picks, min_size=1, max_size=4))
-    def give_back(self, who: str, picked: list[int]) -> None:
+    @rule(who=replicas, picked=st.lists(picks, min_size=1, max_size=4), used=tokens)
+    def give_back(self, who: str, picked: list[int], used: int) -> None:
         for pick in picked[: len(self.claimed[who])]:
             lease = self._some(list(self.claimed[who].values()), pick)
             del self.claimed[who][lease.ticket]
-            self._give_back(who, lease)
+            self._give_back(who, lease, used)
 
     @precondition(lambda self: self.old_leases)
     @rule(pick=picks)
@@ -300,12 +321,12 @@ class Histories(RuleBasedStateMachine):
         who, lease = self._some(self.old_leases, pick)
         if self.claimed[who].get(lease.ticket) == lease:
             del self.claimed[who][lease.ticket]
-        self._give_back(who, lease)
+        self._give_back(who, lease, 100)
 
-    def _give_back(self, who: str, lease: Lease) -> None:
-        value, grants = self.do(who, "give_back", lease)
+    def _give_back(self, who: str, lease: Lease, used: int) -> None:
+        value, grants = self.do(who, "give_back", lease, tokens=used)
         if not isinstance(value, Stale):
-            self.model.give_back(lease.id)
+            self.model.give_back(lease.id, used)
             self.model.judge(grants)
 
     @rule(who=replicas, model=st.sampled_from((*KEYS, None, None, None)))
@@ -350,11 +371,11 @@ class Histories(RuleBasedStateMachine):
         for who, pick, wish in rounds:
             self.take(who, [{**wish, "num_ctx": 0, "names_no_ctx": False}])
             if pick % 3 == 0:
-                self.give_back(REPLICAS[pick % len(REPLICAS)], [pick])
+                self.give_back(REPLICAS[pick % len(REPLICAS)], [pick], 50 * pick)
             if pick % 5 == 0:
                 self.beat(who, acks=True)
         for who, pick, _ in rounds:
-            self.give_back(who, [pick])
+            self.give_back(who, [pick], 10 * pick)
 
     @rule(
         who=replicas,

@@ -36,6 +36,8 @@ TABLE: dict[type[Refusal], tuple[int, str, str | None, str, str | None, bool]] =
     errors.OptionsRefused: (400, BAD, None, BAD, None, False),
     errors.KeepAliveRefused: (400, BAD, None, BAD, None, False),
     errors.LoopDetected: (508, API, None, API, None, False),
+    errors.TeamQueueFull: (429, "rate_limit_error", "team_queue_full", "rate_limit_error", "3", True),
+    errors.RateLimited: (429, "rate_limit_error", "rate_limit_exceeded", "rate_limit_error", "3", True),
     errors.QueueFull: (503, API, None, "overloaded_error", "3", True),
     errors.QueueTimeout: (503, API, None, "overloaded_error", "1", True),
     errors.NoNode: (503, API, "no_node", "overloaded_error", "1", True),
@@ -62,6 +64,10 @@ EACH = pytest.mark.parametrize("kind", TABLE, ids=lambda kind: kind.__name__)
 def made(kind: type[Refusal]) -> Refusal:
     if issubclass(kind, errors.QueueFull):
         return kind(retry_after_s=2.5)
+    if issubclass(kind, errors.TeamQueueFull):
+        return kind(8, retry_after_s=2.5)
+    if issubclass(kind, errors.RateLimited):
+        return kind("requests", None, None, retry_after_s=2.5)
     if issubclass(kind, errors.NodeAnswered):
         return kind(TEXT, 422, outcome=Outcome.CLIENT_ERROR, kind="their_type", code="their_code")
     return kind(TEXT)
@@ -159,6 +165,7 @@ OF_OPENAI = {
     404: openai.NotFoundError,
     413: openai.APIStatusError,
     422: openai.UnprocessableEntityError,
+    429: openai.RateLimitError,
 }
 IN_STREAM = pytest.mark.parametrize("in_stream", [False, True], ids=["answer", "stream"])
 MESSAGES: Any = [{"role": "user", "content": "?"}]
