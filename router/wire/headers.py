@@ -51,7 +51,6 @@ _NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]")
 # Seconds as people and SDKs write them; what is longer than a day (or, from an SDK, an exponent) limits nothing.
 _SECONDS = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,9})?")
 CLIENT_TIMEOUT_S_MAX = 86_400.0
-TIMEOUTS_CACHED = 256  # SDKs send their defaults
 
 
 def via_value(pool: str) -> bytes:
@@ -115,10 +114,9 @@ def request_id(raw: str | None, fresh: Callable[[], str]) -> str:
     return fresh()
 
 
-@lru_cache(maxsize=TIMEOUTS_CACHED)
 def client_timeout_s(*values: str) -> float | None:
     """The shortest time that any of these header values gives us; what is no sane number of seconds is ignored."""
-    seconds = [float(value) for value in values if _SECONDS.fullmatch(value)]
+    seconds = [float(value) for value in values if value and _SECONDS.fullmatch(value)]
     return min((value for value in seconds if 0 < value <= CLIENT_TIMEOUT_S_MAX), default=None)
 
 
