@@ -8,7 +8,7 @@ from time import monotonic
 from types import TracebackType
 
 from router.errors import Outcome, Refusal
-from router.fleet.tickets import Lease, Place, Ticket, Waits
+from router.fleet.tickets import Lease, Place, Ticket
 from router.seams import FleetView, Store
 from router.upstream.waiting import WaitingStream
 from router.wire import comments
@@ -48,10 +48,6 @@ class Waiter:
     def _ring(self) -> None:
         if self._bell is not None and not self._bell.done():
             self._bell.set_result(None)
-
-
-# In comments: a model to be loaded, a slot, or the end of another call of the same team.
-REASONS = {Waits.FOR_COPY: "load", Waits.FOR_SLOT: "line", Waits.FOR_TEAM: "team"}
 
 
 def _has_no_objection() -> None: ...
@@ -125,7 +121,7 @@ class Admission:
     async def _place_told(self, ticket: Ticket, waiting: WaitingStream) -> bytes:
         place = await self._store.place_of(ticket.id)
         return comments.in_line(
-            REASONS[place.reason if place else Waits.FOR_SLOT],
+            reason=place.reason if place else None,
             position=place.position if place else None,
             of=place.depth if place else None,
             estimate_s=place.estimate_s if place else None,

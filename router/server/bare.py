@@ -41,6 +41,7 @@ def surplus(request_id: str) -> bytes:
         b"Content-Type: application/json; charset=utf-8",
         b"Content-Length: %d" % len(SURPLUS_BODY),
         b"Retry-After: 1",
+        b"retry-after-ms: 1000",
         b"Connection: close",
         b"x-ollama-router-refused: connections",
         b"x-request-id: %b" % request_id.encode(),

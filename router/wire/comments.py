@@ -19,8 +19,10 @@ from router.wire.headers import DECISION_PREFIX, Pair
 _NOT_A_VALUE = re.compile(r"[^\x21-\x7e]")
 
 
-def in_line(reason: str, *, position: int | None, of: int | None, estimate_s: float | None, waited_s: float) -> bytes:
-    """`reason` is a word: what is waited for."""
+def in_line(
+    *, reason: str | None, position: int | None, of: int | None, estimate_s: float | None, waited_s: float
+) -> bytes:
+    """`reason`: what is waited for. None for what the store cannot tell at once."""
     return _comment(
         "waiting",
         ("reason", reason),

@@ -9,7 +9,10 @@ from typing import cast
 import pytest
 
 from router.policy.retry import Failure
+from router.server.buffers import Buffers
+from router.server.reply import ClientReply
 from router.upstream.connection import NodeConnection
+from router.upstream.waiting import WaitingStream
 from tests.fakes.raw_client import post, raw_client
 from tests.fakes.replay import ReplayNode
 from tests.shell.house import assert_at_rest, router_before, until
@@ -79,6 +82,62 @@ async def test_a_connection_that_the_last_bytes_paused_is_read_again_when_it_goe
     connection.send((b"POST",), Overrun(connection))
     connection.data_received(plain(b"{}"))
     assert (idle, socket.is_read) == ([connection], True)
+
+
+class Full(Socket):
+    """A transport whose client takes nothing."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def get_write_buffer_size(self) -> int:
+        return sum(map(len, self.written))
+
+
+class Filler:
+    """Somebody who fills a reply, and is told to wait."""
+
+    is_paused = False
+
+    def pause(self) -> None:
+        self.is_paused = True
+
+    def resume(self) -> None:
+        self.is_paused = False
+
+    def stalled(self) -> None:
+        """Not in this test."""
+
+
+def reply_on(transport: Full) -> ClientReply:
+    return ClientReply(
+        cast(asyncio.Transport, transport),
+        is_http10=False,
+        stall_s=10,
+        buffers=Buffers(1 << 20),
+        is_leaving=lambda: False,
+    )
+
+
+async def test_a_client_that_reads_nothing_is_not_buried_in_comments() -> None:
+    transport = Full()
+    waiting = WaitingStream(reply_on(transport), "r", 0.0)
+    for number in range(1000):
+        waiting.say(b": comment %d\n\n" % number)
+    assert b"".join(transport.written).count(b": comment") == 1
+
+
+async def test_an_answer_that_begins_behind_unsent_comments_is_held_from_its_first_byte() -> None:
+    filler, reply = Filler(), reply_on(Full())
+    reply.pause()
+    reply.flow_to(filler)
+    assert filler.is_paused
+    reply.resume()
+    assert not filler.is_paused
+    reply.close()
 
 
 async def test_bytes_that_wait_for_their_client_count_until_it_takes_them() -> None:

@@ -87,7 +87,7 @@ async def test_a_stream_in_line_hears_its_place_and_then_its_answer(path: str) -
         assert answer.headers["x-request-id"] == "mine"
         assert not [name for name in answer.headers if name.startswith("x-ollama-router")], "nothing was known then"
         assert IN_LINE.match(answer.body)
-        assert set(IN_LINE.findall(answer.body)) == {(b"line", b"1", b"1")}
+        assert set(IN_LINE.findall(answer.body)) == {(b"slot", b"1", b"1")}
         decided = DECIDED.search(answer.body)
         assert decided is not None
         assert not COMMENT.search(answer.body, decided.end()), "comments end with the node's first byte"
@@ -116,7 +116,7 @@ async def test_a_place_that_moves_is_told_as_it_is_now() -> None:
 async def test_who_waits_for_a_load_hears_so() -> None:
     async with pool_of(1) as pool, router_before(pool.nodes, line=SOON) as router, Client(router.port) as client:
         client.send("/v1/chat/completions", {"model": COLD, **CALL})
-        await client.first(b"reason=load position=1 of=1")
+        await client.first(b"reason=copy position=1 of=1")
         await until(lambda: is_loading(pool.nodes[0]))
         let_load_finish(pool.nodes[0])
         answer = await client.answer()
@@ -299,7 +299,7 @@ async def test_a_router_that_leaves_tells_those_who_wait_in_open_streams() -> No
         Client(router.port) as at_node,
         Client(router.port) as in_line,
     ):
-        for client, reason in ((at_node, b"reason=prefill"), (in_line, b"reason=line")):
+        for client, reason in ((at_node, b"reason=prefill"), (in_line, b"reason=slot")):
             client.send(path, {"model": SILENT, **CALL})
             await client.first(reason)
         await router.leave()

@@ -13,12 +13,12 @@ GRAMMAR = re.compile(rb": ollama-router( waiting)?( [a-z_]+=[\x21-\x7e]+)+\n\n")
 
 
 def test_a_place_is_told_with_what_is_known_of_it() -> None:
-    told = comments.in_line("line", position=3, of=7, estimate_s=11.2, waited_s=8.9)
-    assert told == b": ollama-router waiting reason=line position=3 of=7 estimate_s=12 waited_s=8\n\n"
-    told = comments.in_line("load", position=1, of=1, estimate_s=None, waited_s=20)
-    assert told == b": ollama-router waiting reason=load position=1 of=1 waited_s=20\n\n"
-    told = comments.in_line("line", position=None, of=None, estimate_s=None, waited_s=20)
-    assert told == b": ollama-router waiting reason=line waited_s=20\n\n"
+    told = comments.in_line(position=3, of=7, estimate_s=11.2, reason="slot", waited_s=8.9)
+    assert told == b": ollama-router waiting reason=slot position=3 of=7 estimate_s=12 waited_s=8\n\n"
+    told = comments.in_line(position=1, of=1, estimate_s=None, reason="copy", waited_s=20)
+    assert told == b": ollama-router waiting reason=copy position=1 of=1 waited_s=20\n\n"
+    told = comments.in_line(position=None, of=None, estimate_s=None, reason=None, waited_s=20)
+    assert told == b": ollama-router waiting waited_s=20\n\n"
 
 
 def test_a_decision_is_told_as_its_headers_would_have() -> None:
