@@ -12,6 +12,7 @@ import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
+from weakref import WeakSet
 
 import httptools
 
@@ -39,6 +40,7 @@ class Owner(Protocol):
     loop: asyncio.AbstractEventLoop
     connections: set[ClientConnection]
     is_closing: bool  # no connection waits for another request
+    shaking: WeakSet[ClientConnection]
     fresh_id: Callable[[], str]
     on_surplus: Callable[[], None]
 
@@ -79,7 +81,8 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         client = cast(asyncio.Transport, transport)
         owner = self._owner
-        if len(owner.connections) >= owner.limits.connections:
+        owner.shaking.discard(self)
+        if len(owner.connections) + len(owner.shaking) >= owner.limits.connections:
             owner.on_surplus()
             self._is_over = True
             client.write(bare.surplus(owner.fresh_id()))

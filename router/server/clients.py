@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Awaitable, Callable
+from weakref import WeakSet
 
 from router.server.client import ClientConnection
 from router.server.client_limits import ClientLimits
@@ -28,12 +29,17 @@ class ClientServer:
         self.loop = asyncio.get_running_loop()
         self.connections: set[ClientConnection] = set()
         self.is_closing = False
+        # Accepted, and not yet told of: a TLS handshake is in progress. Nobody tells of one that fails, but then nobody
+        # holds its connection either.
+        self.shaking: WeakSet[ClientConnection] = WeakSet()
         # Ids of what has no call: this start's own prefix, and a count.
         prefix, count = secrets.token_hex(6), itertools.count(1)
         self.fresh_id: Callable[[], str] = lambda: f"{prefix}-{next(count):x}"
 
     def __call__(self) -> ClientConnection:
-        return ClientConnection(self)
+        connection = ClientConnection(self)
+        self.shaking.add(connection)
+        return connection
 
     def __repr__(self) -> str:
         return f"<ClientServer {len(self.connections)} of {self.limits.connections} connections>"

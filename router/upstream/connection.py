@@ -150,10 +150,18 @@ class NodeConnection(asyncio.Protocol):
             self._is_broken = True  # the answer is whole; what follows it is not for us
         if self._has_ended:
             self._finish()
+        elif not self._has_head:
+            self._await_head(len(data))
         elif self._listener is not None:
             # Nothing but a whole chunk head ends so, and that would have been told.
             self._is_between_chunks = self._is_between_chunks and data.endswith(b"\r\n")
             self._listener.flush()
+
+    def _await_head(self, read_bytes: int) -> None:
+        """A read ended inside a head. Its fields, one without an end, and interim answers have a limit together."""
+        self._head_bytes += read_bytes
+        if self._head_bytes > HEAD_BYTES_MAX:
+            self._fail(Failure.GARBAGE)
 
     def eof_received(self) -> None:
         # Returning None closes the transport; connection_lost then says what that meant.
@@ -178,10 +186,9 @@ class NodeConnection(asyncio.Protocol):
             self._is_broken = True  # bytes after the end: a second answer that nobody asked for
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._has_head:
+            return  # a trailer: it is passed to nobody, and nobody shall fill memory with it
         self._headers.append((name, value))
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > HEAD_BYTES_MAX:
-            raise httptools.HttpParserError("header section too large")
         if name.lower() in (b"content-length", b"transfer-encoding"):
             self._is_framed = True
 

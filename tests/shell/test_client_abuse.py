@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import tracemalloc
@@ -14,6 +15,7 @@ from router import pipeline
 from router.errors import TEXT_CHARS_MAX
 from router.pipeline import LARGE_READS_MAX
 from router.server import catalog
+from router.server import client as client_module
 from router.server.client_limits import FIELDS_MAX, TARGET_BYTES_MAX
 from router.server.request import ClientRequest
 from router.wire.intent import SLICE_BYTES, Intent, read_intent
@@ -197,3 +199,16 @@ async def test_a_page_that_meets_a_defect_is_a_500_and_its_connection_goes_on(
         assert (answer.status, list(json.loads(answer.body))) == (500, ["error"])
         assert (await client.answer()).body == b"Ollama is running"
     assert [record.exc_info is not None for record in caplog.records if record.levelname == "ERROR"] == [True]
+
+
+async def test_a_client_that_goes_on_sending_after_its_refusal_is_read_for_a_while_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client_module, "LINGER_S", 0.05)
+    async with ReplayNode("a") as node, router_before([node]) as router, raw_client(router.port) as client:
+        client.send(b"no HTTP\r\n\r\n")
+        assert (await client.head())[0] == b"HTTP/1.1 400 Bad Request"
+        async with asyncio.timeout(10):
+            while router.listener.connections:
+                client.send(b"and more")
+                await asyncio.sleep(0.001)

@@ -66,6 +66,7 @@ async def test_a_client_that_leaves_leaves_nothing_for_the_collector(sent: bytes
                 await client.first(until_it_says)
                 body = sent.partition(b"\r\n\r\n")[2]
                 await until(lambda body=body: not body or b"HTTP/1.1" in client.got or bool(router.pipeline.live))
+            await until(lambda: not (router.pipeline.live or router.connections.busy or router.listener.connections))
             if number:  # the first has connections made that are kept
                 await until(lambda before=before: not alive() - before)
         await until(lambda: not router.pipeline.live)

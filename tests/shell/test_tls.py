@@ -245,6 +245,19 @@ async def test_who_speaks_no_tls_or_never_ends_his_handshake_holds_nothing(tmp_p
         assert (await shown(router))[0] == "node"
 
 
+async def test_handshakes_in_progress_count_as_connections_until_their_time_is_over(tmp_path: Path) -> None:
+    """Each has a descriptor, and two would be wanted for a call."""
+    client = {"header_s": 0.5, "connections": 2}
+    async with pool_of(1) as pool, router_before(pool.nodes, tls=pair_in(tmp_path, "node"), client=client) as router:
+        mute = [await asyncio.open_connection("127.0.0.1", router.port) for _ in range(2)]
+        assert (await shown(router))[1].startswith(b"HTTP/1.1 503 ")
+        for reader, writer in mute:
+            async with asyncio.timeout(10):
+                await reader.read()
+            writer.close()
+        assert (await shown(router))[0] == "node"
+
+
 @pytest.mark.parametrize(
     ("certificate", "key", "words"),
     [
