@@ -9,14 +9,16 @@ from router.policy.placement import Mode
 from router.policy.route import Reach
 from router.server.client import ClientLimits
 from router.server.inference import BodyLimits
-from router.settings import Settings, aliases_from
+from router.settings import Settings, access_from, aliases_from
+from router.settings.teams import NO_KEYS, Keys
 from router.store.answers import Limits
 from router.upstream.course import RetryLimits
 from router.upstream.rules import CallRules, Deadlines
 from router.wire.origins import origins_of
 
 
-def call_rules(settings: Settings) -> CallRules:
+def call_rules(settings: Settings, keys: Keys = NO_KEYS) -> CallRules:
+    """`keys` are those of the keys file. Refuses with TwoTeams."""
     timeouts = settings.timeouts
     return CallRules(
         aliases=aliases_from(settings.aliases),
@@ -24,6 +26,7 @@ def call_rules(settings: Settings) -> CallRules:
         retries=RetryLimits(settings.retry.attempts, settings.retry.budget),
         guards=Guards(settings.guard.num_ctx, settings.guard.keep_alive, settings.guard.keep_alive_max),
         reach=Reach(never_loads=settings.placement.mode is Mode.OBSERVE, has_cloud=settings.cloud.enabled),
+        access=access_from(settings.auth, settings.teams, keys),
         origins=origins_of(settings.cors.origins),
     )
 

@@ -20,10 +20,11 @@ from router.errors import (
     UpstreamTimeout,
 )
 from router.fleet.tickets import Lease, Ticket
+from router.policy.access import Team
 from router.policy.alias import RoutePlan
 from router.policy.guard import Guarded, Guards, guarded_of
 from router.policy.retry import Budget
-from router.policy.route import UNSERVABLE, Ahead, Reach, ahead, nowhere, passed_for
+from router.policy.route import UNSERVABLE, Ahead, Passed, Reach, ahead, nowhere, passed_for
 from router.policy.schedule import Decision, Want, schedule
 from router.policy.splices import changes_of
 from router.policy.ticket import check_context, ticket_for
@@ -120,13 +121,15 @@ class Pipeline:
 
     async def _route(self, call: Call, reply: Reply, record: Record, live: LiveCall, rules: CallRules) -> None:
         """One target and one node after another, until an answer has passed or a refusal is raised."""
+        team = rules.access.identify(call.headers)
+        record.team = team.name
         reading = await self._read(call, record)
         intent = reading.intent
-        course = Course(self._plan(call, intent, rules, record))
+        course = Course(self._plan(call, intent, team, rules, record))
         if is_unload(intent):
-            self._answer_unload(call, reply, record, intent)
+            self._answer_unload(call, reply, record, intent, team)
             return
-        ticket = self._ticket(call, intent, course.plan, rules.guards)
+        ticket = self._ticket(call, intent, course.plan, record.team, rules.guards)
         while True:
             decision = self._decide(ticket, call, intent, course.plan, rules)
             ticket = replace(ticket, attempt=course.made + 1, preferred=decision.preferred)
@@ -151,7 +154,7 @@ class Pipeline:
             if following.plan is course.plan:
                 ticket = replace(ticket, excluded=following.excluded)
             else:
-                ticket = self._ticket(call, intent, following.plan, rules.guards)
+                ticket = self._ticket(call, intent, following.plan, record.team, rules.guards)
                 record.model = following.plan.first.model
             course = following
 
@@ -178,11 +181,13 @@ class Pipeline:
         record.is_stream = intent.streams
         return Reading(intent, raw)
 
-    def _plan(self, call: Call, intent: Intent, rules: CallRules, record: Record) -> RoutePlan:
+    def _plan(self, call: Call, intent: Intent, team: Team, rules: CallRules, record: Record) -> RoutePlan:
         """Begins with the first target that can be had now."""
-        plan = rules.aliases.plan(intent.name.key, record.team, self._rng)
-        record.alias, record.model = plan.alias, plan.first.model
         snapshot = self._fleet.snapshot
+        if not team.models.match(intent.name.key):
+            raise nowhere(call.endpoint, intent.model, (Passed.UNKNOWN,), all_read=snapshot.all_read)
+        plan = rules.aliases.plan(intent.name.key, team.name, self._rng)
+        record.alias, record.model = plan.alias, plan.first.model
         found = ahead(plan, snapshot, rules.reach)
         if not isinstance(found, Ahead):
             raise nowhere(call.endpoint, intent.model, found, all_read=snapshot.all_read)
@@ -190,8 +195,9 @@ class Pipeline:
         record.model = found.plan.first.model
         return found.plan
 
-    def _ticket(self, call: Call, intent: Intent, plan: RoutePlan, guards: Guards) -> Ticket:
-        return ticket_for(call.ticket_id, call.endpoint, intent, plan, snapshot=self._fleet.snapshot, guards=guards)
+    def _ticket(self, call: Call, intent: Intent, plan: RoutePlan, team: str, guards: Guards) -> Ticket:
+        snapshot = self._fleet.snapshot
+        return ticket_for(call.ticket_id, call.endpoint, intent, plan, team=team, snapshot=snapshot, guards=guards)
 
     def _decide(self, ticket: Ticket, call: Call, intent: Intent, plan: RoutePlan, rules: CallRules) -> Decision:
         affinity = call.affinity or intent.affinity.hex()
@@ -285,8 +291,12 @@ class Pipeline:
         note_passed(record, sequel.passed)
         return sequel.course
 
-    def _answer_unload(self, call: Call, reply: Reply, record: Record, intent: Intent) -> None:
-        note_guarded(record, (Guarded.UNLOAD_IGNORED,))
+    def _answer_unload(self, call: Call, reply: Reply, record: Record, intent: Intent, team: Team) -> None:
+        """At once, as Ollama does, which unloads behind its answer."""
+        if team.may_unload:
+            self._fleet.unload(record.model)
+        else:
+            note_guarded(record, (Guarded.UNLOAD_IGNORED,))
         body = unloaded(call.endpoint, intent, self._clock.wall_s())
         pairs = [(b"Content-Type", CONTENT_TYPE), *decision_headers(call.request_id, record)]
         _send(reply, 200, pairs, body)

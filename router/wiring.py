@@ -20,10 +20,12 @@ from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
 from router.control.prober import Prober
 from router.control.replicas import beat_for_ever, watch_lag
+from router.control.unloader import Unloader
 from router.discovery.static import StaticDiscovery
 from router.errors import Rejection
 from router.lifecycle import Lifecycle, Loops, Phase
 from router.pipeline import Pipeline
+from router.policy.access import NO_TEAM
 from router.reload import Parts, Prepared, Preparer, Reloader, files_of
 from router.server.app import App
 from router.server.buffers import Buffers
@@ -208,6 +210,9 @@ def _loops(stack: AsyncExitStack, parts: Parts) -> Loops:
     stack.push_async_callback(loops.close)
     loops.start("discovery", parts.prober.follow(parts.discovery))
     loops.start("placer", parts.placer.run())
+    unloader = Unloader(parts.api, parts.keeper, parts.store, lambda: parts.placer.mode)
+    parts.keeper.on_unload = unloader.want
+    loops.start("unloader", unloader.run())
     loops.start("heartbeat", beat_for_ever(parts.store))
     loops.start("alias watch", watch_aliases(lambda: parts.keeper.snapshot, lambda: parts.pipeline.rules.aliases))
     loops.start("loop lag", watch_lag(parts.metrics.loop_lagged))
@@ -264,7 +269,7 @@ async def _listen(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Cl
         App(parts.inference, await _pages(stack, settings, parts), _ids()),
         *host_port(settings.listen),
         limits,
-        on_surplus=lambda: parts.metrics.refused(Rejection.CONNECTIONS),
+        on_surplus=lambda: parts.metrics.refused(Rejection.CONNECTIONS, NO_TEAM),
         tls=parts.tls.context if parts.tls is not None else None,
     )
     stack.push_async_callback(listener.shutdown)
@@ -281,7 +286,13 @@ async def _pages(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Pag
     await stack.enter_async_context(api)
     shows = Shows(api, keeper.bodies, catalog, lambda: keeper.snapshot)
     stack.push_async_callback(shows.close)
-    return Pages(catalog, shows, lambda: pipeline.rules.origins, parts.metrics.refused)
+    return Pages(
+        catalog,
+        shows,
+        access=lambda: pipeline.rules.access,
+        allowed=lambda: pipeline.rules.origins,
+        on_refused=parts.metrics.refused,
+    )
 
 
 async def _listen_probes(stack: AsyncExitStack, settings: Settings, parts: Parts) -> int:
@@ -308,7 +319,10 @@ def _metrics(
         discovered=lambda: {discovery.source: len(discovery.nodes)},
         log_lines_dropped=lambda: logs.dropped,
     )
-    return Metrics(sources, models_max=settings.metrics.models_max, named=meaning.named_models(settings))
+    told = settings.metrics
+    named = meaning.named_models(settings)
+    teams_max = told.teams_max if told.teams else None
+    return Metrics(sources, models_max=told.models_max, named=named, teams_max=teams_max)
 
 
 def _ids() -> Callable[[], str]:

@@ -22,7 +22,14 @@ from router.wire.intent import Intent
 
 
 def ticket_for(
-    call_id: str, endpoint: Endpoint, intent: Intent, plan: RoutePlan, *, snapshot: Snapshot, guards: Guards
+    call_id: str,
+    endpoint: Endpoint,
+    intent: Intent,
+    plan: RoutePlan,
+    *,
+    team: str,
+    snapshot: Snapshot,
+    guards: Guards,
 ) -> Ticket:
     """For the plan's first target. Refuses with GuardRefused.
 
@@ -40,6 +47,7 @@ def ticket_for(
         num_ctx=context_to_load(intent.num_ctx, override, guards, most),
         names_no_ctx=not (endpoint.takes_options or guards.keeps_context),
         keep_alive_s=keep_alive_to_load(intent.keep_alive_s, guards),
+        team=team,
     )
 
 

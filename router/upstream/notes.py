@@ -11,7 +11,7 @@ from router.policy.route import Passed
 from router.policy.schedule import Decision
 from router.seams import Record, Reply
 from router.upstream.forward import Attempt
-from router.wire import headers
+from router.wire import dialects, headers
 
 
 def note_lease(record: Record, lease: Lease, decision: Decision, waited_s: float | None) -> None:
@@ -85,4 +85,5 @@ def decision_headers(request_id: str, record: Record, refused: Rejection | None 
         reason=record.reason or None,
         refused=refused,
     )
-    return [(b"x-request-id", request_id.encode()), *known]
+    limits = dialects.rate_limits(record.requests_left, record.tokens_left) if refused is None else []
+    return [(b"x-request-id", request_id.encode()), *known, *limits]

@@ -17,6 +17,7 @@ from router.fleet.breaker import Circuit
 from router.fleet.node import Copy, CopyState, DiskModel, Health, Node, NodeSpec
 from router.fleet.snapshot import Snapshot, snapshot_of
 from router.fleet.tickets import LineView
+from router.policy.access import NO_TEAM
 from router.seams import Observer, Record
 from router.telemetry.families import FAMILIES, PREFIX, Family
 from router.telemetry.gauges import Sources
@@ -53,6 +54,7 @@ def metrics_of(
     circuits: dict[tuple[str, str | None], Circuit] | None = None,
     models_max: int = 200,
     named: Sequence[str] = (),
+    teams_max: int | None = None,
 ) -> Metrics:
     snapshot: Snapshot = snapshot_of(nodes)
 
@@ -68,7 +70,7 @@ def metrics_of(
         discovered=lambda: {"static": len(nodes)},
         log_lines_dropped=lambda: 3,
     )
-    return Metrics(sources, models_max=models_max, named=named)
+    return Metrics(sources, models_max=models_max, named=named, teams_max=teams_max)
 
 
 def record_of(**facts: Any) -> Record:
@@ -115,7 +117,7 @@ async def test_a_refused_call_says_why_and_touches_no_node_metric() -> None:
         record_of(status=503, outcome=Outcome.REJECTED, rejection=Rejection.QUEUE_FULL, attempts=0, node="", reason="",
                   queue_result="rejected")
     )  # fmt: skip
-    metrics.refused(Rejection.CONNECTIONS)
+    metrics.refused(Rejection.CONNECTIONS, NO_TEAM)
 
     page = await page_of(metrics)
 
