@@ -37,7 +37,7 @@ from router.server.pages import Pages
 from router.server.probes import Probes
 from router.server.show import NODE_S, QUESTIONS_MAX, Shows
 from router.server.tls import ListenerTls
-from router.settings import Loaded, Origin, Settings, host_port
+from router.settings import Loaded, Origin, Settings, host_port, is_loopback
 from router.store.memory import MemoryStore
 from router.telemetry.gauges import Sources
 from router.telemetry.logs import Logs
@@ -118,6 +118,7 @@ async def running(
     async with AsyncExitStack() as stack:
         parts, loops = await _parts(stack, prepared, logs, rng)
         listener = await _listen(stack, prepared.settings, parts)
+        _warn_if_open(prepared.settings)
         metrics_port = await _listen_probes(stack, prepared.settings, parts)
         reloader = Reloader(rereading.origin, prepared, preparer, parts)
         admin_port, close_admin = await listen_admin(reloader, parts, SystemClock().now_s)
@@ -275,6 +276,16 @@ async def _listen(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Cl
     stack.push_async_callback(listener.shutdown)
     stack.push_async_callback(listener.close)
     return listener
+
+
+def _warn_if_open(settings: Settings) -> None:
+    """Open as Ollama is; but Ollama listens on loopback, and a pool of machines is worth more to a stranger."""
+    if not settings.auth.required and not is_loopback(host_port(settings.listen)[0]):
+        log.warning(
+            "open to everybody who reaches %s: auth.required is false. Give teams keys and set it (docs/teams.md), or "
+            "listen on loopback behind something that asks",
+            settings.listen,
+        )
 
 
 async def _pages(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Pages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -123,6 +124,14 @@ class Settings(BaseSettings):
     def _lead_somewhere(cls, aliases: dict[str, AliasSettings]) -> dict[str, AliasSettings]:
         aliases_from(aliases)
         return aliases
+
+    @field_validator("teams", mode="before")
+    @classmethod
+    def _are_named(cls, value: Any) -> Any:
+        """Before pydantic's own check, whose message repeats what was given: it may be a key."""
+        if not isinstance(value, Mapping):
+            raise ValueError("should be teams by name, such as {research: {...}}")  # noqa: TRY004 - pydantic's kind
+        return value
 
     @field_validator("teams")
     @classmethod

@@ -11,9 +11,10 @@ import pytest
 from router.errors import NoNode, UnknownModel
 from router.fleet.node import DiskModel, Health, Node, NodeSpec
 from router.fleet.snapshot import Snapshot, snapshot_of
-from router.policy.access import EVERYBODY
+from router.policy.access import EVERYBODY, Team
 from router.policy.alias import Aliases
 from router.policy.alias_config import Said, aliases_of
+from router.policy.globs import globs_of
 from router.server.catalog import NO_VERSION, Catalog, lowest_version
 from router.server.show import nodes_to_ask
 from router.wire.names import parse_name
@@ -96,6 +97,18 @@ def test_lists_are_made_once_for_what_is_known_and_again_when_it_changes() -> No
     assert b"fast:latest" in catalog.models(EVERYBODY), "a configuration that was read anew"
     known[0] = Snapshot()
     assert catalog.models(EVERYBODY) == b'{"object":"list","data":null}\n'
+
+
+def test_teams_with_the_same_globs_share_their_lists_and_each_sees_what_it_may() -> None:
+    catalog = catalog_of(node("a", model("m:1b"), model("n:1b"), model("ns/m:8b")), fast="n:1b")
+    teams = [Team(f"team-{number}", globs_of(["m*", "fast"])) for number in range(5)]
+    first = catalog.models(teams[0])
+    assert all(catalog.models(team) is first for team in teams)
+    assert [item["id"] for item in json.loads(first)["data"]] == ["fast:latest", "m:1b"]
+    assert [item["name"] for item in json.loads(catalog.tags(Team("t", globs_of(["ns/*"]))))["models"]] == ["ns/m:8b"]
+    assert catalog.tags(Team("t", globs_of([]))) == b'{"models":[]}'
+    with pytest.raises(UnknownModel, match="model 'n:1b' not found"):
+        catalog.find("n:1b", teams[0])
 
 
 def test_what_one_node_changes_is_listed_whatever_was_remembered_of_the_others() -> None:
