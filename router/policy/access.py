@@ -68,7 +68,7 @@ class Access:
         if not self.keys and not self.is_required:
             return self.team(DEFAULT_TEAM)
         sent = _sent_keys(headers)
-        found = {self.keys[digest] for digest in map(_digest, sent) if digest in self.keys}
+        found = {self.keys[digest] for digest in map(digest_of, sent) if digest in self.keys}
         if len(found) > 1:
             raise Unauthorized(_TWO_TEAMS)
         if found:
@@ -90,6 +90,10 @@ class Access:
 OPEN = Access()
 
 
+def digest_of(key: bytes) -> bytes:
+    return sha256(key).digest()
+
+
 def access_of(
     keys: Iterable[tuple[str, Iterable[str]]], teams: Mapping[str, Team], *, is_required: bool = False
 ) -> Access:
@@ -101,10 +105,6 @@ def access_of(
             if holder != team:
                 raise TwoTeams(holder, team)
     return Access(MappingProxyType(by_digest), MappingProxyType(dict(teams)), is_required)
-
-
-def _digest(key: bytes) -> bytes:
-    return sha256(key).digest()
 
 
 def _sent_keys(headers: Sequence[Pair]) -> list[bytes]:
