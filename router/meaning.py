@@ -10,7 +10,7 @@ from router.policy.route import Reach
 from router.server.client import ClientLimits
 from router.server.inference import BodyLimits
 from router.settings import Settings, access_from, aliases_from
-from router.settings.teams import NO_KEYS, Keys
+from router.settings.teams import NO_KEYS, Keys, team_table
 from router.store.answers import Limits
 from router.upstream.course import RetryLimits
 from router.upstream.rules import CallRules, Deadlines
@@ -33,7 +33,7 @@ def call_rules(settings: Settings, keys: Keys = NO_KEYS) -> CallRules:
 
 def line_limits(settings: Settings) -> Limits:
     by_key = {key: line.max_waiting for key, line in settings.line.models.items()}
-    return Limits(settings.line.max_waiting_per_model, by_key)
+    return Limits(settings.line.max_waiting_per_model, by_key, team_table(settings.teams))
 
 
 def cloud_slots(settings: Settings) -> int:
