@@ -41,6 +41,7 @@ from router.upstream.notes import (
     note_leaving,
     note_passed,
     note_wait,
+    spent,
 )
 from router.upstream.pool import ConnectionPool
 from router.upstream.rules import CallRules, Deadlines
@@ -129,7 +130,7 @@ class Pipeline:
         if is_unload(intent):
             self._answer_unload(call, reply, record, intent, team)
             return
-        ticket = self._ticket(call, intent, course.plan, record.team, rules.guards)
+        ticket = self._ticket(call, intent, course.plan, record, rules.guards)
         while True:
             decision = self._decide(ticket, call, intent, course.plan, rules)
             ticket = replace(ticket, attempt=course.made + 1, preferred=decision.preferred)
@@ -140,8 +141,12 @@ class Pipeline:
                 async with hold as lease:
                     note_lease(record, lease, decision, live.step_out(self._clock.now_s()))
                     errand = self._errand(call, reading, course, lease, rules, record)
-                    with self._at_node(record, course):
-                        attempt = await forward(self._connections, errand, reply, live.attach)
+                    try:
+                        with self._at_node(record, course):
+                            attempt = await forward(self._connections, errand, reply, live.attach)
+                    except asyncio.CancelledError:
+                        hold.tokens = spent(ticket.estimate_tokens, live.attempt)
+                        raise
                     hold.outcome, hold.tokens = self._settle(record, attempt)
                     # Before the slot goes to the next in line: it must not be handed a copy that has just died.
                     await self._fleet.attempt_ended(lease, attempt.failure, shown(attempt))
@@ -154,7 +159,7 @@ class Pipeline:
             if following.plan is course.plan:
                 ticket = replace(ticket, excluded=following.excluded)
             else:
-                ticket = self._ticket(call, intent, following.plan, record.team, rules.guards)
+                ticket = self._ticket(call, intent, following.plan, record, rules.guards)
                 record.model = following.plan.first.model
             course = following
 
@@ -195,9 +200,17 @@ class Pipeline:
         record.model = found.plan.first.model
         return found.plan
 
-    def _ticket(self, call: Call, intent: Intent, plan: RoutePlan, team: str, guards: Guards) -> Ticket:
-        snapshot = self._fleet.snapshot
-        return ticket_for(call.ticket_id, call.endpoint, intent, plan, team=team, snapshot=snapshot, guards=guards)
+    def _ticket(self, call: Call, intent: Intent, plan: RoutePlan, record: Record, guards: Guards) -> Ticket:
+        return ticket_for(
+            call.ticket_id,
+            call.endpoint,
+            intent,
+            plan,
+            team=record.team,
+            body_bytes=record.body_bytes,
+            snapshot=self._fleet.snapshot,
+            guards=guards,
+        )
 
     def _decide(self, ticket: Ticket, call: Call, intent: Intent, plan: RoutePlan, rules: CallRules) -> Decision:
         affinity = call.affinity or intent.affinity.hex()

@@ -20,6 +20,10 @@ from router.policy.schedule import Decision
 from router.wire.endpoints import Endpoint
 from router.wire.intent import Intent
 
+BYTES_PER_TOKEN = 4  # of a body, in English and with its JSON; other languages and code have fewer
+# What a prompt is guessed to have at most. Images make bodies of megabytes and prompts of a thousand tokens.
+ESTIMATE_TOKENS_MAX = 8192
+
 
 def ticket_for(
     call_id: str,
@@ -28,6 +32,7 @@ def ticket_for(
     plan: RoutePlan,
     *,
     team: str,
+    body_bytes: int,
     snapshot: Snapshot,
     guards: Guards,
 ) -> Ticket:
@@ -48,6 +53,7 @@ def ticket_for(
         names_no_ctx=not (endpoint.takes_options or guards.keeps_context),
         keep_alive_s=keep_alive_to_load(intent.keep_alive_s, guards),
         team=team,
+        estimate_tokens=min(body_bytes // BYTES_PER_TOKEN, ESTIMATE_TOKENS_MAX),
     )
 
 

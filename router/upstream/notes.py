@@ -48,6 +48,15 @@ def note_attempt(record: Record, attempt: Attempt) -> None:
         record.load_s = meter.load_s
 
 
+def spent(estimate_tokens: int, attempt: Attempt | None) -> int:
+    """By a call that was left before its counts came: else whoever leaves early would pay for nothing."""
+    meter = attempt.meter if attempt is not None else None
+    if meter is None:
+        return estimate_tokens
+    prompt = estimate_tokens if meter.input_tokens is None else meter.input_tokens
+    return prompt + (meter.content_events if meter.output_tokens is None else meter.output_tokens)
+
+
 def note_leaving(record: Record, attempt: Attempt | None, reply: Reply) -> None:
     """The client has gone: where it left, and whether it had all it came for (SDKs close after `[DONE]`)."""
     if attempt is None:

@@ -280,6 +280,32 @@ async def test_models_beyond_the_cap_share_a_label_and_configured_ones_are_exemp
     assert value(page, "node_model_vram_bytes", node="a", model="other") == 14
 
 
+async def test_teams_are_told_apart_where_that_is_wanted_and_only_so_many() -> None:
+    metrics = metrics_of(node_with("a", LLAMA), teams_max=2)
+    for team in ("research", "product", "research", "late"):
+        metrics.observe(record_of(team=team, input_tokens=3, output_tokens=4))
+    metrics.observe(record_of(team=NO_TEAM, status=401, outcome=Outcome.REJECTED, rejection=Rejection.UNAUTHORIZED))
+    metrics.refused(Rejection.UNAUTHORIZED, NO_TEAM)
+    metrics.refused(Rejection.FORBIDDEN_VERB, "product")
+
+    page = await page_of(metrics)
+
+    def of(name: str, **labels: str) -> float:
+        return sum(found for (sample, has), found in page.items() if sample == name and labels.items() <= set(has))
+
+    told = ("default", "research", "product", "other", "unknown")
+    assert [of("requests_total", team=team) for team in told] == [0, 2, 0, 2, 1]
+    assert of("tokens_total", team="research", type="output") == 8
+    assert of("rejections_total", team="unknown", reason="unauthorized") == 2
+    assert of("rejections_total", team="other", reason="forbidden_verb") == 1
+
+
+async def test_teams_are_not_told_apart_unasked() -> None:
+    metrics = metrics_of(node_with("a", LLAMA))
+    metrics.observe(record_of(team="research"))
+    assert not [sample for sample, labels in await page_of(metrics) if "team" in dict(labels)]
+
+
 async def test_counters_of_configured_models_start_at_zero() -> None:
     page = await page_of(metrics_of(named=[LLAMA]))
     assert value(page, "tokens_total", model=LLAMA, type="output") == 0

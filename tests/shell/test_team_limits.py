@@ -66,6 +66,17 @@ async def test_tokens_that_were_used_are_waited_for() -> None:
         assert refused.headers["x-ratelimit-remaining-tokens"] == "0"
 
 
+async def test_a_client_that_leaves_early_has_used_its_prompt() -> None:
+    async with holding(1, ENDLESS, teams=research(tokens_per_minute=100)) as (_, router):
+        async with Client(router.port) as client:
+            body = {"model": ENDLESS, "prompt": "why? " * 100}
+            client.send("/api/generate", body, x_api_key=KEY)
+            await client.first(b'"response"')
+        await until(lambda: not router.pipeline.live)
+        assert (await generate(router, ENDLESS, x_api_key=KEY)).status == 429
+        assert_at_rest(router)
+
+
 async def test_a_call_above_the_teams_concurrency_waits_though_a_slot_is_free_and_one_more_is_refused() -> None:
     limits = research(max_concurrent=1, max_waiting=1)
     async with holding(1, ENDLESS, slots=4, teams=limits) as (pool, router):
