@@ -11,14 +11,7 @@ from functools import partial
 from random import Random
 
 from router.admission import Admission
-from router.errors import (
-    LoopDetected,
-    Outcome,
-    QueueTimeout,
-    Refusal,
-    RouterBroken,
-    UpstreamTimeout,
-)
+from router.errors import LoopDetected, Outcome, QueueTimeout, Refusal, RouterBroken, UpstreamTimeout
 from router.fleet.tickets import Lease, Ticket
 from router.policy.access import Team
 from router.policy.alias import RoutePlan
@@ -122,8 +115,7 @@ class Pipeline:
 
     async def _route(self, call: Call, reply: Reply, record: Record, live: LiveCall, rules: CallRules) -> None:
         """One target and one node after another, until an answer has passed or a refusal is raised."""
-        team = rules.access.identify(call.headers)
-        record.team = team.name
+        team = self._identify(call, rules, record)
         reading = await self._read(call, record)
         intent = reading.intent
         course = Course(self._plan(call, intent, team, rules, record))
@@ -172,9 +164,15 @@ class Pipeline:
         if not self.live:
             self.is_idle.set()
 
-    async def _read(self, call: Call, record: Record) -> Reading:
+    def _identify(self, call: Call, rules: CallRules, record: Record) -> Team:
+        """A call that comes back is told so whatever is required: its key stayed where it passed first."""
         if headers.passed_pool(call.headers, self._pool_name):
             raise LoopDetected(f"this call has passed the pool '{self._pool_name}' before: a node's URL is a router's")
+        team = rules.access.identify(call.headers)
+        record.team = team.name
+        return team
+
+    async def _read(self, call: Call, record: Record) -> Reading:
         raw = await call.read_body()
         record.body_bytes = len(raw)
         record.read_s = self._clock.now_s() - record.arrived_s

@@ -107,6 +107,12 @@ async def test_a_call_is_refused_before_its_body_is_read() -> None:
         assert await client.is_closed()
 
 
+async def test_a_call_that_comes_back_is_told_so_and_not_that_its_key_is_missing() -> None:
+    async with pool_of(1) as pool, router_before(pool.nodes, **CLOSED) as router:
+        answer = await generate(router, QUICK, via="1.1 ollama-router/default")
+        assert (answer.status, answer.refused) == (508, "loop")
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -356,6 +362,21 @@ async def test_keys_are_replaced_under_load_without_a_failed_call(mounted: Mount
             is_over.set()
             await asyncio.gather(*running)
             assert set(statuses) == {200}
+
+
+async def test_other_keys_are_said_to_be_others_and_nothing_more(
+    mounted: Mounted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys_file = tmp_path / "keys.yaml"
+    keys_file.write_text("")
+    mounted.say(auth={"required": True, "keys_file": str(keys_file)})
+    async with reading(mounted) as router:
+        assert (await fetch(router.port, "/api/tags", x_api_key=KEY)).status == 401, "nobody has a key yet"
+        keys_file.write_text(yaml.safe_dump({"research": [digest(KEY)]}))
+        with caplog.at_level(logging.INFO):
+            await router.reloader.reload()
+        assert "configuration reloaded: keys of teams" in [record.getMessage() for record in caplog.records]
+        assert (await fetch(router.port, "/api/tags", x_api_key=KEY)).status == 200
 
 
 async def test_a_bad_keys_file_leaves_the_keys_as_they_were_and_is_told_without_them(
