@@ -25,6 +25,11 @@ _VERSION = re.compile(r"v?(\d{1,9}(?:\.\d{1,9}){0,3})")
 # Cloud is off, and nothing that a node says of its own account would be true of the pool.
 STATUS = b'{"cloud":{"disabled":true,"source":"config"}}'
 
+LISTED = "listed"
+# Of all teams together. A list of a thousand models has 400 KB, so these are 25 MB; teams with other globs beyond that
+# have theirs rendered anew, in 5 ms.
+BODIES_MAX = 64
+
 WHOLE_SECONDS = len("2026-01-01T00:00:00")  # characters of a time without its fraction and zone
 
 T = TypeVar("T")
@@ -104,6 +109,9 @@ class Catalog:
                 self._items.clear()  # its meanings are those of teams that there may be no more
             self._of = of
         if what not in self._known:
+            bodies = [known for known in self._known if known[0] != LISTED]
+            if len(bodies) >= BODIES_MAX:
+                del self._known[bodies[0]]
             self._known[what] = render()
         return self._known[what]  # type: ignore[return-value]  # what `render` of this name returned
 
@@ -115,7 +123,7 @@ class Catalog:
         return (item for key, item in listed.items() if view.models.match(key))
 
     def _listed(self, meaning: str) -> Mapping[str, Listed]:
-        return self._once(lambda: self._list(meaning), "listed", meaning)
+        return self._once(lambda: self._list(meaning), LISTED, meaning)
 
     def _list(self, meaning: str) -> Mapping[str, Listed]:
         """By key. A thousand nodes make a thousand snapshots a second, and few of them change any list: what hangs on

@@ -15,7 +15,7 @@ from router.policy.access import EVERYBODY, Team
 from router.policy.alias import Aliases
 from router.policy.alias_config import Said, aliases_of
 from router.policy.globs import globs_of
-from router.server.catalog import NO_VERSION, Catalog, lowest_version
+from router.server.catalog import BODIES_MAX, NO_VERSION, Catalog, lowest_version
 from router.server.show import nodes_to_ask
 from router.wire.names import parse_name
 
@@ -109,6 +109,18 @@ def test_teams_with_the_same_globs_share_their_lists_and_each_sees_what_it_may()
     assert catalog.tags(Team("t", globs_of([]))) == b'{"models":[]}'
     with pytest.raises(UnknownModel, match="model 'n:1b' not found"):
         catalog.find("n:1b", teams[0])
+
+
+def test_only_so_many_lists_are_kept_and_what_they_are_made_of_stays() -> None:
+    catalog = catalog_of(node("a", model("m:1b")), fast="m:1b")
+    teams = [Team(f"team-{number}", globs_of(["m*", f"x{number}"])) for number in range(BODIES_MAX + 1)]
+    made_of = catalog._listed("default")
+    bodies = [catalog.tags(team) for team in teams]
+    assert len(set(bodies)) == 1
+    assert len(catalog._known) == BODIES_MAX + 1
+    assert catalog.tags(teams[-1]) is bodies[-1]
+    assert catalog.tags(teams[0]) is not bodies[0], "the oldest has gone"
+    assert catalog._listed("default") is made_of
 
 
 def test_what_one_node_changes_is_listed_whatever_was_remembered_of_the_others() -> None:
