@@ -234,6 +234,13 @@ async def test_lists_hold_what_a_team_may_see() -> None:
         assert await names(router.port, "/api/ps", OTHER) == {QUICK, ENDLESS}
 
 
+async def test_of_callers_without_a_key_as_much_may_be_said_as_of_a_team() -> None:
+    async with holding(1, QUICK, ENDLESS, teams={**teams(), "default": {"models": [QUICK]}}) as (_, router):
+        assert await names(router.port, "/api/tags", "nobody's") == {QUICK}
+        assert (await generate(router, ENDLESS)).status == 404
+        assert len(await names(router.port, "/api/tags", KEY)) == len(MODELS)
+
+
 @pytest.mark.parametrize("name", [ENDLESS, "hidden", "hidden:latest"])
 async def test_what_a_team_may_not_see_is_as_unknown_as_what_nobody_has(name: str) -> None:
     async with holding(1, QUICK, ENDLESS, teams=SEEN, aliases=ALIASES) as (_, router):
