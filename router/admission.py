@@ -4,22 +4,50 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from time import monotonic
 from types import TracebackType
 
 from router.errors import Outcome, Refusal
 from router.fleet.tickets import Lease, Place, Ticket
 from router.seams import FleetView, Store
+from router.upstream.waiting import WaitingStream
+from router.wire import comments
 
-Late = Callable[[], Refusal]
+Late = Callable[[Place | None], Refusal]
 Judge = Callable[[], object]  # raises the Refusal that this call would get if it came now
 
 
-@dataclass(slots=True)
 class Waiter:
-    ticket: Ticket
-    judge: Judge
-    future: asyncio.Future[Lease]
+    """Somebody who asks for a slot. The answer, a lease or a refusal, may overtake what the store says to `take`."""
+
+    __slots__ = ("_bell", "answer", "judge", "late", "ticket", "until_s", "waiting")
+
+    def __init__(self, ticket: Ticket, judge: Judge, late: Late, until_s: float, waiting: WaitingStream | None) -> None:
+        self.ticket = ticket
+        self.judge = judge
+        self.late = late
+        self.until_s = until_s
+        self.waiting = waiting
+        self.answer: Lease | Refusal | None = None
+        self._bell: asyncio.Future[None] | None = None
+
+    def tell(self, answer: Lease | Refusal) -> None:
+        self.answer = answer
+        self._ring()
+
+    async def rest(self, until_s: float) -> None:
+        """Until the answer, or until then. Wakes in the turn after it: a refused ticket leaves the line at once."""
+        loop = asyncio.get_running_loop()
+        self._bell = loop.create_future()
+        timer = loop.call_at(until_s, self._ring)
+        try:
+            await self._bell
+        finally:
+            timer.cancel()
+
+    def _ring(self) -> None:
+        if self._bell is not None and not self._bell.done():
+            self._bell.set_result(None)
 
 
 def _has_no_objection() -> None: ...
@@ -43,78 +71,100 @@ class Admission:
     async def open(self) -> None:
         await self._store.open(self._granted, self._refused)
 
-    def lease(self, ticket: Ticket, wait_s: float, late: Late, judge: Judge = _has_no_objection) -> SlotHold:
-        """`late` makes what is raised when no slot came within `wait_s`; `judge` is asked by `context_known`."""
-        return SlotHold(self, self._store, ticket, wait_s, late, judge)
+    def lease(
+        self,
+        ticket: Ticket,
+        until_s: float,
+        late: Late,
+        judge: Judge = _has_no_objection,
+        waiting: WaitingStream | None = None,
+    ) -> SlotHold:
+        """`late` makes what is raised when no slot came until then (loop time), of the place that it has by then;
+        `judge` is asked by `context_known`; `waiting` hears of the place meanwhile."""
+        return SlotHold(self, self._store, Waiter(ticket, judge, late, until_s, waiting))
 
-    async def take(self, ticket: Ticket, wait_s: float, late: Late, judge: Judge = _has_no_objection) -> Lease:
-        """Raises QueueFull at once, what `late` makes after `wait_s`, or what the store or `judge` refuse it with."""
-        # The future stands before the take: a grant may overtake the answer that says Place.
-        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        self._waiting[ticket.id] = Waiter(ticket, judge, future)
+    async def take(self, waiter: Waiter) -> Lease:
+        """Raises QueueFull at once, what `late` makes in the end, or what the store or `judge` refuse it with."""
+        # The waiter stands before the take: a grant may overtake the answer that says Place.
+        ticket = waiter.ticket
+        self._waiting[ticket.id] = waiter
         is_served = False
         try:
             answer = await self._store.take(ticket)
-            if isinstance(answer, Lease):
-                is_served = True
-                return answer
-            assert isinstance(answer, Place)
-            if not ticket.preferred:
-                self._fleet.wake_placer()  # no copy may serve it now; who waits for a slot alone needs no load
-            async with asyncio.timeout(wait_s):
-                lease = await future
+            if not isinstance(answer, Lease):
+                if not ticket.preferred:
+                    self._fleet.wake_placer()  # no copy may serve it now; who waits for a slot alone needs no load
+                answer = await self._wait(waiter)
             is_served = True
-            return lease  # noqa: TRY300 - the ticket is served exactly here
-        except TimeoutError:
-            raise late() from None
+            return answer
         finally:
             del self._waiting[ticket.id]
             if not is_served:
                 # Valid at any time: also when a grant came in the very moment the client left.
                 await self._store.leave(ticket.id)
 
+    async def _wait(self, waiter: Waiter) -> Lease:
+        """One timer at a time: for the next comment, or for the end of all patience."""
+        waiting = waiter.waiting
+        while waiter.answer is None:
+            now_s = monotonic()
+            if now_s >= waiter.until_s:
+                raise waiter.late(await self._store.place_of(waiter.ticket.id))
+            if waiting is not None and now_s >= waiting.due_s:
+                waiting.say(await self._place_told(waiter.ticket, waiting))
+                continue
+            await waiter.rest(waiter.until_s if waiting is None else min(waiter.until_s, waiting.due_s))
+        if isinstance(waiter.answer, Refusal):
+            raise waiter.answer
+        return waiter.answer
+
+    async def _place_told(self, ticket: Ticket, waiting: WaitingStream) -> bytes:
+        place = await self._store.place_of(ticket.id)
+        return comments.in_line(
+            position=place.position if place else None,
+            of=place.depth if place else None,
+            estimate_s=place.estimate_s if place else None,
+            is_loading=not any(map(self._fleet.snapshot.has_ready, ticket.targets)),
+            waited_s=waiting.waited_s,
+        )
+
     def context_known(self, keys: Sequence[str]) -> None:
         """A copy of these models became ready, with a context: whoever waits for a larger one would wait in vain."""
         for waiter in list(self._waiting.values()):
-            if waiter.ticket.num_ctx and not waiter.future.done() and any(key in keys for key in waiter.ticket.targets):
+            if waiter.ticket.num_ctx and waiter.answer is None and any(key in keys for key in waiter.ticket.targets):
                 try:
                     waiter.judge()
                 except Refusal as refusal:
-                    waiter.future.set_exception(refusal)
+                    waiter.tell(refusal)
 
     def _granted(self, lease: Lease) -> bool:
         waiter = self._waiting.get(lease.ticket)
-        if waiter is None or waiter.future.done():
+        if waiter is None or waiter.answer is not None:
             return False
-        waiter.future.set_result(lease)
+        waiter.tell(lease)
         return True
 
     def _refused(self, ticket_id: str, refusal: Refusal) -> None:
         waiter = self._waiting.get(ticket_id)
-        if waiter is not None and not waiter.future.done():
-            waiter.future.set_exception(refusal)
+        if waiter is not None and waiter.answer is None:
+            waiter.tell(refusal)
 
 
 class SlotHold:
     """`async with`: a lease from entry to exit. Set `outcome` and `tokens` before leaving."""
 
-    __slots__ = ("_admission", "_judge", "_late", "_lease", "_store", "_ticket", "_wait_s", "outcome", "tokens")
+    __slots__ = ("_admission", "_lease", "_store", "_waiter", "outcome", "tokens")
 
-    def __init__(  # noqa: PLR0917 - made by Admission only
-        self, admission: Admission, store: Store, ticket: Ticket, wait_s: float, late: Late, judge: Judge
-    ) -> None:
+    def __init__(self, admission: Admission, store: Store, waiter: Waiter) -> None:
         self._admission = admission
         self._store = store
-        self._ticket = ticket
-        self._wait_s = wait_s
-        self._late = late
-        self._judge = judge
+        self._waiter = waiter
         self._lease: Lease | None = None
         self.outcome = Outcome.CANCELLED
         self.tokens = 0
 
     async def __aenter__(self) -> Lease:
-        self._lease = await self._admission.take(self._ticket, self._wait_s, self._late, self._judge)
+        self._lease = await self._admission.take(self._waiter)
         return self._lease
 
     async def __aexit__(

@@ -58,6 +58,7 @@ class Refusal(Exception):
     status = 500
     outcome = Outcome.REJECTED
     rejection: Rejection | None = None
+    kind: str | None = None  # the error's type; None where it follows from status and dialect
     code: str | None = None  # OpenAI's error.code
     retry_after_s: float | None = None
     may_retry = True
@@ -258,8 +259,19 @@ class UpstreamFailed(Refusal):
 
     status = 502
     outcome = Outcome.UPSTREAM_ERROR
-    code = "upstream_error"
+    code: str | None = "upstream_error"
     may_retry = False
+
+
+class NodeAnswered(UpstreamFailed):
+    """A node's own 4xx or 5xx, for a client whose 200 is gone. Text, type and code are the node's."""
+
+    def __init__(self, text: str, status: int, *, outcome: Outcome, kind: str | None, code: str | None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.outcome = outcome
+        self.kind = kind
+        self.code = code
 
 
 class LoadFailed(UpstreamFailed):

@@ -60,6 +60,8 @@ class Lifecycle:
         self.phase = Phase.LEAVING
         log.info("leaving: not ready, new calls are served for %g s more", self.limits.drain_delay_s)
         await asyncio.sleep(self.limits.drain_delay_s)
+        # From here on another replica serves better: what is served now may be cut before its end.
+        pipeline.is_closing = True
         await close_listener()
         self.phase = Phase.DRAINING
         self._drained_by_s = asyncio.get_running_loop().time() + self.limits.stream_drain_s

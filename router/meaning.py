@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from router.control.prober import ProbeLimits
 from router.lifecycle import DrainLimits
+from router.policy.deadlines import Deadlines
 from router.policy.guard import Guards
 from router.policy.placement import Mode
 from router.policy.route import Reach
@@ -13,16 +14,15 @@ from router.settings import Settings, access_from, aliases_from
 from router.settings.teams import NO_KEYS, Keys, team_table
 from router.store.answers import Limits
 from router.upstream.course import RetryLimits
-from router.upstream.rules import CallRules, Deadlines
+from router.upstream.rules import CallRules
 from router.wire.origins import origins_of
 
 
 def call_rules(settings: Settings, keys: Keys = NO_KEYS) -> CallRules:
     """`keys` are those of the keys file. Refuses with TwoTeams."""
-    timeouts = settings.timeouts
     return CallRules(
         aliases=aliases_from(settings.aliases),
-        deadlines=Deadlines(timeouts.first_byte_s, timeouts.plain_s, timeouts.idle_s, settings.line.max_wait_s),
+        deadlines=deadlines(settings),
         retries=RetryLimits(settings.retry.attempts, settings.retry.budget),
         guards=Guards(settings.guard.num_ctx, settings.guard.keep_alive, settings.guard.keep_alive_max),
         reach=Reach(never_loads=settings.placement.mode is Mode.OBSERVE, has_cloud=settings.cloud.enabled),
@@ -31,8 +31,21 @@ def call_rules(settings: Settings, keys: Keys = NO_KEYS) -> CallRules:
     )
 
 
+def deadlines(settings: Settings) -> Deadlines:
+    timeouts, line = settings.timeouts, settings.line
+    return Deadlines(
+        timeouts.first_byte_s,
+        timeouts.plain_s,
+        timeouts.idle_s,
+        line.max_wait_s,
+        max_wait_of={key: own.max_wait_s for key, own in line.models.items() if own.max_wait_s is not None},
+        comment_after_s=line.comment_after_s,
+        comment_every_s=line.comment_every_s,
+    )
+
+
 def line_limits(settings: Settings) -> Limits:
-    by_key = {key: line.max_waiting for key, line in settings.line.models.items()}
+    by_key = {key: own.max_waiting for key, own in settings.line.models.items() if own.max_waiting is not None}
     return Limits(settings.line.max_waiting_per_model, by_key, team_table(settings.teams))
 
 

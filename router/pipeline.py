@@ -11,10 +11,11 @@ from functools import partial
 from random import Random
 
 from router.admission import Admission
-from router.errors import LoopDetected, Outcome, QueueTimeout, Refusal, RouterBroken, UpstreamTimeout
-from router.fleet.tickets import Lease, Ticket
+from router.errors import Draining, LoopDetected, Outcome, QueueTimeout, Refusal, RouterBroken, UpstreamTimeout
+from router.fleet.tickets import Lease, Place, Ticket
 from router.policy.access import Team
 from router.policy.alias import RoutePlan
+from router.policy.deadlines import Deadlines, at_node, in_line
 from router.policy.guard import Guarded, Guards, guarded_of
 from router.policy.retry import Budget
 from router.policy.route import UNSERVABLE, Ahead, Passed, Reach, ahead, nowhere, passed_for
@@ -22,9 +23,10 @@ from router.policy.schedule import Decision, Want, schedule
 from router.policy.splices import changes_of
 from router.policy.ticket import check_context, ticket_for
 from router.seams import Call, Clock, FleetView, Observer, Record, Reply, Store
+from router.upstream.attempt import TEXT_BYTES_MAX, Attempt
 from router.upstream.course import Course, follow, may_turn, shown, turn
 from router.upstream.errand import Errand, Reading, Terms, errand_for
-from router.upstream.forward import Attempt, forward
+from router.upstream.forward import forward
 from router.upstream.live import LiveCall
 from router.upstream.notes import (
     decision_headers,
@@ -37,15 +39,16 @@ from router.upstream.notes import (
     spent,
 )
 from router.upstream.pool import ConnectionPool
-from router.upstream.rules import CallRules, Deadlines
-from router.wire import dialects, headers
-from router.wire.intent import SLICE_BYTES, Intent, read_intent
+from router.upstream.reading import read
+from router.upstream.rules import CallRules
+from router.upstream.waiting import WaitingStream
+from router.wire import comments, dialects, headers
+from router.wire.intent import Intent
 from router.wire.unload import CONTENT_TYPE, is_unload, unloaded
 
 log = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499  # in logs and metrics only: nobody is there to read it
-TIMEOUT_RETRY_S = (2.0, 10.0)  # spread, so that those who waited together do not return together
 
 
 class Pipeline:
@@ -77,6 +80,7 @@ class Pipeline:
         self._clock = clock
         self._rng = rng
         self.rules = rules
+        self.is_closing = False  # no call that comes now is served: the process ends soon
         self._running = 0
         self._retrying = 0
         self.live: set[LiveCall] = set()
@@ -90,52 +94,57 @@ class Pipeline:
         """The whole of a call. Raises only CancelledError, when the client has gone."""
         record = Record(call.request_id, call.endpoint.route, call.arrived_s, call.arrived_wall_s)
         live = LiveCall()
+        waiting = WaitingStream(reply, call.request_id, call.arrived_s)
         self._enter(live)
         try:
-            await self._route(call, reply, record, live, self.rules)
+            await self._route(call, reply, waiting, record, live, self.rules)
         except Refusal as refusal:
             is_late = isinstance(refusal, QueueTimeout | UpstreamTimeout)
             note_wait(record, live.step_out(self._clock.now_s()), "timeout" if is_late else "rejected")
-            self._refuse(call, reply, record, refusal)
+            self._refuse(call, reply, waiting, record, refusal)
         except asyncio.CancelledError:
             ours = live.why_cancelled()
             note_wait(record, live.step_out(self._clock.now_s()), "rejected" if ours is not None else "cancelled")
             if ours is None:
-                note_leaving(record, live.attempt, reply)
+                note_leaving(record, live.attempt)
                 raise
-            self._refuse(call, reply, record, ours)
+            self._refuse(call, reply, waiting, record, ours)
         except Exception:
             log.exception("call %s met a defect of the router", record.request_id)
             note_wait(record, live.step_out(self._clock.now_s()), "rejected")
-            self._break(call, reply, record)
+            self._break(call, reply, waiting, record)
         finally:
             self._exit(live)
             call.release_body()
             self._finish(record, reply)
 
-    async def _route(self, call: Call, reply: Reply, record: Record, live: LiveCall, rules: CallRules) -> None:
+    async def _route(  # noqa: PLR0917 - all that a call has
+        self, call: Call, reply: Reply, waiting: WaitingStream, record: Record, live: LiveCall, rules: CallRules
+    ) -> None:
         """One target and one node after another, until an answer has passed or a refusal is raised."""
         team = self._identify(call, rules, record)
-        reading = await self._read(call, record)
+        reading = await read(call, record, self._clock)
         intent = reading.intent
         course = Course(self._plan(call, intent, team, rules, record))
         if is_unload(intent):
             self._answer_unload(call, reply, record, intent, team)
             return
         ticket = self._ticket(call, intent, course.plan, record, rules.guards)
+        self._comment_on(waiting, call, intent, rules.deadlines)
         while True:
             decision = self._decide(ticket, call, intent, course.plan, rules)
             ticket = replace(ticket, attempt=course.made + 1, preferred=decision.preferred)
             live.stand_in_line(self._clock.now_s())
             judge = partial(self._decide, ticket, call, intent, course.plan, rules)
-            hold = self._admission.lease(ticket, *self._patience(call, rules.deadlines, record), judge)
+            patience = self._patience(call, ticket, rules.deadlines, record)
+            hold = self._admission.lease(ticket, *patience, judge, waiting)
             try:
                 async with hold as lease:
                     note_lease(record, lease, decision, live.step_out(self._clock.now_s()))
                     errand = self._errand(call, reading, course, lease, rules, record)
                     try:
                         with self._at_node(record, course):
-                            attempt = await forward(self._connections, errand, reply, live.attach)
+                            attempt = await forward(self._connections, errand, reply, waiting, live.attach)
                     except asyncio.CancelledError:
                         hold.tokens = spent(ticket.estimate_tokens, live.attempt)
                         raise
@@ -166,23 +175,13 @@ class Pipeline:
 
     def _identify(self, call: Call, rules: CallRules, record: Record) -> Team:
         """A call that comes back is told so whatever is required: its key stayed where it passed first."""
+        if self.is_closing:
+            raise Draining("this router is shutting down, please try again")
         if headers.passed_pool(call.headers, self._pool_name):
             raise LoopDetected(f"this call has passed the pool '{self._pool_name}' before: a node's URL is a router's")
         team = rules.access.identify(call.headers)
         record.team = team.name
         return team
-
-    async def _read(self, call: Call, record: Record) -> Reading:
-        raw = await call.read_body()
-        record.body_bytes = len(raw)
-        record.read_s = self._clock.now_s() - record.arrived_s
-        if len(raw) > SLICE_BYTES:
-            intent = await asyncio.to_thread(_intent_of, call, raw)
-        else:
-            intent = _intent_of(call, raw)
-        record.model_asked = intent.model
-        record.is_stream = intent.streams
-        return Reading(intent, raw)
 
     def _plan(self, call: Call, intent: Intent, team: Team, rules: CallRules, record: Record) -> RoutePlan:
         """Begins with the first target that can be had now."""
@@ -218,26 +217,24 @@ class Pipeline:
         check_context(ticket, intent, plan, decision, snapshot=snapshot, guards=rules.guards, reach=rules.reach)
         return decision
 
-    def _patience(self, call: Call, limits: Deadlines, record: Record) -> tuple[float, Callable[[], Refusal]]:
-        """How long this call may still stand in line, and what it is told then."""
-        due_s = call.arrived_s + limits.first_byte_s - self._clock.now_s()
-        line_s = limits.max_wait_s - record.queued_s
-        if line_s < due_s:
-            return max(0.0, line_s), partial(self._waited_too_long, limits, record)
-        return max(0.0, due_s), lambda: UpstreamTimeout(f"no answer within {limits.first_byte_s:g} s")
+    def _comment_on(self, waiting: WaitingStream, call: Call, intent: Intent, limits: Deadlines) -> None:
+        if limits.comment_after_s and intent.streams and call.endpoint.is_compat:
+            waiting.comment_from(self._clock.now_s() + limits.comment_after_s, limits.comment_every_s)
 
-    def _waited_too_long(self, limits: Deadlines, record: Record) -> Refusal:
-        text = f"no slot for '{record.model_asked}' within {limits.max_wait_s:g} s, please try again"
-        return QueueTimeout(text, retry_after_s=self._rng.uniform(*TIMEOUT_RETRY_S))
+    def _patience(
+        self, call: Call, ticket: Ticket, limits: Deadlines, record: Record
+    ) -> tuple[float, Callable[[Place | None], Refusal]]:
+        """Until when this call may stand in line, and what it is told then."""
+        model, queued_s = ticket.targets[0], record.queued_s
+        term = in_line(limits, model, call.arrived_s, call.timeout_s, queued_s, self._clock.now_s())
+        return term.until_s, partial(term.refusal, record.model_asked, rng=self._rng)
 
     def _errand(  # noqa: PLR0917 - all that is known of the call by now
         self, call: Call, reading: Reading, course: Course, lease: Lease, rules: CallRules, record: Record
     ) -> Errand:
-        limits, plan = rules.deadlines, course.plan
+        limits, plan, streams = rules.deadlines, course.plan, reading.intent.streams
         spec = self._fleet.spec_of(lease.node)
-        # The first byte of a plain answer is the end of its generation: only the wait for a slot is bounded by ours.
-        plain_due_s = self._clock.now_s() + limits.plain_s
-        due_s = call.arrived_s + limits.first_byte_s if reading.intent.streams else plain_due_s
+        due = at_node(limits, call.arrived_s, call.timeout_s, self._clock.now_s(), streams=streams)
         changes = changes_of(
             call.endpoint,
             reading.intent,
@@ -258,7 +255,7 @@ class Pipeline:
             has_other_target=may_turn(course, self._fleet.snapshot, rules.reach, attempts=rules.retries.attempts),
             via=self._via,
             decision=decision_headers(call.request_id, record),
-            terms=Terms(due_s, limits.idle_s),
+            terms=Terms(due, limits.idle_s),
             credentials=self._connections.credentials(spec),
         )
 
@@ -312,22 +309,29 @@ class Pipeline:
         pairs = [(b"Content-Type", CONTENT_TYPE), *decision_headers(call.request_id, record)]
         _send(reply, 200, pairs, body)
 
-    def _refuse(self, call: Call, reply: Reply, record: Record, refusal: Refusal) -> None:
+    def _refuse(self, call: Call, reply: Reply, waiting: WaitingStream, record: Record, refusal: Refusal) -> None:
+        """As an answer, or as the last event of a stream that was opened early.
+
+        Where a node's answer had begun, whoever passed it on has told it there.
+        """
         record.outcome = refusal.outcome
         record.rejection = refusal.rejection
-        record.error = refusal.text
+        record.error = refusal.text[:TEXT_BYTES_MAX]
         note_guarded(record, guarded_of(refusal))
-        if reply.has_started:
-            return  # whoever ended the stream has told it there
-        answer = dialects.error_answer(call.endpoint.dialect, refusal, call.request_id)
-        pairs = [*answer.headers, *decision_headers(call.request_id, record, refused=refusal.rejection)]
-        _send(reply, answer.status, pairs, answer.body)
+        pairs = decision_headers(call.request_id, record, refused=refusal.rejection)
+        if waiting.is_open:
+            event = dialects.error_event(call.endpoint, refusal, sequence_number=0, request_id=call.request_id)
+            waiting.end(comments.decision(pairs) + event)
+        elif not reply.has_started:
+            answer = dialects.error_answer(call.endpoint.dialect, refusal, call.request_id)
+            _send(reply, answer.status, [*answer.headers, *pairs], answer.body)
 
-    def _break(self, call: Call, reply: Reply, record: Record) -> None:
+    def _break(self, call: Call, reply: Reply, waiting: WaitingStream, record: Record) -> None:
         """A defect of ours: the client is told, or cut off: half an answer must not end like a whole one."""
-        if reply.has_started:
+        if reply.has_started and not waiting.is_open:
             reply.cut()
-        self._refuse(call, reply, record, RouterBroken("the router failed to serve this call: its log says why"))
+        refusal = RouterBroken("the router failed to serve this call: its log says why")
+        self._refuse(call, reply, waiting, record, refusal)
 
     def _finish(self, record: Record, reply: Reply) -> None:
         record.duration_s = self._clock.now_s() - record.arrived_s
@@ -340,7 +344,3 @@ def _send(reply: Reply, status: int, pairs: Sequence[tuple[bytes, bytes]], body:
     reply.start(status, pairs, len(body))
     reply.write(body)
     reply.end()
-
-
-def _intent_of(call: Call, raw: bytes) -> Intent:
-    return read_intent(call.endpoint, raw, content_type=call.content_type, content_encoding=call.content_encoding)

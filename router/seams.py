@@ -43,6 +43,10 @@ class Store(Protocol):
 
     async def widen(self, ticket_id: str, targets: tuple[str, ...]) -> Lease | Place: ...
 
+    async def place_of(self, ticket_id: str) -> Place | None:
+        """Where it stands by now; None when it does not wait, or when nobody can say at once."""
+        ...
+
     async def leave(self, ticket_id: str, tokens: int = 0) -> None:
         """Final and idempotent: out of all lines, or its lease is given back. `tokens` as in `give_back`."""
         ...
@@ -155,6 +159,7 @@ class Call:
     content_type: str
     content_encoding: str
     affinity: str  # x-ollama-router-affinity, empty when not given
+    timeout_s: float | None  # the client's own, from its arrival; None where it said none, or nonsense
     arrived_s: float  # loop time
     arrived_wall_s: float
     read_body: Callable[[], Awaitable[bytes]]  # raises TooLarge, BuffersFull, BadRequest
@@ -182,6 +187,11 @@ class Reply(Protocol):
 
     @property
     def has_started(self) -> bool: ...
+
+    @property
+    def has_unsent(self) -> bool:
+        """What was written before still waits for its client."""
+        ...
 
     @property
     def status(self) -> int:

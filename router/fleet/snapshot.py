@@ -149,6 +149,10 @@ class Snapshot:
     def has_node_up(self, key: str) -> bool:
         return self.holding(key).has_node_up
 
+    def has_ready(self, key: str) -> bool:
+        rows = self.holding(key)
+        return bool(rows.ready.rows or rows.last_resort.rows)
+
     def stored(self, key: str) -> Iterator[tuple[Node, DiskModel]]:
         """Where a model lies on disk, down nodes included."""
         for name in self.holding(key).by_node:

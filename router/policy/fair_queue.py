@@ -289,6 +289,13 @@ class FairQueue:
         queues = [queue for lane in self._lanes[DUE + 1 :] if (queue := lane.queues.get(name)) is not None]
         return max([orders[-1] for queue in queues for orders in queue.kinds.values()], default=None)
 
+    def reweigh(self, account: Account, weight: float) -> None:
+        """Before the account's own weight is changed to this one."""
+        count = self.counts.get(account.name, 0)
+        if count:
+            del self._shares[bisect_left(self._shares, (count / account.weight, account.name))]
+            insort(self._shares, (count / weight, account.name))
+
     def _count(self, account: Account, change: int) -> None:
         name, count = account.name, self.counts.get(account.name, 0)
         if count:

@@ -49,6 +49,7 @@ class Owner(Protocol):
     limits: ClientLimits
     loop: asyncio.AbstractEventLoop
     connections: set[ClientConnection]
+    is_closing: bool  # no connection waits for another request
     fresh_id: Callable[[], str]
     on_surplus: Callable[[], None]
 
@@ -275,6 +276,8 @@ class ClientConnection(asyncio.Protocol):
             self._parse_ahead()
         elif self._broken:
             self._say_broken()
+        elif self._owner.is_closing and not self._ahead and self._partial_bytes < 0:
+            self._finish()  # its answer had begun, and promised more, before the listener closed
         else:
             self._end_in(self._limit_of_silence())
             self._parse_ahead()

@@ -26,6 +26,7 @@ class ClientServer:
         self.on_surplus = on_surplus
         self.loop = asyncio.get_running_loop()
         self.connections: set[ClientConnection] = set()
+        self.is_closing = False
         # Ids of what has no call: this start's own prefix, and a count.
         prefix, count = secrets.token_hex(6), itertools.count(1)
         self.fresh_id: Callable[[], str] = lambda: f"{prefix}-{next(count):x}"
@@ -37,6 +38,8 @@ class ClientServer:
         return f"<ClientServer {len(self.connections)} of {self.limits.connections} connections>"
 
     def close_idle(self) -> None:
+        """Idle connections close now, the others when the call in hand has ended."""
+        self.is_closing = True
         for connection in list(self.connections):
             connection.close_if_idle()
 

@@ -16,6 +16,8 @@ from router.server.request import ClientRequest
 from router.wire import headers
 from router.wire.endpoints import Endpoint
 
+# Of people, and of the official SDKs in all languages; all of them in seconds.
+TIMEOUT_HEADERS = ("x-request-timeout", "x-stainless-read-timeout", "x-stainless-timeout")
 _FULL = "the router holds as many bytes as it may, please try again"
 
 
@@ -165,6 +167,7 @@ class Inference:
             content_type=request.header("content-type"),
             content_encoding=request.header("content-encoding"),
             affinity=request.header("x-ollama-router-affinity"),
+            timeout_s=headers.client_timeout_s(*map(request.header, TIMEOUT_HEADERS)),
             arrived_s=self._clock.now_s(),
             arrived_wall_s=self._clock.wall_s(),
             read_body=read_body,

@@ -88,6 +88,11 @@ class ClientReply:
         return self.status != 0
 
     @property
+    def has_unsent(self) -> bool:
+        transport = self._transport
+        return transport is not None and not transport.is_closing() and transport.get_write_buffer_size() > 0
+
+    @property
     def keeps_alive(self) -> bool:
         """The connection may take another request: the answer is whole and its end was told."""
         return self._keeps_alive and self.has_ended
@@ -189,7 +194,7 @@ class ClientReply:
         takes next to nothing for `client_stall_s`, by ours. Until then the bytes count as held.
         """
         accepted, since_s = self._accepted(), self._loop.time()
-        while self._has_unsent():
+        while self.has_unsent:
             await asyncio.sleep(THROTTLE_S)
             self._account()
             now_s = self._loop.time()
@@ -199,14 +204,12 @@ class ClientReply:
                 self._transport.abort()
                 return
 
-    def _has_unsent(self) -> bool:
-        transport = self._transport
-        return transport is not None and not transport.is_closing() and transport.get_write_buffer_size() > 0
-
     def flow_to(self, flow: Flow | None) -> None:
         self._flow = flow
         if flow is None:
             self._forget_stall()
+        elif self._is_behind:
+            self._hold_flow()  # with what was written before there was an answer to hold
 
     # the connection's calls
 

@@ -29,7 +29,12 @@ class LogLevel(StrEnum):
 
 
 class LineModelSettings(Group):
-    max_waiting: int = Field(ge=0, description="Calls that may wait for this model; beyond it they get a 503.")
+    max_waiting: int | None = Field(
+        default=None, ge=0, description="Calls that may wait for this model; beyond it they get a 503."
+    )
+    max_wait_s: Seconds | None = Field(
+        default=None, description="How long a call may stand in line for this model before its 503."
+    )
 
 
 class LineSettings(Group):
@@ -46,7 +51,15 @@ class LineSettings(Group):
         description="How long a call may stand in line before its 503. As long as the slowest load Ollama permits.",
     )
     models: dict[ModelKey, LineModelSettings] = Field(
-        default_factory=dict, description="Models whose lines have another limit, by name."
+        default_factory=dict, description="Models whose lines have other limits, by name."
+    )
+    comment_after_s: SecondsOrZero = Field(
+        default=8.0,
+        description="A stream of a /v1 route without a first byte by then gets its 200 and comments about its place, "
+        "so that no balancer takes it for dead. Refusals before that keep their status. 0 switches comments off.",
+    )
+    comment_every_s: Seconds = Field(
+        default=12.0, description="Between two comments: well below the 60 s after which common balancers give up."
     )
 
 

@@ -143,6 +143,12 @@ class Book:
             return self._stale(stale)
         return self._answer(caller.replica, self.ledger.widen(ticket_id, targets))
 
+    def place_of(self, caller: Caller, ticket_id: str, now_s: float) -> Answer[Place | None]:
+        """None for a ticket that does not wait: unknown, gone, or served by now."""
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        return self._answer(caller.replica, self.ledger.place_of(ticket_id))
+
     def leave(self, caller: Caller, ticket_id: str, now_s: float, *, tokens: int = 0) -> Answer[None]:
         """`tokens`: what the call used, as in `give_back`; 0 for one that only waited."""
         if stale := self._enter(caller, now_s):

@@ -178,6 +178,10 @@ class Ledger:
         self.news.append((entry.replica, Refused(entry.ticket.id, refusal)))
         return True
 
+    def place_of(self, ticket_id: str) -> Place | None:
+        entry = self.tickets.get(ticket_id)
+        return None if entry is None or entry.lease is not None else self._place(entry)
+
     def views(self) -> tuple[LineView, ...]:
         return self.queues.views(self.now_s)
 

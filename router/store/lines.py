@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Generic, NamedTuple, TypeVar
 
 from router.fleet.tickets import Lease, LineView, Priority, Ticket
+from router.policy.advice import come_back_s
 from router.policy.fair_queue import DUE, FairQueue, Kind, Spot
 from router.store.nodes import CopyEntry
 from router.store.teams import Team
@@ -16,10 +17,6 @@ from router.store.teams import Team
 T = TypeVar("T")
 
 DRAIN_WINDOW_S = 30.0  # long enough for a few generations, short enough to follow a node that joined
-DRAIN_UNKNOWN_PER_S = 1.0  # a line that has not moved yet: usually a load is under way, and then it moves at once
-RETRY_AFTER_S_MIN = 1.0
-RETRY_AFTER_S_MAX = 60.0  # longer than that nobody's Retry-After is honoured by the official SDKs
-RETRY_JITTER = 0.2
 
 NOWHERE = Spot(0, Kind("", frozenset(), 0, names_no_ctx=False), DUE)
 _HIGHEST = int(Priority.HIGH)
@@ -133,9 +130,7 @@ class Line:
 
     def wait_s(self, grants: int, now_s: float, rng: Random) -> float:
         """Until there have been so many, as a Retry-After."""
-        rate = self.drain.per_s(now_s) or DRAIN_UNKNOWN_PER_S
-        wait_s = grants / rate * rng.uniform(1 - RETRY_JITTER, 1 + RETRY_JITTER)
-        return min(RETRY_AFTER_S_MAX, max(RETRY_AFTER_S_MIN, wait_s))
+        return come_back_s(grants, self.drain.per_s(now_s), rng)
 
     def view(self, entries: Iterable[Entry], now_s: float) -> LineView:
         entries = tuple(entries)

@@ -12,7 +12,7 @@ from random import Random
 from types import MappingProxyType
 from typing import TypeVar
 
-from router.errors import Outcome, QueueFull, Refusal, Unavailable
+from router.errors import Outcome, QueueFull, QueueTimeout, Refusal, Unavailable
 from router.fleet.tickets import CopyReport, Gate, Lease, LineView, Place, Ticket
 from router.seams import Clock, Store
 from router.store.answers import Answer, Caller, Full, Gone, Limits, Refused, Stale
@@ -71,7 +71,7 @@ class MemoryStore(Store):
     # tickets
 
     async def take(self, ticket: Ticket) -> Lease | Place:
-        """Raises RateLimited, TeamQueueFull, QueueFull; Unavailable for a ticket that has left, or a past attempt."""
+        """Raises RateLimited, TeamQueueFull, QueueFull; QueueTimeout for a ticket that has left, or a past attempt."""
         self._tickets[ticket.id] = ticket  # before the step: telling its news may already serve this ticket
         value = self._ask(lambda: self.book.take(self._caller, ticket, self._clock.now_s()))
         if isinstance(value, Place):
@@ -84,7 +84,7 @@ class MemoryStore(Store):
             raise QueueFull(retry_after_s=value.retry_after_s)
         if isinstance(value, Refused):
             raise value.refusal
-        raise Unavailable("this call was given up before it was served")
+        raise QueueTimeout("this call was given up before it was served")
 
     async def widen(self, ticket_id: str, targets: tuple[str, ...]) -> Lease | Place:
         """Raises Unavailable for a ticket that is neither waiting nor served."""
@@ -95,6 +95,9 @@ class MemoryStore(Store):
             self._tickets.pop(ticket_id, None)
             self._leases[ticket_id] = value
         return value
+
+    async def place_of(self, ticket_id: str) -> Place | None:
+        return self._ask(lambda: self.book.place_of(self._caller, ticket_id, self._clock.now_s()))
 
     async def leave(self, ticket_id: str, tokens: int = 0) -> None:
         self._tickets.pop(ticket_id, None)

@@ -46,6 +46,11 @@ class Queues:
         self.limits = limits
         for key, line in self.lines.items():
             line.max_waiting = limits.of(key)
+        for name, team in self.teams.by_name.items():
+            weight = limits.teams.of(name).weight
+            if weight != team.account.weight:
+                for line in self.lines.values():
+                    line.queue.reweigh(team.account, weight)
         self.teams.set_table(limits.teams, now_s)
 
     # standing

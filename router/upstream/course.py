@@ -10,7 +10,7 @@ from router.fleet.snapshot import Snapshot
 from router.policy.alias import RoutePlan
 from router.policy.retry import Budget, Failure, NextTarget, Retry, Tries, verdict
 from router.policy.route import NO_NODE_RETRY_S, Ahead, Passed, Reach, ahead
-from router.upstream.forward import Attempt
+from router.upstream.attempt import Attempt
 
 # Of a 500 for what the client sent (recordings refused/option-type, v0.24/v1-transcriptions-bad).
 CLIENTS_TEXT = re.compile(r'option \\?"[^"]*" must be of type|failed to process inputs')
@@ -98,7 +98,7 @@ def _other(course: Course, snapshot: Snapshot, reach: Reach) -> Ahead | None:
 def _final(failure: Failure, attempt: Attempt) -> Refusal:
     """What the client is told when nobody is left to ask."""
     if failure is Failure.FIRST_BYTE_TIMEOUT:
-        return UpstreamTimeout(f"no answer in time (node {attempt.node})")
+        return UpstreamTimeout(attempt.text)
     if failure is Failure.BUSY:
         return QueueFull(retry_after_s=NO_NODE_RETRY_S)
     if failure is Failure.LOCAL:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from router.fleet.node import NodeSpec
 from router.fleet.tickets import Lease
+from router.policy.deadlines import Due
 from router.policy.guard import Guarded
 from router.policy.splices import Changes
 from router.seams import Call
@@ -31,7 +32,7 @@ class Errand:
     hides_usage: bool
     has_other_target: bool  # another model is asked if this one cannot do it: then no such answer passes
     guarded: tuple[Guarded, ...]
-    first_byte_due_s: float  # loop time
+    first_byte: Due
     idle_s: float
 
 
@@ -45,9 +46,9 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How long an attempt may take, in loop time and seconds."""
+    """How long an attempt may take: until its first byte, and silent within a stream."""
 
-    first_byte_due_s: float
+    first_byte: Due
     idle_s: float
 
 
@@ -88,6 +89,6 @@ def errand_for(
         hides_usage=intent.usage_splice is not None,
         has_other_target=has_other_target,
         guarded=changes.guarded,
-        first_byte_due_s=terms.first_byte_due_s,
+        first_byte=terms.first_byte,
         idle_s=terms.idle_s,
     )

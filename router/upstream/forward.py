@@ -8,38 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
 
-from router.errors import Outcome, Refusal, UpstreamTruncated
+from router.errors import Outcome, Refusal, UpstreamFailed, UpstreamTruncated
 from router.policy.retry import Failure, classify
 from router.seams import Reply
+from router.upstream.attempt import HELD_BYTES_MAX, TEXT_BYTES_MAX, Attempt, framing_of, outcome_of
 from router.upstream.connection import Headers, NodeConnection
 from router.upstream.errand import Errand
 from router.upstream.pool import ConnectFailed, ConnectionPool
-from router.wire import dialects, framing, headers
+from router.upstream.waiting import EVENT_STREAM, WaitingStream
+from router.wire import comments, dialects, framing, headers
 from router.wire.meter import Meter
-
-# Invariant 4: an answer that may be retried is read this far and discarded; what is longer is passed on.
-HELD_BYTES_MAX = 64 * 1024
-TEXT_BYTES_MAX = 500  # of a node's error: enough for every text of Ollama's, and no prompt fits through
-
-
-@dataclass(slots=True)
-class Attempt:
-    """What came of it. `failure` is set where the client has seen nothing yet and another node may be asked."""
-
-    node: str
-    outcome: Outcome = Outcome.OK
-    failure: Failure | None = None
-    refusal: Refusal | None = None  # we cut it ourselves
-    status: int = 0  # the node's
-    text: str = ""  # of the node's error, for the log and for a 502
-    started_s: float = 0.0
-    first_byte_s: float | None = None  # loop times
-    first_token_s: float | None = None
-    ended_s: float = 0.0
-    meter: Meter | None = None
 
 
 class Passage:
@@ -60,16 +40,20 @@ class Passage:
         "_reply",
         "_streams",
         "_timer",
+        "_waiting",
         "_write",
         "attempt",
         "flush",
         "over",
     )
 
-    def __init__(self, errand: Errand, reply: Reply, connection: NodeConnection, attempt: Attempt) -> None:
+    def __init__(
+        self, errand: Errand, reply: Reply, waiting: WaitingStream, connection: NodeConnection, attempt: Attempt
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._errand = errand
         self._reply = reply
+        self._waiting = waiting
         self.flush = reply.flush  # called for every read: one frame less
         self._write = reply.write
         self._pass_chunk = reply.pass_chunk
@@ -84,7 +68,8 @@ class Passage:
         self._piece_s: float | None = None  # None before the head and while the client's slowness holds us
         self.attempt = attempt
         self.over: asyncio.Future[None] = self._loop.create_future()
-        self._timer = self._loop.call_at(errand.first_byte_due_s, self._watch)
+        # One timer for comments, for the first byte, and for the silences of a stream.
+        self._timer = self._loop.call_at(min(errand.first_byte.at_s, waiting.due_s), self._watch)
 
     # the node's side
 
@@ -185,7 +170,10 @@ class Passage:
 
     def _pass_on(self) -> None:
         errand, attempt = self._errand, self.attempt
-        content_type, length = _framing_of(self._node_headers)
+        content_type, length = framing_of(self._node_headers)
+        if self._waiting.is_open and not content_type.startswith(EVENT_STREAM):
+            self._break_off(UpstreamFailed(f"the node answered {content_type.decode('latin-1')} instead of a stream"))
+            return
         self._streams = content_type.startswith((b"text/event-stream", b"application/x-ndjson"))
         is_ok = attempt.status == 200
         attempt.meter = self._meter = Meter(
@@ -200,7 +188,10 @@ class Passage:
         self._timer.cancel()
         self._timer = self._loop.call_later(errand.idle_s, self._watch)
         self._reply.flow_to(self)
-        self._reply.start(attempt.status, headers.for_client(self._node_headers, errand.decision), length)
+        if self._waiting.hand_over():
+            self._reply.write(comments.decision(errand.decision))
+        else:
+            self._reply.start(attempt.status, headers.for_client(self._node_headers, errand.decision), length)
         for data in self._held:
             shown = attempt.meter.feed(data)
             if shown:
@@ -211,8 +202,7 @@ class Passage:
         self._held.append(data)
         self._held_bytes += len(data)
         if self._held_bytes > HELD_BYTES_MAX:
-            self.attempt.outcome = _outcome_of(self.attempt.status)
-            self._pass_on()
+            self._pass_error()
 
     def _settle(self) -> None:
         """A whole answer that is no 200: for another node to better, or the client's to read."""
@@ -221,8 +211,23 @@ class Passage:
         attempt.failure = classify(attempt.status, body, has_other_target=self._errand.has_other_target)
         attempt.text = body[:TEXT_BYTES_MAX].decode("utf-8", "replace")
         if attempt.failure is None:
-            attempt.outcome = _outcome_of(attempt.status)
+            self._pass_error()
+
+    def _pass_error(self) -> None:
+        """The node's own answer, which is no 200: as it is, or as the end of a stream that was opened early."""
+        attempt = self.attempt
+        attempt.outcome = outcome_of(attempt.status)
+        if self._waiting.is_open:
+            self._break_off(dialects.of_node(attempt.status, b"".join(self._held), attempt.outcome))
+        else:
             self._pass_on()
+
+    def _break_off(self, refusal: Refusal) -> None:
+        """Nothing of this answer can be passed on: whoever tells refusals tells this one, as an event."""
+        self._connection.close()
+        self.attempt.outcome = refusal.outcome
+        self.attempt.refusal = refusal
+        self._finish()
 
     def _truncate(self, text: str) -> None:
         self.attempt.outcome = Outcome.UPSTREAM_TRUNCATED
@@ -252,10 +257,7 @@ class Passage:
         """One timer for both silences: before the first byte, and within a stream."""
         now = monotonic()
         if self.attempt.meter is None:  # nothing was passed on: an error that is told for ever is no answer either
-            self._connection.close()
-            self.attempt.failure = Failure.FIRST_BYTE_TIMEOUT
-            self.attempt.outcome = Outcome.TIMEOUT
-            self._finish()
+            self._watch_first_byte(now)
             return
         due_s = (self._piece_s or now) + self._errand.idle_s
         if due_s > now:
@@ -263,6 +265,19 @@ class Passage:
             return
         self._connection.close()
         self._truncate(f"the node was silent for {self._errand.idle_s:g} s")
+        self._finish()
+
+    def _watch_first_byte(self, now: float) -> None:
+        errand, waiting = self._errand, self._waiting
+        if now < errand.first_byte.at_s:
+            if now >= waiting.due_s:
+                waiting.say(comments.at_node(errand.node.name, waited_s=waiting.waited_s), errand.decision)
+            self._timer = self._loop.call_at(min(errand.first_byte.at_s, waiting.due_s), self._watch)
+            return
+        self._connection.close()
+        self.attempt.failure = Failure.FIRST_BYTE_TIMEOUT
+        self.attempt.outcome = Outcome.TIMEOUT
+        self.attempt.text = f"no answer within {errand.first_byte} from node {errand.node.name}"
         self._finish()
 
     def _finish(self) -> None:
@@ -274,26 +289,12 @@ class Passage:
             self.over.set_result(None)
 
 
-def _outcome_of(status: int) -> Outcome:
-    """Of a node's own answer that is passed on."""
-    if status < 400:
-        return Outcome.OK
-    return Outcome.CLIENT_ERROR if status < 500 else Outcome.UPSTREAM_ERROR
-
-
-def _framing_of(node_headers: Headers) -> tuple[bytes, int | None]:
-    content_type, length = b"", None
-    for name, value in node_headers:
-        folded = name.lower()
-        if folded == b"content-type":
-            content_type = value.lower()
-        elif folded == b"content-length" and value.isdigit():
-            length = int(value)
-    return content_type, length
-
-
 async def forward(
-    pool: ConnectionPool, errand: Errand, reply: Reply, on_passage: Callable[[Passage | None], None]
+    pool: ConnectionPool,
+    errand: Errand,
+    reply: Reply,
+    waiting: WaitingStream,
+    on_passage: Callable[[Passage | None], None],
 ) -> Attempt:
     """Never raises but CancelledError: then the connection is closed before anybody gives the slot back."""
     attempt = Attempt(errand.node.name, started_s=monotonic())
@@ -306,7 +307,7 @@ async def forward(
             except ConnectFailed as error:
                 attempt.failure, attempt.text, attempt.ended_s = error.failure, error.text, monotonic()
                 return attempt
-        passage = Passage(errand, reply, connection, attempt)
+        passage = Passage(errand, reply, waiting, connection, attempt)
         on_passage(passage)
         try:
             connection.send(errand.parts, passage)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from router.errors import Refusal
-from router.upstream.forward import Attempt, Passage
+from router.upstream.attempt import Attempt
+from router.upstream.forward import Passage
 
 
 class LiveCall:

@@ -9,8 +9,8 @@ from router.fleet.tickets import Lease
 from router.policy.guard import Guarded
 from router.policy.route import Passed
 from router.policy.schedule import Decision
-from router.seams import Record, Reply
-from router.upstream.forward import Attempt
+from router.seams import Record
+from router.upstream.attempt import Attempt
 from router.wire import dialects, headers
 
 
@@ -57,7 +57,7 @@ def spent(estimate_tokens: int, attempt: Attempt | None) -> int:
     return prompt + (meter.content_events if meter.output_tokens is None else meter.output_tokens)
 
 
-def note_leaving(record: Record, attempt: Attempt | None, reply: Reply) -> None:
+def note_leaving(record: Record, attempt: Attempt | None) -> None:
     """The client has gone: where it left, and whether it had all it came for (SDKs close after `[DONE]`)."""
     if attempt is None:
         record.outcome, record.phase_left = Outcome.CANCELLED, "waiting"
@@ -69,7 +69,7 @@ def note_leaving(record: Record, attempt: Attempt | None, reply: Reply) -> None:
     if attempt.meter is not None and attempt.meter.is_complete:
         return
     record.outcome = Outcome.CANCELLED
-    record.phase_left = "streaming" if reply.has_started else "prefill"
+    record.phase_left = "streaming" if attempt.meter is not None else "prefill"
 
 
 def note_passed(record: Record, passed: Sequence[Passed]) -> None:

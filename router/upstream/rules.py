@@ -6,20 +6,11 @@ from dataclasses import dataclass
 
 from router.policy.access import OPEN, Access
 from router.policy.alias import Aliases
+from router.policy.deadlines import Deadlines
 from router.policy.guard import Guards
 from router.policy.route import Reach
 from router.upstream.course import RetryLimits
 from router.wire.origins import BUILT_IN_ONLY, Origins
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Seconds after arrival; `max_wait_s` after the call stood in line."""
-
-    first_byte_s: float
-    plain_s: float
-    idle_s: float
-    max_wait_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,18 @@ clients raise on. Nothing here decides what is refused.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from router.errors import Allowance, BadRequest, RateLimited, Refusal
+from router.errors import Allowance, BadRequest, NodeAnswered, Outcome, RateLimited, Refusal
 from router.wire.endpoints import Dialect, Endpoint, Shape
 from router.wire.gojson import go_string
 
 Pair = tuple[bytes, bytes]
+
+UNREAD_BYTES_MAX = 500  # of a node's error that is in no dialect
 
 _JSON = b"application/json"
 _JSON_CHARSET = b"application/json; charset=utf-8"
@@ -63,6 +66,22 @@ def error_answer(dialect: Dialect, refusal: Refusal, request_id: str) -> Answer:
     return Answer(refusal.status, ((b"Content-Type", content_type), *_advice(refusal)), body)
 
 
+def of_node(status: int, body: bytes, outcome: Outcome) -> NodeAnswered:
+    """What a node answered instead of the stream that its client was already given: its own text, type and code."""
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        said = None
+    error = said.get("error") if isinstance(said, dict) else None
+    if not isinstance(error, dict):
+        error = {"message": error}
+    members = map(error.get, ("message", "type", "code"))
+    text, kind, code = (member if isinstance(member, str) else "" for member in members)
+    if not text:
+        text = body[:UNREAD_BYTES_MAX].decode("utf-8", "replace").strip() or f"the node answered with status {status}"
+    return NodeAnswered(text, status, outcome=outcome, kind=kind or None, code=code or None)
+
+
 def error_event(endpoint: Endpoint, refusal: Refusal, *, sequence_number: int, request_id: str) -> bytes:
     """The refusal inside a stream whose 200 is gone. The client must stand between two events."""
     if endpoint.dialect is Dialect.OLLAMA:
@@ -72,11 +91,6 @@ def error_event(endpoint: Endpoint, refusal: Refusal, *, sequence_number: int, r
     if endpoint.shape is Shape.RESPONSES:
         return b"event: error\ndata: %b\n\n" % _responses_event(refusal, sequence_number)
     return b"data: %b\n\n" % _openai(refusal)
-
-
-def comment(text: str) -> bytes:
-    """An SSE comment: the official clients' decoders read it and yield nothing."""
-    return b": %b\n\n" % " ".join(text.splitlines()).encode("utf-8", "replace")
 
 
 def rate_limits(requests: Allowance | None, tokens: Allowance | None) -> list[Pair]:
@@ -132,10 +146,10 @@ def _openai(refusal: Refusal) -> bytes:
 
 
 def _openai_error(refusal: Refusal) -> bytes:
-    kind = _OPENAI_TYPES.get(refusal.status, "api_error")
-    return b'{"message":%b,"type":"%b","param":null,"code":%b}' % (
+    kind = refusal.kind or _OPENAI_TYPES.get(refusal.status, "api_error")
+    return b'{"message":%b,"type":%b,"param":null,"code":%b}' % (
         go_string(refusal.text),
-        kind.encode(),
+        go_string(kind),
         _openai_code(refusal),
     )
 
@@ -159,11 +173,11 @@ def _responses_event(refusal: Refusal, sequence_number: int) -> bytes:
 
 
 def _anthropic(refusal: Refusal, request_id: str) -> bytes:
-    kind = _ANTHROPIC_TYPES.get(refusal.status, "api_error")
+    kind = refusal.kind or _ANTHROPIC_TYPES.get(refusal.status, "api_error")
     # The shape is fixed at 24 hex digits; a hash of our own id lets support find the call from what the client shows.
     digest = blake2b(request_id.encode("utf-8", "replace"), digest_size=12).hexdigest()
-    return b'{"type":"error","error":{"type":"%b","message":%b},"request_id":"req_%b"}' % (
-        kind.encode(),
+    return b'{"type":"error","error":{"type":%b,"message":%b},"request_id":"req_%b"}' % (
+        go_string(kind),
         go_string(refusal.text),
         digest.encode(),
     )

@@ -32,7 +32,8 @@ _NOT_FOR_NODE = HOP_BY_HOP | frozenset(
         b"accept-encoding",
     )
 )
-_PREFIXES_NOT_FOR_NODE = (b"proxy-", b"x-ollama-router-")
+DECISION_PREFIX = b"x-ollama-router-"
+_PREFIXES_NOT_FOR_NODE = (b"proxy-", DECISION_PREFIX)
 
 # A node is never told the Origin, so what a proxy before it says about origins is not about this client.
 _NOT_FOR_CLIENT = HOP_BY_HOP | {b"content-length"}
@@ -46,6 +47,11 @@ PRINTABLE_CACHED = 4096  # nodes, models, reasons and small numbers repeat from 
 DECISION_BYTES_MAX = 512
 
 _NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]")
+
+# Seconds as people and SDKs write them; what is longer than a day (or, from an SDK, an exponent) limits nothing.
+_SECONDS = re.compile(r"[0-9]{1,5}(?:\.[0-9]{1,9})?")
+CLIENT_TIMEOUT_S_MAX = 86_400.0
+TIMEOUTS_CACHED = 256  # SDKs send their defaults
 
 
 def via_value(pool: str) -> bytes:
@@ -107,6 +113,13 @@ def request_id(raw: str | None, fresh: Callable[[], str]) -> str:
     if raw is not None and _REQUEST_ID.fullmatch(raw):
         return raw
     return fresh()
+
+
+@lru_cache(maxsize=TIMEOUTS_CACHED)
+def client_timeout_s(*values: str) -> float | None:
+    """The shortest time that any of these header values gives us; what is no sane number of seconds is ignored."""
+    seconds = [float(value) for value in values if _SECONDS.fullmatch(value)]
+    return min((value for value in seconds if 0 < value <= CLIENT_TIMEOUT_S_MAX), default=None)
 
 
 def decision(

@@ -42,6 +42,7 @@ class Meter:
         "_edit",
         "_edits_once",
         "_empty",
+        "_empty",
         "_end",
         "_has_begun",
         "_last",

@@ -100,6 +100,9 @@ class Pool:
     def widen(self, who: str, ticket_id: str, *targets: str) -> Any:
         return self._do(who, "widen", ticket_id, targets)
 
+    def place_of(self, who: str, ticket_id: str) -> Any:
+        return self._do(who, "place_of", ticket_id)
+
     def leave(self, who: str, ticket_id: str, tokens: int = 0) -> Any:
         return self._do(who, "leave", ticket_id, tokens=tokens)
 

@@ -321,6 +321,13 @@ class Model:
             self.fair.stand(held, more, [other for other in self.waiting() if other is not held], self.now)
         self._same_again(held, value, grants)
 
+    def place_of(self, ticket_id: str, value: object) -> None:
+        held = self.find(ticket_id)
+        if held is None or held.lease is not None:
+            assert value is None
+        else:
+            self._is_place(held, value)
+
     def leave(self, ticket_id: str, tokens: int) -> None:
         held = self.find(ticket_id)
         if held is not None:

@@ -337,6 +337,13 @@ def test_newcomer_of_the_team_most_over_its_share_is_refused_itself(make_pool: M
     assert pool.refused["a"] == []
 
 
+def test_newcomer_that_would_have_as_much_as_the_largest_is_refused_itself(make_pool: MakePool) -> None:
+    pool = make_pool(m=4)
+    wait_in_line(pool, "x1 x2 y1 z1")
+    assert isinstance(pool.take("a", call("y2", team="y")), Full)
+    assert pool.refused["a"] == []
+
+
 def test_refused_for_a_full_line_are_told_ever_longer_whoever_had_to_go(make_pool: MakePool) -> None:
     pool = make_pool(m=6)
     wait_in_line(pool, "x1 x2 x3 x4 x5 x6 y1 z1")

@@ -289,6 +289,15 @@ class Histories(RuleBasedStateMachine):
             self._hears(value)
 
     @precondition(lambda self: self.old_tickets)
+    @rule(pick=picks)
+    def place_of(self, pick: int) -> None:
+        who, ticket = self._some(self.old_tickets, pick)
+        value, grants = self.do(who, "place_of", ticket.id)
+        if not isinstance(value, Stale):
+            self.model.judge(grants)
+            self.model.place_of(ticket.id, value)
+
+    @precondition(lambda self: self.old_tickets)
     @rule(pick=picks, used=tokens)
     def leave(self, pick: int, used: int) -> None:
         who, ticket = self._some(self.old_tickets, pick)

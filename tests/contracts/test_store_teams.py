@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from router.errors import LoadFailed, RateLimited, TeamQueueFull
-from router.fleet.tickets import BEAT_S, Lease, Place, Waits
+from router.fleet.tickets import BEAT_S, Lease, Place, Priority, Waits
 from router.policy.limits import TeamLimits, TeamTable
 from router.store.answers import Full, Limits, Refused
 from router.store.teams import TEAMS_KEPT
@@ -160,6 +160,21 @@ def test_slot_given_back_serves_the_team_in_every_line_in_which_it_was_held_back
     assert [lease.ticket for lease in pool.got["a"]][2:] == ["x3"]
 
 
+def test_of_a_team_that_may_run_one_more_its_highest_band_is_next_then_its_oldest(make_pool: MakePool) -> None:
+    pool = limited(make_pool, max_concurrent=1)
+    pool.ready("a", "n1", slots=2, weights="w", keys="m")
+    pool.ready("a", "n2", slots=2, weights="v", keys="k")
+    pool.ready("a", "n3", slots=2, weights="u", keys="other")
+    lease = pool.take("a", call("x1", "other", team="x"))
+    pool.take("a", call("x2", "m", team="x", priority=Priority.LOW))
+    pool.take("a", call("x3", "k", team="x"))
+    pool.take("a", call("x4", "m", team="x"))
+    for _ in range(3):
+        pool.give_back("a", lease)
+        lease = pool.got["a"][-1]
+    assert [lease.ticket for lease in pool.got["a"]] == ["x3", "x4", "x2"]
+
+
 def test_lease_that_its_replica_brings_back_counts_for_its_team(make_pool: MakePool) -> None:
     pool = limited(make_pool, max_concurrent=1)
     pool.ready("a", "n1", slots=4)
@@ -262,3 +277,17 @@ def test_a_line_that_has_become_shorter_keeps_those_who_stand_in_it(pool: Pool) 
     pool.set_limits("a", Limits(max_waiting=1))
     assert pool.lines("a")["m"].depth == 3
     assert isinstance(pool.take("a", call("new")), Full)
+
+
+def test_a_weight_that_changes_counts_for_who_has_too_much_of_a_full_line(make_pool: MakePool) -> None:
+    pool = make_pool(teams={"x": TeamLimits(weight=9.0)}, max_waiting=4)
+    pool.wait(BEAT_S)
+    for number in range(3):
+        pool.take("a", call(f"x{number}", team="x"))
+    pool.take("a", call("y0", team="y"))
+    pool.set_limits("a", Limits(4, teams=TeamTable({"x": TeamLimits(weight=1.0)})))
+    assert isinstance(pool.take("a", call("z0", team="z")), Place)
+    assert [refused.ticket for refused in pool.answer.refusals] == ["x2"], "the newest of three over one"
+    pool.leave("a", "x0")
+    pool.leave("a", "x1")
+    assert pool.lines("a")["m"].depth == 2

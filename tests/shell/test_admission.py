@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from functools import partial
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from router.admission import Admission
 from router.errors import NumCtxRefused, QueueFull, QueueTimeout
 from router.fleet.node import CopyState
 from router.fleet.snapshot import Snapshot
-from router.fleet.tickets import CopyReport, Ticket
+from router.fleet.tickets import CopyReport, Lease, Place, Ticket
 from router.store.answers import Limits
 from router.store.memory import MemoryStore
 from router.wire.names import parse_name
@@ -25,11 +26,11 @@ from tests.shell.house import assert_at_rest, until
 from tests.shell.scenes import ENDLESS, holding, let_run, running
 
 
-def late() -> QueueTimeout:
+def late(place: Place | None) -> QueueTimeout:
     return QueueTimeout("too late", retry_after_s=1)
 
 
-PATIENT_S = 60.0
+PATIENT_S = 1e9  # loop time
 
 
 class Clock:
@@ -67,6 +68,10 @@ def ticket(number: int) -> Ticket:
     return Ticket(f"t{number}", ("m",))
 
 
+async def take(admission: Admission, asked: Ticket, *terms: Any) -> Lease:
+    return await admission.lease(asked, *terms).__aenter__()
+
+
 def is_empty(store: MemoryStore) -> bool:
     ledger = store.book.ledger
     return not (ledger.tickets or ledger.leases or ledger.waiting or ledger.unclaimed or store.occupancy)
@@ -100,8 +105,8 @@ async def test_a_grant_to_one_who_leaves_in_that_moment_goes_to_the_next() -> No
     admission, store, _ = await counter(1)
     hold = admission.lease(ticket(0), PATIENT_S, late)
     await hold.__aenter__()
-    first = asyncio.create_task(admission.take(ticket(1), PATIENT_S, late))
-    second = asyncio.create_task(admission.take(ticket(2), PATIENT_S, late))
+    first = asyncio.create_task(take(admission, ticket(1), PATIENT_S, late))
+    second = asyncio.create_task(take(admission, ticket(2), PATIENT_S, late))
     await until(lambda: admission.waiting == 2)
     await hold.__aexit__(None, None, None)
     first.cancel()  # its future has the lease already, but it has not run since
@@ -123,7 +128,7 @@ async def test_a_full_line_refuses_and_keeps_no_trace() -> None:
     admission, store, _ = await counter(1, max_waiting=0)
     async with admission.lease(ticket(1), PATIENT_S, late):
         with pytest.raises(QueueFull):
-            await admission.take(ticket(2), PATIENT_S, late)
+            await take(admission, ticket(2), PATIENT_S, late)
         assert (admission.waiting, len(store.book.ledger.tickets)) == (0, 1)
     assert is_empty(store)
 
@@ -132,7 +137,7 @@ async def test_patience_that_ends_leaves_the_line() -> None:
     admission, store, _ = await counter(1)
     async with admission.lease(ticket(1), PATIENT_S, late):
         with pytest.raises(QueueTimeout, match="too late"):
-            await admission.take(ticket(2), 0.0, late)
+            await take(admission, ticket(2), 0.0, late)
         assert (admission.waiting, await store.lines()) == (0, ())
     assert is_empty(store)
 
@@ -147,7 +152,7 @@ async def test_who_waits_for_a_context_is_judged_again_when_one_is_known() -> No
 
     async with admission.lease(ticket(0), PATIENT_S, late):
         waiting = {
-            name: asyncio.create_task(admission.take(asked, PATIENT_S, late, partial(refuse, name)))
+            name: asyncio.create_task(take(admission, asked, PATIENT_S, late, partial(refuse, name)))
             for name, asked in {
                 "large": Ticket("large", ("other", "m"), num_ctx=9000),
                 "any": Ticket("any", ("m",)),

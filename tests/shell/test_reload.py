@@ -426,6 +426,8 @@ LIVE: Mapping[str, Callable[[Router], Any]] = {
     "aliases": lambda router: router.pipeline.rules.aliases.names,
     "line.max_waiting_per_model": lambda router: router.store.limits.max_waiting,
     "line.max_wait_s": lambda router: router.pipeline.rules.deadlines.max_wait_s,
+    "line.comment_after_s": lambda router: router.pipeline.rules.deadlines.comment_after_s,
+    "line.comment_every_s": lambda router: router.pipeline.rules.deadlines.comment_every_s,
     "line.models": lambda router: router.store.limits.of(QUICK),
     "client.body_s": lambda router: router.reloader._parts.inference.limits.body_s,
     "client.client_stall_s": lambda router: router.reloader._parts.inference.stall_s,

@@ -118,6 +118,53 @@ async def test_streams_and_those_who_wait_are_served_to_their_end() -> None:
         assert_at_rest(router)
 
 
+async def test_a_connection_whose_stream_ends_during_the_drain_closes_and_takes_no_further_call() -> None:
+    """Its head, from before, promised to keep it: a call that came on it now might be cut before its end."""
+    async with (
+        holding(1, ENDLESS, slots=2, shutdown=LONG) as (pool, router),
+        Client(router.port) as ending,
+        Client(router.port) as other,
+    ):
+        for client in (ending, other):
+            client.send("/api/generate", {"model": ENDLESS, "prompt": "?"})
+            await client.first(b'"done":false')
+        left = leaving(router)
+        await until(lambda: router.lifecycle.phase is Phase.DRAINING)
+        let_run(pool.nodes[0])
+        answer = await ending.answer()
+        assert (answer.is_whole, answer.headers.get("connection")) == (True, None)
+        assert await ending.is_closed()
+        await left
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_call_that_comes_after_the_listener_closed_is_sent_elsewhere(path: str, stream: bool) -> None:
+    """On a connection from before, of which half a head had come: all others have closed."""
+    call = {"model": ENDLESS, **CHAT, "stream": stream, "max_tokens": 8}
+    async with (
+        holding(1, ENDLESS, shutdown=LONG) as (pool, router),
+        Client(router.port) as streaming,
+        Client(router.port) as late,
+    ):
+        streaming.send("/api/generate", {"model": ENDLESS, "prompt": "?"})
+        await streaming.first(b'"done":false')
+        late.send_raw(b"POST %b HTTP/1.1\r\n" % path.encode())
+        await until(lambda: any(each._partial_bytes >= 0 for each in router.listener._manager.connections))
+        left = leaving(router)
+        await until(lambda: router.lifecycle.phase is Phase.DRAINING)
+        body = json.dumps(call).encode()
+        late.send_raw(b"Host: r\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        answer = await late.answer()
+        assert (answer.status, answer.refused, answer.headers["connection"]) == (503, "draining", "close")
+        assert (answer.headers["retry-after"], answer.headers["retry-after-ms"]) == ("1", "1000")
+        assert "please try again" in answer.body.decode()
+        assert await late.is_closed()
+        let_run(pool.nodes[0])
+        await left
+        assert (await scrape(router)).value("rejections_total", reason="draining") == 1
+
+
 async def test_a_cold_call_that_waits_is_still_loaded_for() -> None:
     async with (
         pool_of(1) as pool,

@@ -28,7 +28,7 @@ from router.errors import (
     UpstreamTimeout,
     UpstreamTruncated,
 )
-from router.wire import dialects
+from router.wire import comments, dialects
 from router.wire.dialects import error_answer, go_duration
 from router.wire.endpoints import BY_PATH, ENDPOINTS, Dialect, Endpoint, Shape
 from tests.fakes.recordings import Recording, recording, recordings
@@ -155,12 +155,6 @@ def test_any_text_survives_as_json(text: str, endpoint: Endpoint) -> None:
         assert body.count(b"\n") == len(body) - len(body.rstrip(b"\n"))
 
 
-def test_a_comment_is_one_line_whatever_it_says() -> None:
-    assert dialects.comment("place 3 of 7") == b": place 3 of 7\n\n"
-    assert dialects.comment("a\r\nb\rc\nd\u2028e") == b": a b c d e\n\n"
-    assert dialects.comment("") == b": \n\n"
-
-
 # The official clients read what is left of a stream after our comments and our error event, over loopback: they do not
 # agree on an HTTP library whose transport could be replaced.
 
@@ -173,7 +167,7 @@ def stream_that_fails(path: str, before: bytes, monkeypatch: pytest.MonkeyPatch)
     endpoint = BY_PATH[path]
     event = dialects.error_event(endpoint, REFUSAL, sequence_number=5, request_id="r1")
     native = endpoint.dialect is Dialect.OLLAMA
-    comment = b"" if native else dialects.comment("place 2 of 9")
+    comment = b"" if native else comments.at_node("gpu-1", waited_s=9)
     kind = "application/x-ndjson" if native else "text/event-stream"
 
     class Router(BaseHTTPRequestHandler):
