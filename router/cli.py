@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
 import os
 import sys
@@ -15,12 +16,17 @@ from typing import Any
 from router import __version__, cli_admin
 from router.cli_client import AdminFailed
 from router.cli_completion import SHELLS, completion
+from router.policy.access import digest_of
 from router.settings import ConfigError, Origin, Settings, load_settings
 
 OK = 0
 FAILED = 1
 MISUSED = 2
 
+# Whoever reads a digest can try keys against it: 16 characters cannot be tried, a word can.
+KEY_CHARS_MIN, KEY_CHARS_MAX = 16, 4096
+NO_KEY = f"""\
+no key: {KEY_CHARS_MIN} to {KEY_CHARS_MAX} printable characters without spaces, as `openssl rand -hex 32` prints them"""
 NODES_MAX = 1000  # each simulated node is a listening socket and a few hundred KB
 NO_NODE = """\
 no node is configured, so there is nothing to route to. Name the Ollama servers, for example:
@@ -85,6 +91,17 @@ def _version(options: argparse.Namespace) -> int:
     return OK
 
 
+def _hash_key(options: argparse.Namespace) -> int:
+    """From stdin and not from an argument, which other users of the machine and the shell's history would see."""
+    key = getpass.getpass("key: ") if sys.stdin.isatty() else sys.stdin.readline(KEY_CHARS_MAX + 2).rstrip("\r\n")
+    is_key = key.isascii() and key.isprintable() and " " not in key and KEY_CHARS_MIN <= len(key) <= KEY_CHARS_MAX
+    if not is_key:
+        _complain(NO_KEY)
+        return MISUSED
+    print(digest_of(key.encode()).hex())
+    return OK
+
+
 def _completion(options: argparse.Namespace) -> int:
     print(completion(_parser(), options.shell), end="")
     return OK
@@ -136,6 +153,8 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("schema", help="JSON schema of the configuration file").set_defaults(run=_schema)
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
+    hash_key = commands.add_parser("hash-key", help="read a team's key from stdin, print what settings know it by")
+    hash_key.set_defaults(run=_hash_key)
 
     cli_admin.add_commands(commands)
 

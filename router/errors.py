@@ -98,6 +98,14 @@ class OptionTypeError(Refusal):
     may_retry = False
 
 
+class Unauthorized(Refusal):
+    """No key where one is required, or none that is known. The text never repeats what was sent."""
+
+    status = 401
+    rejection = Rejection.UNAUTHORIZED
+    may_retry = False
+
+
 class UnknownModel(Refusal):
     status = 404
     rejection = Rejection.MODEL_NOT_FOUND

@@ -10,20 +10,23 @@ from router.policy.placement import Mode
 from router.policy.route import Reach
 from router.server.client_limits import ClientLimits
 from router.server.inference import BodyLimits
-from router.settings import Settings, aliases_from
+from router.settings import Settings, access_from, aliases_from
+from router.settings.teams import NO_KEYS, Keys, team_table
 from router.store.answers import Limits
 from router.upstream.course import RetryLimits
 from router.upstream.rules import CallRules
 from router.wire.origins import origins_of
 
 
-def call_rules(settings: Settings) -> CallRules:
+def call_rules(settings: Settings, keys: Keys = NO_KEYS) -> CallRules:
+    """`keys` are those of the keys file. Refuses with TwoTeams."""
     return CallRules(
         aliases=aliases_from(settings.aliases),
         deadlines=deadlines(settings),
         retries=RetryLimits(settings.retry.attempts, settings.retry.budget),
         guards=Guards(settings.guard.num_ctx, settings.guard.keep_alive, settings.guard.keep_alive_max),
         reach=Reach(never_loads=settings.placement.mode is Mode.OBSERVE, has_cloud=settings.cloud.enabled),
+        access=access_from(settings.auth, settings.teams, keys),
         origins=origins_of(settings.cors.origins),
     )
 
@@ -43,7 +46,7 @@ def deadlines(settings: Settings) -> Deadlines:
 
 def line_limits(settings: Settings) -> Limits:
     by_key = {key: own.max_waiting for key, own in settings.line.models.items() if own.max_waiting is not None}
-    return Limits(settings.line.max_waiting_per_model, by_key)
+    return Limits(settings.line.max_waiting_per_model, by_key, team_table(settings.teams))
 
 
 def cloud_slots(settings: Settings) -> int:

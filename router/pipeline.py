@@ -11,21 +11,14 @@ from functools import partial
 from random import Random
 
 from router.admission import Admission
-from router.errors import (
-    Draining,
-    LoopDetected,
-    Outcome,
-    QueueTimeout,
-    Refusal,
-    RouterBroken,
-    UpstreamTimeout,
-)
+from router.errors import Draining, LoopDetected, Outcome, QueueTimeout, Refusal, RouterBroken, UpstreamTimeout
 from router.fleet.tickets import Lease, Place, Ticket
+from router.policy.access import Team
 from router.policy.alias import RoutePlan
 from router.policy.deadlines import Deadlines, at_node, in_line
 from router.policy.guard import Guarded, Guards, guarded_of
 from router.policy.retry import Budget
-from router.policy.route import UNSERVABLE, Ahead, Reach, ahead, nowhere, passed_for
+from router.policy.route import UNSERVABLE, Ahead, Passed, Reach, ahead, nowhere, passed_for
 from router.policy.schedule import Decision, Want, schedule
 from router.policy.splices import changes_of
 from router.policy.ticket import check_context, ticket_for
@@ -43,20 +36,19 @@ from router.upstream.notes import (
     note_leaving,
     note_passed,
     note_wait,
+    spent,
 )
 from router.upstream.pool import ConnectionPool
+from router.upstream.reading import LARGE_READS_MAX, read
 from router.upstream.rules import CallRules
 from router.upstream.waiting import WaitingStream
 from router.wire import comments, dialects, headers
-from router.wire.intent import SLICE_BYTES, Intent, read_intent
+from router.wire.intent import Intent
 from router.wire.unload import CONTENT_TYPE, is_unload, unloaded
 
 log = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499  # in logs and metrics only: nobody is there to read it
-# Large bodies that are read at once, in threads. The interpreter runs one of them at a time, and one that waited for a
-# thread in the executor would keep its body after its client has left.
-LARGE_READS_MAX = 4
 
 
 class Pipeline:
@@ -131,13 +123,14 @@ class Pipeline:
         self, call: Call, reply: Reply, waiting: WaitingStream, record: Record, live: LiveCall, rules: CallRules
     ) -> None:
         """One target and one node after another, until an answer has passed or a refusal is raised."""
-        reading = await self._read(call, record)
+        team = self._identify(call, rules, record)
+        reading = await read(call, record, self._clock, self._large_reads)
         intent = reading.intent
-        course = Course(self._plan(call, intent, rules, record))
+        course = Course(self._plan(call, intent, team, rules, record))
         if is_unload(intent):
-            self._answer_unload(call, reply, record, intent)
+            self._answer_unload(call, reply, record, intent, team)
             return
-        ticket = self._ticket(call, intent, course.plan, rules.guards)
+        ticket = self._ticket(call, intent, course.plan, record, rules.guards)
         self._comment_on(waiting, call, intent, rules.deadlines)
         while True:
             decision = self._decide(ticket, call, intent, course.plan, rules)
@@ -150,8 +143,12 @@ class Pipeline:
                 async with hold as lease:
                     note_lease(record, lease, decision, live.step_out(self._clock.now_s()))
                     errand = self._errand(call, reading, course, lease, rules, record)
-                    with self._at_node(record, course):
-                        attempt = await forward(self._connections, errand, reply, waiting, live.attach)
+                    try:
+                        with self._at_node(record, course):
+                            attempt = await forward(self._connections, errand, reply, waiting, live.attach)
+                    except asyncio.CancelledError:
+                        hold.tokens = spent(ticket.estimate_tokens, live.attempt)
+                        raise
                     hold.outcome, hold.tokens = self._settle(record, attempt)
                     # Before the slot goes to the next in line: it must not be handed a copy that has just died.
                     await self._fleet.attempt_ended(lease, attempt.failure, shown(attempt))
@@ -164,7 +161,7 @@ class Pipeline:
             if following.plan is course.plan:
                 ticket = replace(ticket, excluded=following.excluded)
             else:
-                ticket = self._ticket(call, intent, following.plan, rules.guards)
+                ticket = self._ticket(call, intent, following.plan, record, rules.guards)
                 record.model = following.plan.first.model
             course = following
 
@@ -178,28 +175,23 @@ class Pipeline:
         if not self.live:
             self.is_idle.set()
 
-    async def _read(self, call: Call, record: Record) -> Reading:
+    def _identify(self, call: Call, rules: CallRules, record: Record) -> Team:
+        """A call that comes back is told so whatever is required: its key stayed where it passed first."""
         if self.is_closing:
             raise Draining("this router is shutting down, please try again")
         if headers.passed_pool(call.headers, self._pool_name):
             raise LoopDetected(f"this call has passed the pool '{self._pool_name}' before: a node's URL is a router's")
-        raw = await call.read_body()
-        record.body_bytes = len(raw)
-        record.read_s = self._clock.now_s() - record.arrived_s
-        if len(raw) > SLICE_BYTES:
-            async with self._large_reads:
-                intent = await asyncio.to_thread(_intent_of, call, raw)
-        else:
-            intent = _intent_of(call, raw)
-        record.model_asked = intent.model
-        record.is_stream = intent.streams
-        return Reading(intent, raw)
+        team = rules.access.identify(call.headers)
+        record.team = team.name
+        return team
 
-    def _plan(self, call: Call, intent: Intent, rules: CallRules, record: Record) -> RoutePlan:
+    def _plan(self, call: Call, intent: Intent, team: Team, rules: CallRules, record: Record) -> RoutePlan:
         """Begins with the first target that can be had now."""
-        plan = rules.aliases.plan(intent.name.key, record.team, self._rng)
-        record.alias, record.model = plan.alias, plan.first.model
         snapshot = self._fleet.snapshot
+        if not team.models.match(intent.name.key):
+            raise nowhere(call.endpoint, intent.model, (Passed.UNKNOWN,), all_read=snapshot.all_read)
+        plan = rules.aliases.plan(intent.name.key, team.name, self._rng)
+        record.alias, record.model = plan.alias, plan.first.model
         found = ahead(plan, snapshot, rules.reach)
         if not isinstance(found, Ahead):
             raise nowhere(call.endpoint, intent.model, found, all_read=snapshot.all_read)
@@ -207,8 +199,17 @@ class Pipeline:
         record.model = found.plan.first.model
         return found.plan
 
-    def _ticket(self, call: Call, intent: Intent, plan: RoutePlan, guards: Guards) -> Ticket:
-        return ticket_for(call.ticket_id, call.endpoint, intent, plan, snapshot=self._fleet.snapshot, guards=guards)
+    def _ticket(self, call: Call, intent: Intent, plan: RoutePlan, record: Record, guards: Guards) -> Ticket:
+        return ticket_for(
+            call.ticket_id,
+            call.endpoint,
+            intent,
+            plan,
+            team=record.team,
+            body_bytes=record.body_bytes,
+            snapshot=self._fleet.snapshot,
+            guards=guards,
+        )
 
     def _decide(self, ticket: Ticket, call: Call, intent: Intent, plan: RoutePlan, rules: CallRules) -> Decision:
         affinity = call.affinity or intent.affinity.hex()
@@ -300,8 +301,12 @@ class Pipeline:
         note_passed(record, sequel.passed)
         return sequel.course
 
-    def _answer_unload(self, call: Call, reply: Reply, record: Record, intent: Intent) -> None:
-        note_guarded(record, (Guarded.UNLOAD_IGNORED,))
+    def _answer_unload(self, call: Call, reply: Reply, record: Record, intent: Intent, team: Team) -> None:
+        """At once, as Ollama does, which unloads behind its answer."""
+        if team.may_unload:
+            self._fleet.unload(record.model)
+        else:
+            note_guarded(record, (Guarded.UNLOAD_IGNORED,))
         body = unloaded(call.endpoint, intent, self._clock.wall_s())
         pairs = [(b"Content-Type", CONTENT_TYPE), *decision_headers(call.request_id, record)]
         _send(reply, 200, pairs, body)
@@ -341,7 +346,3 @@ def _send(reply: Reply, status: int, pairs: Sequence[tuple[bytes, bytes]], body:
     reply.start(status, pairs, len(body))
     reply.write(body)
     reply.end()
-
-
-def _intent_of(call: Call, raw: bytes) -> Intent:
-    return read_intent(call.endpoint, raw, content_type=call.content_type, content_encoding=call.content_encoding)

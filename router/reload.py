@@ -19,12 +19,13 @@ from router.discovery.static import StaticDiscovery
 from router.fleet.node import NodeSpec
 from router.lifecycle import Lifecycle
 from router.pipeline import Pipeline
+from router.policy.access import TwoTeams
 from router.server.buffers import Buffers
 from router.server.inference import Inference
 from router.server.tls import ListenerTls, serving
 from router.settings import ConfigError, Loaded, Origin, Settings, node_specs
 from router.settings.changes import changed, kept
-from router.settings.files import NodeFiles, named_files, problem, read_node_files
+from router.settings.files import NodeFiles, named_files, problem, read_keys, read_node_files
 from router.store.answers import Limits
 from router.store.memory import MemoryStore
 from router.telemetry.logs import Logs
@@ -87,7 +88,7 @@ class Preparer:
         return Prepared(
             settings=settings,
             nodes=nodes,
-            rules=meaning.call_rules(settings),
+            rules=_rules(loaded),
             line_limits=meaning.line_limits(settings),
             accesses=self._accesses(loaded, nodes, read_node_files(loaded)),
             certificate=certificate,
@@ -187,7 +188,7 @@ class Reloader:
         parts.buffers.limit = settings.limits.buffered_bytes
         parts.lifecycle.limits = meaning.drain_limits(settings)
         parts.logs.set_level(settings.log.level)
-        parts.metrics.mention(meaning.named_models(settings), settings.metrics.models_max)
+        parts.metrics.mention(meaning.named_models(settings), settings.metrics.models_max, settings.metrics.teams_max)
         self.settings, self._accesses, self._certificate = settings, prepared.accesses, prepared.certificate
 
     def _trusts_anew(self, key: tuple[str, str], access: NodeAccess) -> bool:
@@ -199,6 +200,8 @@ class Reloader:
         let_in = [key[0] for key, access in prepared.accesses.items() if self._accesses.get(key, access) != access]
         if let_in:
             news.append(f"credentials or authorities of {', '.join(let_in)}")
+        if prepared.rules.access.keys != self._parts.pipeline.rules.access.keys:
+            news.append("keys of teams")
         if prepared.certificate != self._certificate:
             news.append("the listener's certificate")
         log.info("configuration reloaded: %s", ", ".join(news) or "it says what is in force")
@@ -207,6 +210,13 @@ class Reloader:
 def files_of(origin: Origin, *settings: Settings) -> tuple[str, ...]:
     config = (origin.file,) if origin.file else ()
     return tuple(dict.fromkeys((*config, *(name for one in settings for name in named_files(one)))))
+
+
+def _rules(loaded: Loaded) -> CallRules:
+    try:
+        return meaning.call_rules(loaded.settings, read_keys(loaded))
+    except TwoTeams as error:
+        raise ConfigError([problem(loaded, ("auth", "keys_file"), str(error))]) from None
 
 
 def _serving(loaded: Loaded) -> tuple[bytes, ssl.SSLContext | None]:

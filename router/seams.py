@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from router.errors import Outcome, Refusal, Rejection
+from router.errors import Allowance, Outcome, Refusal, Rejection
 from router.fleet.node import NodeSpec
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import CopyReport, Gate, Lease, LineView, Place, Ticket
@@ -139,6 +139,10 @@ class FleetView(Protocol):
         """The context that a load of ours named for this copy; 0 where it has its node's default."""
         ...
 
+    def unload(self, model: str) -> None:
+        """A team that may asks that no idle copy of these weights stays in memory. `model` is a key."""
+        ...
+
     def wake_placer(self) -> None:
         """A ticket went to stand in line: it may need a load."""
         ...
@@ -243,7 +247,9 @@ class Record:
     alias: str = ""  # key of the alias that it was named by; of the configuration, so a label
     passed: tuple[str, ...] = ()  # why targets of the alias were passed over: a label of alias_fallbacks_total
     guarded: tuple[str, ...] = ()  # what guards did: guard and action, labels of guard_actions_total
-    team: str = "default"
+    team: str = ""  # empty for a call that was refused before it was known whose it is
+    requests_left: Allowance | None = None  # of its team's limits, where it has any and the store has told
+    tokens_left: Allowance | None = None
     node: str = ""
     attempts: int = 0
     status: int = 0  # as sent, 499 for a client that left before its status line

@@ -20,10 +20,12 @@ from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
 from router.control.prober import Prober
 from router.control.replicas import beat_for_ever, watch_lag
+from router.control.unloader import Unloader
 from router.discovery.static import StaticDiscovery
 from router.errors import Rejection
 from router.lifecycle import Lifecycle, Loops, Phase
 from router.pipeline import Pipeline
+from router.policy.access import NO_TEAM
 from router.reload import Parts, Prepared, Preparer, Reloader, files_of
 from router.server.app import App
 from router.server.buffers import Buffers
@@ -35,7 +37,7 @@ from router.server.pages import Pages
 from router.server.probes import Probes
 from router.server.show import NODE_S, QUESTIONS_MAX, Shows
 from router.server.tls import ListenerTls
-from router.settings import Loaded, Origin, Settings, host_port
+from router.settings import Loaded, Origin, Settings, host_port, is_loopback
 from router.store.memory import MemoryStore
 from router.telemetry.gauges import Sources
 from router.telemetry.logs import Logs
@@ -116,6 +118,7 @@ async def running(
     async with AsyncExitStack() as stack:
         parts, loops = await _parts(stack, prepared, logs, rng)
         listener = await _listen(stack, prepared.settings, parts)
+        _warn_if_open(prepared.settings)
         metrics_port = await _listen_probes(stack, prepared.settings, parts)
         reloader = Reloader(rereading.origin, prepared, preparer, parts)
         admin_port, close_admin = await listen_admin(reloader, parts, SystemClock().now_s)
@@ -208,6 +211,9 @@ def _loops(stack: AsyncExitStack, parts: Parts) -> Loops:
     stack.push_async_callback(loops.close)
     loops.start("discovery", parts.prober.follow(parts.discovery))
     loops.start("placer", parts.placer.run())
+    unloader = Unloader(parts.api, parts.keeper, parts.store, lambda: parts.placer.mode)
+    parts.keeper.on_unload = unloader.want
+    loops.start("unloader", unloader.run())
     loops.start("heartbeat", beat_for_ever(parts.store))
     loops.start("alias watch", watch_aliases(lambda: parts.keeper.snapshot, lambda: parts.pipeline.rules.aliases))
     loops.start("loop lag", watch_lag(parts.metrics.loop_lagged))
@@ -264,12 +270,22 @@ async def _listen(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Cl
         App(parts.inference, await _pages(stack, settings, parts), _ids()),
         *host_port(settings.listen),
         limits,
-        on_surplus=lambda: parts.metrics.refused(Rejection.CONNECTIONS),
+        on_surplus=lambda: parts.metrics.refused(Rejection.CONNECTIONS, NO_TEAM),
         tls=parts.tls.context if parts.tls is not None else None,
     )
     stack.push_async_callback(listener.shutdown)
     stack.push_async_callback(listener.close)
     return listener
+
+
+def _warn_if_open(settings: Settings) -> None:
+    """Open as Ollama is; but Ollama listens on loopback, and a pool of machines is worth more to a stranger."""
+    if not settings.auth.required and not is_loopback(host_port(settings.listen)[0]):
+        log.warning(
+            "open to everybody who reaches %s: auth.required is false. Give teams keys and set it (docs/teams.md), or "
+            "listen on loopback behind something that asks",
+            settings.listen,
+        )
 
 
 async def _pages(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Pages:
@@ -284,6 +300,7 @@ async def _pages(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Pag
     return Pages(
         catalog,
         shows,
+        access=lambda: pipeline.rules.access,
         allowed=lambda: pipeline.rules.origins,
         is_full=lambda: parts.buffers.is_full,
         on_refused=parts.metrics.refused,
@@ -314,7 +331,10 @@ def _metrics(
         discovered=lambda: {discovery.source: len(discovery.nodes)},
         log_lines_dropped=lambda: logs.dropped,
     )
-    return Metrics(sources, models_max=settings.metrics.models_max, named=meaning.named_models(settings))
+    told = settings.metrics
+    named = meaning.named_models(settings)
+    teams_max = told.teams_max if told.teams else None
+    return Metrics(sources, models_max=told.models_max, named=named, teams_max=teams_max)
 
 
 def _ids() -> Callable[[], str]:

@@ -28,6 +28,7 @@ async def listen_admin(
         drain=keeper.drain,
         resume=keeper.resume,
         aliases=lambda: parts.pipeline.rules.aliases,
+        access=lambda: parts.pipeline.rules.access,
         keeps_context=lambda: parts.pipeline.rules.guards.keeps_context,
         settings=lambda: redacted(reloader.settings),
         now_s=now_s,

@@ -70,6 +70,8 @@ class FleetKeeper:
         self.bodies = ShownBodies(SHOW_BYTES_MAX)  # what was shown, word for word, as far as there is room
         self.snapshot = Snapshot()
         self.placer_wanted = asyncio.Event()
+        # Told the key of a model that a team wants out of memory. Set by whoever unloads.
+        self.on_unload: Callable[[str], None] = lambda key: None
         # Told the keys of a copy that became ready with a known context. Set by whoever holds the waiting calls.
         self.on_context: Callable[[Sequence[str]], None] = lambda keys: None
 
@@ -84,6 +86,9 @@ class FleetKeeper:
     def spec_of(self, node: str) -> NodeSpec:
         known = self.snapshot.nodes.get(node)
         return known.spec if known is not None else self._left[node].spec
+
+    def unload(self, model: str) -> None:
+        self.on_unload(model)
 
     def wake_placer(self) -> None:
         self.placer_wanted.set()

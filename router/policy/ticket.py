@@ -20,9 +20,21 @@ from router.policy.schedule import Decision
 from router.wire.endpoints import Endpoint
 from router.wire.intent import Intent
 
+BYTES_PER_TOKEN = 4  # of a body, in English and with its JSON; other languages and code have fewer
+# What a prompt is guessed to have at most. Images make bodies of megabytes and prompts of a thousand tokens.
+ESTIMATE_TOKENS_MAX = 8192
+
 
 def ticket_for(
-    call_id: str, endpoint: Endpoint, intent: Intent, plan: RoutePlan, *, snapshot: Snapshot, guards: Guards
+    call_id: str,
+    endpoint: Endpoint,
+    intent: Intent,
+    plan: RoutePlan,
+    *,
+    team: str,
+    body_bytes: int,
+    snapshot: Snapshot,
+    guards: Guards,
 ) -> Ticket:
     """For the plan's first target. Refuses with GuardRefused.
 
@@ -40,6 +52,8 @@ def ticket_for(
         num_ctx=context_to_load(intent.num_ctx, override, guards, most),
         names_no_ctx=not (endpoint.takes_options or guards.keeps_context),
         keep_alive_s=keep_alive_to_load(intent.keep_alive_s, guards),
+        team=team,
+        estimate_tokens=min(body_bytes // BYTES_PER_TOKEN, ESTIMATE_TOKENS_MAX),
     )
 
 

@@ -22,7 +22,8 @@ from router.errors import BadRequest
 from router.fleet.breaker import Circuit
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
-from router.policy.alias import Aliases
+from router.policy.access import Access
+from router.policy.alias import DEFAULT_TEAM, Aliases
 from router.policy.candidates import Circumstances
 from router.policy.explain import Question, explain
 from router.policy.placement import LoadFailure, Mode
@@ -37,7 +38,6 @@ BODY_S = 10.0
 NAME_CHARS_MAX = 253  # of a node's name: what is longer is compared and repeated as far as that
 PATHS = ("/admin/nodes", "/admin/models", "/admin/lines", "/admin/explain?model=NAME", "/admin/config")
 ASKED = ("model", "affinity", "num_ctx", "team")
-TEAM = "default"  # of all calls, while there are no keys
 NUM_CTX_MAX = 2**31 - 1  # Ollama reads a C int
 
 # What makes an answer from facts that stand still, in a thread: a thousand nodes must not stop a stream.
@@ -59,6 +59,7 @@ class AdminSources:
     drain: Callable[[str], Awaitable[None]]
     resume: Callable[[str], Awaitable[None]]
     aliases: Callable[[], Aliases]
+    access: Callable[[], Access]
     settings: Callable[[], Mapping[str, Any]]  # without secrets
     now_s: Callable[[], float]  # the clock of `failures`
     mode: Callable[[], Mode]
@@ -143,8 +144,11 @@ class Admin:
         unknown = [name for name in query if name not in ASKED]
         if unknown:
             raise AdminRefusal(400, f"{unknown[0]!r} is nothing to explain by: give {', '.join(ASKED)}")
-        if query.get("team", TEAM) != TEAM:
-            raise AdminRefusal(400, f"there is no team {query['team']!r}: all calls belong to {TEAM!r}")
+        access, team = self._sources.access(), query.get("team", DEFAULT_TEAM)
+        if team not in access.names:
+            near = difflib.get_close_matches(team[:NAME_CHARS_MAX], access.names, n=1)
+            hint = f"did you mean {near[0]}?" if near else "calls without a key are those of 'default'"
+            raise AdminRefusal(400, f"there is no team {team[:NAME_CHARS_MAX]!r}; {hint}")
         model = query.get("model", "")
         try:
             name = parse_name(model) if model.strip() else None
@@ -154,7 +158,11 @@ class Admin:
             raise AdminRefusal(400, "say which model: /admin/explain?model=NAME")
         num_ctx = 0 if self._sources.keeps_context() else _num_ctx(query.get("num_ctx", "0"))
         aliases = self._sources.aliases()
-        targets = aliases.candidates(name.key) if name.key in aliases.names else (name.key,)
+        if not access.team(team).models.match(name.key):
+            raise AdminRefusal(
+                404, f"team {team} may not see {name.display}: to its calls it is unknown (teams.{team}.models)"
+            )
+        targets = aliases.candidates(name.key, team) if name.key in aliases.names else (name.key,)
         return Question(model, targets, query.get("affinity", ""), num_ctx, name.is_cloud)
 
     async def _circumstances(self, targets: Sequence[str] = ()) -> Circumstances:

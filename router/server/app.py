@@ -36,7 +36,8 @@ class App:
         request_id = self._request_id(request)
         body = self._inference.body_of(request, connection)
         try:
-            answer = await self._pages.answer(Ask(request.method, path, request.header, body.read, request_id, query))
+            ask = Ask(request.method, path, request.header, request.headers, body.read, request_id, query)
+            answer = await self._pages.answer(ask)
         finally:
             body.release()
         await self._send(request, connection, answer, request_id, crossing.headers)

@@ -7,21 +7,28 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from operator import is_not
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from router.errors import NoNode, UnknownModel
+from router.errors import BadRequest, NoNode, UnknownModel
 from router.fleet.node import CopyState, DiskModel, Node
 from router.fleet.reports import parse_time_s
 from router.fleet.snapshot import UP, Rows, Snapshot
-from router.policy.alias import Aliases
+from router.policy.access import Team
+from router.policy.alias import DEFAULT_TEAM, Aliases
+from router.policy.globs import Globs
 from router.wire.gojson import go_json, go_string
-from router.wire.names import parse_name
+from router.wire.names import key_of, parse_name
 
 NO_VERSION = "0.0.0"  # what Ollama itself says when it was built without one
 _VERSION = re.compile(r"v?(\d{1,9}(?:\.\d{1,9}){0,3})")
 
 # Cloud is off, and nothing that a node says of its own account would be true of the pool.
 STATUS = b'{"cloud":{"disabled":true,"source":"config"}}'
+
+LISTED = "listed"
+# Of all teams together. A list of a thousand models has 400 KB, so these are 25 MB; teams with other globs beyond that
+# have theirs rendered anew, in 5 ms.
+BODIES_MAX = 64
 
 WHOLE_SECONDS = len("2026-01-01T00:00:00")  # characters of a time without its fraction and zone
 
@@ -43,79 +50,106 @@ class Listed:
     loaded: int
 
 
+class View(NamedTuple):
+    """What a team sees: teams with the same globs and the same aliases share it."""
+
+    models: Globs
+    meaning: str  # the team with aliases of its own, else the default one
+
+
 class Catalog:
-    """Bodies by path, rendered once per snapshot and set of aliases."""
+    """Bodies by path and view, rendered once per snapshot and set of aliases."""
 
     def __init__(self, snapshot: Callable[[], Snapshot], aliases: Callable[[], Aliases]) -> None:
         self._snapshot = snapshot
         self._aliases = aliases
-        self._known: dict[str, object] = {}
+        self._known: dict[tuple[object, ...], object] = {}
         self._of: tuple[Snapshot, Aliases] | None = None
         self._disks: dict[str, Mapping[str, DiskModel]] = {}  # by node
         self._youngest: dict[str, DiskModel] = {}  # of these disks
-        self._items: dict[str, tuple[Rows, Listed]] = {}  # with the rows that were counted
+        # By meaning and key, with the rows that were counted.
+        self._items: dict[str, Mapping[str, tuple[Rows, Listed]]] = {}
 
-    def tags(self) -> bytes:
-        return self._once("tags", self._tags)
+    def tags(self, team: Team) -> bytes:
+        view = self._view(team)
+        return self._once(lambda: self._tags(view), "tags", view)
 
-    def ps(self) -> bytes:
-        return self._once("ps", lambda: _native_list(_ps_items(self._snapshot())))
+    def ps(self, team: Team) -> bytes:
+        return self._once(lambda: _native_list(_ps_items(self._snapshot(), team.models)), "ps", team.models)
 
-    def models(self) -> bytes:
-        return self._once("models", self._models)
+    def models(self, team: Team) -> bytes:
+        view = self._view(team)
+        return self._once(lambda: self._models(view), "models", view)
 
     def version(self) -> bytes:
-        return self._once("version", lambda: go_json({"version": lowest_version(self._snapshot().nodes.values())}))
+        return self._once(lambda: go_json({"version": lowest_version(self._snapshot().nodes.values())}), "version")
 
-    def model(self, sent: str) -> bytes:
+    def model(self, sent: str, team: Team) -> bytes:
         """Of /v1/models/{model}: the name verbatim, tag or none (recordings openai/v1-model*). Refuses as `find`."""
-        return _openai_item(self.find(sent), sent) + b"\n"
+        return _openai_item(self.find(sent, team), sent) + b"\n"
 
-    def find(self, sent: str) -> Listed:
-        """Refuses with BadRequest for what is no name, UnknownModel, or NoNode while some node was never read."""
+    def find(self, sent: str, team: Team) -> Listed:
+        """Refuses with BadRequest for what is no name, UnknownModel, or NoNode while some node was never read.
+
+        A model that the team may not see is unknown to it.
+        """
         name = parse_name(sent)
-        found = self._listed().get(name.key)
-        if found is not None:
+        found = self._listed(self._view(team).meaning).get(name.key)
+        if found is not None and team.models.match(name.key):
             return found
         if self._snapshot().all_read:
             raise UnknownModel(f"model '{name.display}' not found")
         raise NoNode(f"not every node has been read yet: one of them may have '{name.display}'")
 
-    def _once(self, what: str, render: Callable[[], T]) -> T:
+    def _once(self, render: Callable[[], T], *what: object) -> T:
         of = (self._snapshot(), self._aliases())
         if self._of is None or of[0] is not self._of[0] or of[1] is not self._of[1]:
             self._known.clear()
+            if self._of is not None and of[1] is not self._of[1]:
+                self._items.clear()  # its meanings are those of teams that there may be no more
             self._of = of
         if what not in self._known:
+            bodies = [known for known in self._known if known[0] != LISTED]
+            if len(bodies) >= BODIES_MAX:
+                del self._known[bodies[0]]
             self._known[what] = render()
         return self._known[what]  # type: ignore[return-value]  # what `render` of this name returned
 
-    def _listed(self) -> Mapping[str, Listed]:
-        return self._once("listed", self._list)
+    def _view(self, team: Team) -> View:
+        return View(team.models, team.name if team.name in self._aliases().of_teams else DEFAULT_TEAM)
 
-    def _list(self) -> Mapping[str, Listed]:
+    def _seen(self, view: View) -> Iterable[Listed]:
+        listed = self._listed(view.meaning)
+        return (item for key, item in listed.items() if view.models.match(key))
+
+    def _listed(self, meaning: str) -> Mapping[str, Listed]:
+        return self._once(lambda: self._list(meaning), LISTED, meaning)
+
+    def _list(self, meaning: str) -> Mapping[str, Listed]:
         """By key. A thousand nodes make a thousand snapshots a second, and few of them change any list: what hangs on
         disks is looked for again when a disk has changed, and a name's row when its nodes have."""
         snapshot = self._snapshot()
         disks = {name: node.models for name, node in snapshot.nodes.items()}
         if len(disks) != len(self._disks) or any(map(is_not, disks.values(), map(self._disks.get, disks))):
             self._disks, self._youngest = disks, _youngest_of(disks.values())
-        known, self._items = self._items, {}
-        for key, model in _names(snapshot, self._aliases(), self._youngest).items():
+        known: Mapping[str, tuple[Rows, Listed]] = self._items.get(meaning, {})
+        items: dict[str, tuple[Rows, Listed]] = {}
+        for key, model in _names(snapshot, self._aliases(), meaning, self._youngest).items():
             rows = snapshot.holding(model.key)
             last_rows, item = known.get(key, (None, None))
             if item is None or last_rows is not rows or item.model is not model:
                 item = _item(key, model, rows)
-            self._items[key] = rows, item
-        return {key: item for key, (_, item) in self._items.items()}
+            items[key] = rows, item
+        self._items[meaning] = items
+        return {key: item for key, (_, item) in items.items()}
 
-    def _tags(self) -> bytes:
+    def _tags(self, view: View) -> bytes:
         """In Ollama's order: by whole seconds, then by name (recordings catalog/tags and v0.24/tags)."""
-        listed = sorted(self._listed().values(), key=lambda item: (-int(item.modified_s), item.key))
+        listed = sorted(self._seen(view), key=lambda item: (-int(item.modified_s), item.key))
         return _native_list(_tag_item(item) for item in listed)
 
-    def _models(self) -> bytes:
-        listed = sorted(self._listed().values(), key=lambda item: (-item.modified_s, item.key))
+    def _models(self, view: View) -> bytes:
+        listed = sorted(self._seen(view), key=lambda item: (-item.modified_s, item.key))
         if not listed:
             # Ollama itself says null for an empty list (openai/openai.go, ListCompletion).
             return b'{"object":"list","data":null}\n'
@@ -144,12 +178,12 @@ def _youngest_of(disks: Iterable[Mapping[str, DiskModel]]) -> dict[str, DiskMode
     return youngest
 
 
-def _names(snapshot: Snapshot, aliases: Aliases, youngest: Mapping[str, DiskModel]) -> dict[str, DiskModel]:
-    """What each name of the pool stands for. Aliases hide models of the same name, as in a call."""
+def _names(snapshot: Snapshot, aliases: Aliases, team: str, youngest: Mapping[str, DiskModel]) -> dict[str, DiskModel]:
+    """What each name of the pool stands for, to this team. Aliases hide models of the same name, as in a call."""
     named = dict(youngest)
     for alias in aliases.names:
         named.pop(alias, None)
-        targets = [key for key in aliases.candidates(alias) if key in youngest]
+        targets = [key for key in aliases.candidates(alias, team) if key in youngest]
         servable = [key for key in targets if snapshot.has_node_up(key)]
         for target in (servable or targets)[:1]:
             named[alias] = youngest[target]
@@ -199,7 +233,7 @@ def _openai_item(item: Listed, sent: str) -> bytes:
     return head + b"," + go_json(more)[1:]
 
 
-def _ps_items(snapshot: Snapshot) -> list[str]:
+def _ps_items(snapshot: Snapshot, models: Globs) -> list[str]:
     """A name whose copies sit on several nodes is listed once, as the copy that stays longest."""
     longest: dict[str, tuple[float, str]] = {}
     for node in snapshot.nodes.values():
@@ -210,7 +244,15 @@ def _ps_items(snapshot: Snapshot) -> list[str]:
             if copy.state in (CopyState.READY, CopyState.ON_DISK) and copy.listing != "{}":
                 name = json.loads(copy.listing).get("name", "")
                 longest[name] = max(longest.get(name, (0.0, "")), (copy.expires_at_s, copy.listing))
-    return [listing for _, listing in sorted(longest.values(), key=lambda item: -item[0])]
+    seen = (item for name, item in longest.items() if models.match_all or _is_seen(name, models))
+    return [listing for _, listing in sorted(seen, key=lambda item: -item[0])]
+
+
+def _is_seen(name: str, models: Globs) -> bool:
+    try:
+        return models.match(key_of(name))
+    except BadRequest:  # no name: nobody could be allowed to use it
+        return False
 
 
 def _native_list(items: Iterable[str]) -> bytes:

@@ -12,6 +12,7 @@ from typing import Protocol
 from router.errors import CloudRefused, NoNode, Refusal, UnknownModel, UpstreamFailed
 from router.fleet.node import DiskModel, Health, Node, NodeSpec
 from router.fleet.snapshot import UP, Snapshot
+from router.policy.access import Team
 from router.seams import NO_MORE, NodeFailed
 from router.server.catalog import Catalog
 from router.wire.names import parse_name
@@ -53,9 +54,9 @@ class Shows:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def answer(self, wish: ShowWish) -> bytes:
+    async def answer(self, wish: ShowWish, team: Team) -> bytes:
         """Refuses as the catalog does, with CloudRefused, or with NoNode and UpstreamFailed when no node tells."""
-        listed = self._catalog.find(wish.model)
+        listed = self._catalog.find(wish.model, team)
         model = listed.model
         if model.is_cloud or parse_name(wish.model).is_cloud:
             raise CloudRefused("cloud models are switched off here: they spend the account of the node's owner")

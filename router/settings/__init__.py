@@ -6,6 +6,7 @@ from router.settings.load import ConfigError, Loaded, Origin, load_settings
 from router.settings.model import Settings, node_specs
 from router.settings.nodes import NodeSettings
 from router.settings.redact import redacted
+from router.settings.teams import access_from
 from router.settings.values import host_port, is_loopback
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "NodeSettings",
     "Origin",
     "Settings",
+    "access_from",
     "aliases_from",
     "host_port",
     "is_loopback",

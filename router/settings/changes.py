@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from router.settings.model import Settings
 
-# Sockets, and what connections and loops were made with. Everything else is taken over by a reload.
+# Sockets, what connections and loops were made with, and labels, which a series has for good. Everything else is taken
+# over by a reload.
 NEED_RESTART = (
     "pool",
     "listen",
@@ -19,6 +20,7 @@ NEED_RESTART = (
     "client.connections",
     "limits.stream_buffer_bytes",
     "log.format",
+    "metrics.teams",
 )
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from router.settings.keys_file import KEYS_BYTES_MAX, KeysError, parse_keys
 from router.settings.load import ConfigError, Loaded, dotted
 from router.settings.model import Settings
+from router.settings.teams import NO_KEYS, Keys
 from router.settings.yaml_file import Steps
 from router.wire.credentials import CREDENTIALS_BYTES_MAX, CredentialsError, parse_credentials
 from router.wire.headers import Pair
@@ -27,7 +29,8 @@ class NodeFiles:
 def named_files(settings: Settings) -> tuple[str, ...]:
     """Those whose content is used while the router runs."""
     files = [name for node in settings.nodes for name in (node.ca_file, node.headers_file)]
-    return tuple(dict.fromkeys(name for name in (*files, settings.tls.cert_file, settings.tls.key_file) if name))
+    files += [settings.tls.cert_file, settings.tls.key_file, settings.auth.keys_file]
+    return tuple(dict.fromkeys(name for name in files if name))
 
 
 def read_node_files(loaded: Loaded) -> Mapping[str, NodeFiles]:
@@ -52,12 +55,23 @@ def read_node_files(loaded: Loaded) -> Mapping[str, NodeFiles]:
     return found
 
 
+def read_keys(loaded: Loaded) -> Keys:
+    """Refuses with ConfigError."""
+    name = loaded.settings.auth.keys_file
+    if name is None:
+        return NO_KEYS
+    try:
+        return parse_keys(_read(name, KEYS_BYTES_MAX))
+    except (OSError, KeysError) as error:
+        raise ConfigError([problem(loaded, ("auth", "keys_file"), _told(name, error))]) from None
+
+
 def problem(loaded: Loaded, steps: Steps, text: str) -> str:
     return f"{loaded.place(steps)}{dotted(steps)}: {text}"
 
 
-def _told(name: str | None, error: OSError | CredentialsError) -> str:
-    if isinstance(error, CredentialsError):
+def _told(name: str | None, error: OSError | CredentialsError | KeysError) -> str:
+    if isinstance(error, CredentialsError | KeysError):
         return f"{name}{f':{error.line}' if error.line else ''}: {error}"
     return f"{name}: {error.strerror or error}"
 

@@ -238,6 +238,14 @@ class MetricsSettings(Group):
         description="Model names that get series of their own; further ones share the label 'other'. Names that the "
         "configuration mentions are not counted.",
     )
+    teams: bool = Field(
+        default=False,
+        description="true: requests_total, tokens_total and rejections_total tell teams apart, by the label team. Each "
+        "of their series is then one for each team that has it.",
+    )
+    teams_max: int = Field(
+        default=200, ge=1, description="Teams that get series of their own; further ones share the label 'other'."
+    )
 
 
 class CorsSettings(Group):

@@ -190,8 +190,9 @@ def _is_foreign(name: str) -> bool:
 def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
     try:
         return _Environment(variables)()
-    except SettingsError:
-        raise ConfigError(list(_not_json(variables))) from None
+    except SettingsError as error:
+        # Its own text names the group, and repeats no value.
+        raise ConfigError(list(_not_json(variables)) or [f"environment: {error}: it should be JSON"]) from None
 
 
 def _not_json(variables: Mapping[str, str]) -> Iterator[str]:

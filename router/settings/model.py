@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -28,6 +29,7 @@ from router.settings.groups import (
     comma_list,
 )
 from router.settings.nodes import NodeSettings, node_spec
+from router.settings.teams import AuthSettings, TeamSettings, access_from, check_names
 from router.settings.values import Address, host_port
 
 
@@ -68,6 +70,12 @@ class Settings(BaseSettings):
         description="Names that clients may use for models of the nodes, such as gpt-4: qwen3:8b, or objects with more "
         "said. Answers carry the client's name.",
         json_schema_extra=name_or_object,
+    )
+    auth: AuthSettings = AuthSettings()
+    teams: dict[str, TeamSettings] = Field(
+        default_factory=dict,
+        description="Who calls, by name: keys, and what they may do. Calls without a key are the team default, which "
+        "may be named here as well.",
     )
     line: LineSettings = LineSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
@@ -116,6 +124,31 @@ class Settings(BaseSettings):
     def _lead_somewhere(cls, aliases: dict[str, AliasSettings]) -> dict[str, AliasSettings]:
         aliases_from(aliases)
         return aliases
+
+    @field_validator("teams", mode="before")
+    @classmethod
+    def _are_named(cls, value: Any) -> Any:
+        """Before pydantic's own check, whose message repeats what was given: it may be a key."""
+        if not isinstance(value, Mapping):
+            raise ValueError("should be teams by name, such as {research: {...}}")  # noqa: TRY004 - pydantic's kind
+        return value
+
+    @field_validator("teams")
+    @classmethod
+    def _have_keys_of_their_own(cls, teams: dict[str, TeamSettings]) -> dict[str, TeamSettings]:
+        check_names(teams)
+        access_from(AuthSettings(), teams)
+        return teams
+
+    @model_validator(mode="after")
+    def _somebody_may_call(self) -> Self:
+        has_keys = self.auth.keys_file is not None or any(team.keys_sha256 for team in self.teams.values())
+        if self.auth.required and not has_keys:
+            raise ValueError(
+                "auth.required is true and no team has a key, so nobody could call: give auth.keys_file or "
+                "teams.<name>.keys_sha256"
+            )
+        return self
 
     @model_validator(mode="after")
     def _apart(self) -> Self:

@@ -6,7 +6,7 @@ Scope L is local to a replica: aggregate with sum. Scope S is a fact that every 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 PREFIX = "ollama_router_"
@@ -34,7 +34,7 @@ BODY_BYTES = tuple(1024 * 4**power for power in range(10))
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """`name` stands without the prefix."""
+    """`name` stands without the prefix. `may_tell_team`: with metrics.teams it has the label `team` as well."""
 
     name: str
     kind: str
@@ -42,10 +42,16 @@ class Family:
     scope: str
     help: str
     bounds: tuple[float, ...] = ()
+    may_tell_team: bool = False
+
+    @property
+    def by_team(self) -> Family:
+        return replace(self, labels=(*self.labels, "team"), may_tell_team=False)
 
 
 _TABLE = (
-    Family("requests_total", COUNTER, ("route", "model", "outcome", "code"), "L", "Calls that ended."),
+    Family("requests_total", COUNTER, ("route", "model", "outcome", "code"), "L", "Calls that ended.",
+           may_tell_team=True),
     Family("request_duration_seconds", HISTOGRAM, ("route", "model", "outcome"), "L",
            "Arrival to last byte.", DURATION_S),
     Family("time_to_first_token_seconds", HISTOGRAM, ("route", "model", "start"), "L",
@@ -56,7 +62,8 @@ _TABLE = (
            "Time in line: dispatched, timeout, cancelled or rejected.", WAIT_S),
     Family("overhead_seconds", HISTOGRAM, ("route",), "L", "The router's own part of a call.", OVERHEAD_S),
     Family("model_load_seconds", HISTOGRAM, ("model",), "L", "Loads by this replica that ended well.", LOAD_S),
-    Family("tokens_total", COUNTER, ("model", "type"), "L", "Tokens as nodes counted them: input or output."),
+    Family("tokens_total", COUNTER, ("model", "type"), "L", "Tokens as nodes counted them: input or output.",
+           may_tell_team=True),
     Family("tokens_estimated_total", COUNTER, ("model", "type"), "L",
            "Content events of answers that carried no counts, mostly because they were cancelled or cut."),
     Family("request_tokens", HISTOGRAM, ("model", "type"), "L", "Tokens of one call, as nodes counted them.", TOKENS),
@@ -65,7 +72,8 @@ _TABLE = (
     Family("queue_depth", GAUGE, ("model",), "L", "Calls that wait in line."),
     Family("queue_limit", GAUGE, ("model",), "L",
            "Calls that may wait in line; compare with sum by (model) (queue_depth), with max over replicas."),
-    Family("rejections_total", COUNTER, ("model", "reason"), "L", "Calls that the router itself refused."),
+    Family("rejections_total", COUNTER, ("model", "reason"), "L", "Calls that the router itself refused.",
+           may_tell_team=True),
     Family("client_disconnects_total", COUNTER, ("model", "phase"), "L",
            "Clients that left: waiting, prefill, streaming or stalled."),
     Family("routing_decisions_total", COUNTER, ("policy", "reason"), "L", "Calls sent to a node, by why this one."),

@@ -178,7 +178,7 @@ def call_entry(record: Record) -> Entry:
         "input_tokens": record.input_tokens,
         "output_tokens": record.output_tokens,
         "attempts": record.attempts,
-        "team": record.team,
+        "team": record.team or None,
     }
     optional = {
         "reason": record.reason,

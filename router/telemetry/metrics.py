@@ -18,10 +18,11 @@ from prometheus_client.process_collector import ProcessCollector
 from router import __version__
 from router.errors import Rejection
 from router.fleet.breaker import Circuit
+from router.policy.alias import DEFAULT_TEAM
 from router.seams import Record
 from router.telemetry.families import FAMILIES, HISTOGRAM
 from router.telemetry.gauges import GAUGES, Moment, Sources
-from router.telemetry.names import UNKNOWN, ModelNames
+from router.telemetry.names import UNKNOWN, ModelNames, TeamNames
 from router.telemetry.series import Counter, Histogram, Labels, header, sample_text
 
 # A slice of a scrape: about a millisecond of work, then streams get the loop.
@@ -32,7 +33,10 @@ _ALERTED = (Rejection.QUEUE_FULL, Rejection.QUEUE_TIMEOUT, Rejection.NO_NODE, Re
 
 
 class Metrics:
-    """An `Observer`, and the page that Prometheus reads. `named` are model keys that the configuration mentions."""
+    """An `Observer`, and the page that Prometheus reads. `named` are model keys that the configuration mentions.
+
+    Without `teams_max` no series tells teams apart. What has a label when it is made has it for good.
+    """
 
     content_type = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -42,11 +46,13 @@ class Metrics:
         *,
         models_max: int,
         named: Iterable[str] = (),
+        teams_max: int | None = None,
         policy: str = "default",
         revision: str = UNKNOWN,
     ) -> None:
         self._sources = sources
         self._names = ModelNames(lambda key: sources.snapshot().is_known(key), models_max, named)
+        self._teams = TeamNames(teams_max) if teams_max is not None else None
         self._policy = policy
         self._revision = revision
         self._in_flight: dict[tuple[str, str], int] = {}
@@ -106,12 +112,13 @@ class Metrics:
         route = record.route
         model = self._names.label(record.model)
         outcome = record.outcome.value
-        self._requests.add((route, model, outcome, str(record.status)))
+        team = self._team(record.team)
+        self._requests.add((route, model, outcome, str(record.status), *team))
         self._duration.observe((route, model, outcome), record.duration_s)
         if record.body_bytes:
             self._body_bytes.observe((route,), record.body_bytes)
         if record.rejection is not None:
-            self._rejections.add((model, record.rejection.value))
+            self._rejections.add((model, record.rejection.value, *team))
         if record.phase_left:
             self._disconnects.add((model, record.phase_left))
         if record.attempts or record.queue_result != "dispatched":
@@ -121,7 +128,7 @@ class Metrics:
             if record.reason:
                 self._decisions.add((self._policy, record.reason))
             self._note_pace(record, route, model)
-            self._note_tokens(record, model)
+            self._note_tokens(record, model, team)
         if record.retries:
             self._note_retries(record, model)
         for reason in record.passed:
@@ -139,10 +146,10 @@ class Metrics:
         if record.is_stream and tokens is not None and tokens > 1:
             self._per_token.observe((route, model), (record.duration_s - first_s) / (tokens - 1))
 
-    def _note_tokens(self, record: Record, model: str) -> None:
+    def _note_tokens(self, record: Record, model: str, team: Labels) -> None:
         for kind, tokens in (("input", record.input_tokens), ("output", record.output_tokens)):
             if tokens is not None:
-                self._tokens.add((model, kind), tokens)
+                self._tokens.add((model, kind, *team), tokens)
                 self._call_tokens.observe((model, kind), tokens)
         if record.output_tokens is None and record.content_events:
             self._estimated.add((model, "output"), record.content_events)
@@ -156,9 +163,12 @@ class Metrics:
 
     # what loops tell
 
-    def refused(self, reason: Rejection) -> None:
+    def refused(self, reason: Rejection, team: str) -> None:
         """What no record tells of: a connection too many, a page's origin, a verb that nobody has here."""
-        self._rejections.add((UNKNOWN, reason.value))
+        self._rejections.add((UNKNOWN, reason.value, *self._team(team)))
+
+    def _team(self, name: str) -> Labels:
+        return () if self._teams is None else (self._teams.label(name),)
 
     def probe_ended(self, node: str, duration_s: float, failure: str) -> None:
         """`failure` is a word of a closed set, empty when all is well."""
@@ -188,9 +198,15 @@ class Metrics:
     def models_max(self) -> int:
         return self._names.models_max
 
-    def mention(self, named: Iterable[str], models_max: int) -> None:
+    @property
+    def teams_max(self) -> int | None:
+        return self._teams.teams_max if self._teams is not None else None
+
+    def mention(self, named: Iterable[str], models_max: int, teams_max: int) -> None:
         """The configuration was read again."""
         self._names.mention(named, models_max)
+        if self._teams is not None:
+            self._teams.teams_max = teams_max
         self._start_at_zero()
 
     def loop_lagged(self, lag_s: float) -> None:
@@ -240,7 +256,9 @@ class Metrics:
         )
 
     def _counter(self, name: str) -> Counter:
-        counter = self._series[name] = Counter(FAMILIES[name])
+        family = FAMILIES[name]
+        is_by_team = family.may_tell_team and self._teams is not None
+        counter = self._series[name] = Counter(family.by_team if is_by_team else family)
         return counter
 
     def _histogram(self, name: str) -> Histogram:
@@ -249,11 +267,12 @@ class Metrics:
         return histogram
 
     def _start_at_zero(self) -> None:
+        default = self._team(DEFAULT_TEAM)  # of other teams most never use most models
         at_zero: list[tuple[Counter, Labels]] = [(self._dropped, ())]
         at_zero += [(self._reloads, (result,)) for result in ("ok", "failed")]
         for model in self._names.named:
-            at_zero += [(self._tokens, (model, kind)) for kind in ("input", "output")]
-            at_zero += [(self._rejections, (model, reason.value)) for reason in _ALERTED]
+            at_zero += [(self._tokens, (model, kind, *default)) for kind in ("input", "output")]
+            at_zero += [(self._rejections, (model, reason.value, *default)) for reason in _ALERTED]
         for counter, labels in at_zero:
             counter.add(labels, 0)
 

@@ -1,4 +1,4 @@
-"""Which model names become labels: a client must not be able to make series."""
+"""Which names of models and teams become labels: a client must not be able to make series."""
 
 from __future__ import annotations
 
@@ -44,3 +44,24 @@ class ModelNames:
             return OTHER
         self._labels[key] = key
         return key
+
+
+class TeamNames:
+    """The first `teams_max` teams. They come from the configuration, but over years of reloads there may be many."""
+
+    def __init__(self, teams_max: int) -> None:
+        self.teams_max = teams_max
+        self._labels: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<TeamNames {len(self._labels)} of {self.teams_max}>"
+
+    def label(self, team: str) -> str:
+        """Empty is a call of which nobody knows whose it is."""
+        if not team:
+            return UNKNOWN
+        if team not in self._labels:
+            if len(self._labels) >= self.teams_max:
+                return OTHER
+            self._labels.add(team)
+        return team

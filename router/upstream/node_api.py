@@ -85,6 +85,10 @@ class HttpNodeApi:
             await self._ask(node, "POST", "/api/embed", wish, LOAD_S_MAX)
         return self._clock.now_s() - began_s
 
+    async def unload(self, node: NodeSpec, model: str) -> None:
+        """Ollama lets calls that run end first, and answers at once (server/routes.go, GenerateHandler)."""
+        await self._ask(node, "POST", "/api/generate", {"model": model, "keep_alive": 0}, self.timeout_s)
+
     async def _ask(
         self, node: NodeSpec, method: str, path: str, wish: dict[str, object] | None, timeout_s: float
     ) -> tuple[bytes, float | None]:

@@ -11,7 +11,7 @@ from router.policy.route import Passed
 from router.policy.schedule import Decision
 from router.seams import Record
 from router.upstream.attempt import Attempt
-from router.wire import headers
+from router.wire import dialects, headers
 
 
 def note_lease(record: Record, lease: Lease, decision: Decision, waited_s: float | None) -> None:
@@ -46,6 +46,15 @@ def note_attempt(record: Record, attempt: Attempt) -> None:
         record.output_tokens = meter.output_tokens
         record.content_events = meter.content_events
         record.load_s = meter.load_s
+
+
+def spent(estimate_tokens: int, attempt: Attempt | None) -> int:
+    """By a call that was left before its counts came: else whoever leaves early would pay for nothing."""
+    meter = attempt.meter if attempt is not None else None
+    if meter is None:
+        return estimate_tokens
+    prompt = estimate_tokens if meter.input_tokens is None else meter.input_tokens
+    return prompt + (meter.content_events if meter.output_tokens is None else meter.output_tokens)
 
 
 def note_leaving(record: Record, attempt: Attempt | None) -> None:
@@ -85,4 +94,5 @@ def decision_headers(request_id: str, record: Record, refused: Rejection | None 
         reason=record.reason or None,
         refused=refused,
     )
-    return [(b"x-request-id", request_id.encode()), *known]
+    limits = dialects.rate_limits(record.requests_left, record.tokens_left) if refused is None else []
+    return [(b"x-request-id", request_id.encode()), *known, *limits]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from router.policy.access import OPEN, Access
 from router.policy.alias import Aliases
 from router.policy.deadlines import Deadlines
 from router.policy.guard import Guards
@@ -19,4 +20,5 @@ class CallRules:
     retries: RetryLimits
     guards: Guards
     reach: Reach
+    access: Access = OPEN
     origins: Origins = BUILT_IN_ONLY  # of browsers' pages that may call, pages included

@@ -40,7 +40,9 @@ MAX_AGE_S = 43200
 
 _EXPOSED = (
     b"x-request-id, x-ollama-router-node, x-ollama-router-model, x-ollama-router-attempts, x-ollama-router-queue-ms, "
-    b"x-ollama-router-reason, x-ollama-router-refused, retry-after, retry-after-ms, x-should-retry"
+    b"x-ollama-router-reason, x-ollama-router-refused, retry-after, retry-after-ms, x-should-retry, "
+    b"x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
+    b"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
 _VARY = (b"Vary", b"Origin")
 _REFUSED = Answer(403, tuple(headers.decision(refused=Rejection.ORIGIN)), b"")

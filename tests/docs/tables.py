@@ -28,6 +28,8 @@ def metrics() -> list[str]:
 
 def _metric(family: Family) -> str:
     labels = ", ".join(f"`{label}`" for label in family.labels) or "-"
+    if family.may_tell_team:
+        labels += " (and `team`)"
     return f"| `{PREFIX}{family.name}` | {family.kind} | {labels} | {family.scope} | {family.help} |"
 
 

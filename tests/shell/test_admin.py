@@ -65,6 +65,17 @@ async def explained(router: Router, model: str, **more: str) -> Mapping[str, Any
 # What is seen
 
 
+async def test_a_team_is_explained_what_its_own_calls_would_meet() -> None:
+    said = {"product": {"models": [QUICK, "gpt-4"]}}
+    aliases = {"gpt-4": {"targets": [{"model": ENDLESS}], "teams": {"product": {"targets": [{"model": QUICK}]}}}}
+    async with holding(1, QUICK, ENDLESS, teams=said, aliases=aliases) as (_, router):
+        assert (await explained(router, "gpt-4"))["targets"] == [ENDLESS]
+        assert (await explained(router, "gpt-4", team="product"))["targets"] == [QUICK]
+        explain = "/admin/explain"
+        assert "may not see" in await error_of(router, 404, f"{explain}?model={ENDLESS}&team=product")
+        assert "did you mean product?" in await error_of(router, 400, f"{explain}?model=m&team=produkt")
+
+
 async def test_nodes_are_shown_with_what_runs_there() -> None:
     async with holding(2, QUICK, ENDLESS, slots=2) as (pool, router), Client(router.port) as client:
         client.send("/api/generate", {"model": ENDLESS, "prompt": "Why?"})

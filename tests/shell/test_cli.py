@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 
@@ -139,3 +141,32 @@ def test_unknown_arguments_are_misuse(arguments: list[str]) -> None:
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "router", "version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"ollama-router {__version__}\n", "")
+
+
+KEY = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\nand what follows"])
+def test_a_key_is_hashed_as_settings_know_it(
+    end: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(KEY + end))
+    assert main(["hash-key"]) == OK
+    assert capsys.readouterr().out == f"{sha256(KEY.encode()).hexdigest()}\n"
+
+
+@pytest.mark.parametrize("text", ["", "\n", "short", "with a space in its middle", "x" * 4097, "schlüssel-schlüssel"])
+def test_what_is_no_key_is_not_hashed_and_not_repeated(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    assert main(["hash-key"]) == MISUSED
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "openssl rand -hex 32" in told.err
+    assert not text.strip() or text.strip() not in told.err
+
+
+def test_a_key_is_no_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["hash-key", KEY])

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from router import pipeline
 from router.errors import TEXT_CHARS_MAX
-from router.pipeline import LARGE_READS_MAX
 from router.server import catalog
 from router.server import client as client_module
 from router.server.client_limits import FIELDS_MAX, TARGET_BYTES_MAX
 from router.server.request import ClientRequest
+from router.upstream import reading
+from router.upstream.reading import LARGE_READS_MAX
 from router.wire.intent import SLICE_BYTES, Intent, read_intent
 from tests.fakes.raw_client import exchange, get, post, raw_client
 from tests.fakes.recordings import Headers, recording
@@ -170,7 +170,7 @@ async def test_a_client_that_leaves_while_its_large_body_waits_to_be_read_leaves
         may_go.wait(10)
         return read_intent(*args, **kwargs)
 
-    monkeypatch.setattr(pipeline, "read_intent", slow)
+    monkeypatch.setattr(reading, "read_intent", slow)
     large = post(CHAT, b'{"model":"gemma3:270m","x":"%b","messages":[]}' % (b"x" * SLICE_BYTES))
     async with ReplayNode("a") as node, router_before([node]) as router, AsyncExitStack() as stack:
         stack.callback(may_go.set)

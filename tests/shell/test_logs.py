@@ -114,7 +114,7 @@ def test_a_call_is_one_line_of_json(pipe: Pipe) -> None:
         "input_tokens": 30,
         "output_tokens": 200,
         "attempts": 1,
-        "team": "default",
+        "team": None,
         "reason": "affinity",
     }
 

@@ -17,6 +17,7 @@ from router.fleet.breaker import Circuit
 from router.fleet.node import Copy, CopyState, DiskModel, Health, Node, NodeSpec
 from router.fleet.snapshot import Snapshot, snapshot_of
 from router.fleet.tickets import LineView
+from router.policy.access import NO_TEAM
 from router.seams import Observer, Record
 from router.telemetry.families import FAMILIES, PREFIX, Family
 from router.telemetry.gauges import Sources
@@ -53,6 +54,7 @@ def metrics_of(
     circuits: dict[tuple[str, str | None], Circuit] | None = None,
     models_max: int = 200,
     named: Sequence[str] = (),
+    teams_max: int | None = None,
 ) -> Metrics:
     snapshot: Snapshot = snapshot_of(nodes)
 
@@ -68,7 +70,7 @@ def metrics_of(
         discovered=lambda: {"static": len(nodes)},
         log_lines_dropped=lambda: 3,
     )
-    return Metrics(sources, models_max=models_max, named=named)
+    return Metrics(sources, models_max=models_max, named=named, teams_max=teams_max)
 
 
 def record_of(**facts: Any) -> Record:
@@ -115,7 +117,7 @@ async def test_a_refused_call_says_why_and_touches_no_node_metric() -> None:
         record_of(status=503, outcome=Outcome.REJECTED, rejection=Rejection.QUEUE_FULL, attempts=0, node="", reason="",
                   queue_result="rejected")
     )  # fmt: skip
-    metrics.refused(Rejection.CONNECTIONS)
+    metrics.refused(Rejection.CONNECTIONS, NO_TEAM)
 
     page = await page_of(metrics)
 
@@ -276,6 +278,32 @@ async def test_models_beyond_the_cap_share_a_label_and_configured_ones_are_exemp
     counted = {dict(labels)["model"]: count for (name, labels), count in page.items() if name == "requests_total"}
     assert counted == {keys[0]: 1, keys[1]: 1, "other": 2, keys[4]: 1}
     assert value(page, "node_model_vram_bytes", node="a", model="other") == 14
+
+
+async def test_teams_are_told_apart_where_that_is_wanted_and_only_so_many() -> None:
+    metrics = metrics_of(node_with("a", LLAMA), teams_max=2)
+    for team in ("research", "product", "research", "late"):
+        metrics.observe(record_of(team=team, input_tokens=3, output_tokens=4))
+    metrics.observe(record_of(team=NO_TEAM, status=401, outcome=Outcome.REJECTED, rejection=Rejection.UNAUTHORIZED))
+    metrics.refused(Rejection.UNAUTHORIZED, NO_TEAM)
+    metrics.refused(Rejection.FORBIDDEN_VERB, "product")
+
+    page = await page_of(metrics)
+
+    def of(name: str, **labels: str) -> float:
+        return sum(found for (sample, has), found in page.items() if sample == name and labels.items() <= set(has))
+
+    told = ("default", "research", "product", "other", "unknown")
+    assert [of("requests_total", team=team) for team in told] == [0, 2, 0, 2, 1]
+    assert of("tokens_total", team="research", type="output") == 8
+    assert of("rejections_total", team="unknown", reason="unauthorized") == 2
+    assert of("rejections_total", team="other", reason="forbidden_verb") == 1
+
+
+async def test_teams_are_not_told_apart_unasked() -> None:
+    metrics = metrics_of(node_with("a", LLAMA))
+    metrics.observe(record_of(team="research"))
+    assert not [sample for sample, labels in await page_of(metrics) if "team" in dict(labels)]
 
 
 async def test_counters_of_configured_models_start_at_zero() -> None:

@@ -32,6 +32,7 @@ from tests.shell.scenes import running as running_calls
 from tests.shell.test_shutdown import process
 
 POLL_S = 0.02
+KEYS_FILE = str(Path(__file__).with_name("keys.yaml"))
 NEVER_S = 3600.0
 
 
@@ -392,6 +393,10 @@ def a_change_of(path: str) -> Any:
         "admin.token_file": "token",
         "nodes": [{"url": "http://gpu-9", "slots": 3}],
         "aliases": {"gpt-9": QUICK},
+        "auth.required": True,
+        "auth.keys_file": KEYS_FILE,
+        "teams": {"research": {"models": ["a*"]}},
+        "metrics.teams": True,
         "line.models": {QUICK: {"max_waiting": 9}},
         "cors.origins": ["https://chat.example"],
         "guard.num_ctx": "pass",
@@ -430,6 +435,9 @@ LIVE: Mapping[str, Callable[[Router], Any]] = {
     "timeouts.first_byte_s": lambda router: router.pipeline.rules.deadlines.first_byte_s,
     "timeouts.plain_s": lambda router: router.pipeline.rules.deadlines.plain_s,
     "timeouts.idle_s": lambda router: router.pipeline.rules.deadlines.idle_s,
+    "auth.required": lambda router: router.pipeline.rules.access.is_required,
+    "auth.keys_file": lambda router: router.pipeline.rules.access.keys,
+    "teams": lambda router: router.pipeline.rules.access.teams,
     "retry.attempts": lambda router: router.pipeline.rules.retries.attempts,
     "retry.budget": lambda router: router.pipeline.rules.retries.budget,
     "probe.interval_s": lambda router: router.keeper.interval_s,
@@ -446,11 +454,17 @@ LIVE: Mapping[str, Callable[[Router], Any]] = {
     "limits.buffered_bytes": lambda router: router.buffers.limit,
     "log.level": lambda router: router.reloader._parts.logs.level,
     "metrics.models_max": lambda router: router.metrics.models_max,
+    "metrics.teams_max": lambda router: router.metrics.teams_max,
     "shutdown.drain_delay_s": lambda router: router.lifecycle.limits.drain_delay_s,
     "shutdown.stream_drain_s": lambda router: router.lifecycle.limits.stream_drain_s,
 }
 LOCAL = {"listen": LOOPBACK, "metrics_listen": LOOPBACK, "admin": {"listen": LOOPBACK}}
-ALONG: Mapping[str, Any] = {"cloud.slots": {"enabled": True}}  # without which a setting of the group means nothing
+# Without which a setting of the group means nothing.
+ALONG: Mapping[str, Any] = {
+    "cloud.slots": {"enabled": True},
+    "auth.required": {"keys_file": KEYS_FILE},
+    "metrics.teams_max": {"teams": True},
+}
 PATHS = [path for path in setting_paths() if "[]" not in path and "<" not in path]
 
 

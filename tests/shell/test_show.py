@@ -14,6 +14,7 @@ import pytest
 from router.control.shown import ShownBodies
 from router.errors import NoNode, UpstreamFailed
 from router.fleet.node import NodeSpec
+from router.policy.access import EVERYBODY
 from router.policy.alias import Aliases
 from router.seams import NodeFailed
 from router.server.catalog import Catalog
@@ -246,14 +247,14 @@ async def turns(count: int = 10) -> None:
 async def test_many_who_want_to_know_at_once_are_one_question_and_the_first_may_leave() -> None:
     api = Gate()
     shows = shows_of(api)
-    asking = [asyncio.create_task(shows.answer(ShowWish("m:1b", {}))) for _ in range(20)]
+    asking = [asyncio.create_task(shows.answer(ShowWish("m:1b", {}), EVERYBODY)) for _ in range(20)]
     await turns()
     asking[0].cancel()
     await turns()
     assert api.asked == 1
     api.opened.set()
     assert await asyncio.gather(*asking[1:]) == [api.body] * 19
-    assert await shows.answer(ShowWish("m:1b", {})) == api.body
+    assert await shows.answer(ShowWish("m:1b", {}), EVERYBODY) == api.body
     assert api.asked == 1, "it was kept"
 
 
@@ -262,7 +263,7 @@ async def test_questions_beyond_their_number_wait_and_not_for_ever(monkeypatch: 
     api = Gate()
     shows = shows_of(api)
     verbose = ShowWish("m:1b", {"verbose": True})
-    asking = [asyncio.create_task(shows.answer(verbose)) for _ in range(QUESTIONS_MAX + 1)]
+    asking = [asyncio.create_task(shows.answer(verbose, EVERYBODY)) for _ in range(QUESTIONS_MAX + 1)]
     await turns()
     assert api.asked == QUESTIONS_MAX
     results = await asyncio.gather(*asking, return_exceptions=True)
@@ -273,7 +274,7 @@ async def test_no_more_than_a_few_nodes_are_asked(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("router.server.show.NODE_S", 0.01)
     api = Gate()
     with pytest.raises(NoNode):
-        await shows_of(api, nodes=NODES_ASKED_MAX + 2).answer(ShowWish("m:1b", {}))
+        await shows_of(api, nodes=NODES_ASKED_MAX + 2).answer(ShowWish("m:1b", {}), EVERYBODY)
     assert api.asked == NODES_ASKED_MAX
 
 
@@ -281,12 +282,12 @@ async def test_an_answer_that_is_no_object_is_none() -> None:
     api = Gate(b"<html>")
     api.opened.set()
     with pytest.raises(UpstreamFailed, match="no JSON object"):
-        await shows_of(api).answer(ShowWish("m:1b", {}))
+        await shows_of(api).answer(ShowWish("m:1b", {}), EVERYBODY)
 
 
 async def test_questions_end_with_the_process() -> None:
     shows = shows_of(Gate())
-    asking = asyncio.create_task(shows.answer(ShowWish("m:1b", {})))
+    asking = asyncio.create_task(shows.answer(ShowWish("m:1b", {}), EVERYBODY))
     await turns()
     await shows.close()
     with suppress(asyncio.CancelledError, NodeFailed):

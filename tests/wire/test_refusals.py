@@ -28,6 +28,7 @@ BAD = "invalid_request_error"
 TABLE: dict[type[Refusal], tuple[int, str, str | None, str, str | None, bool]] = {
     errors.BadRequest: (400, BAD, None, BAD, None, False),
     errors.OptionTypeError: (500, API, None, API, None, False),
+    errors.Unauthorized: (401, BAD, "invalid_api_key", "authentication_error", None, False),
     errors.UnknownModel: (404, "not_found_error", None, "not_found_error", None, True),
     errors.ForbiddenVerb: (403, API, None, "permission_error", None, True),
     errors.CloudRefused: (403, API, None, "permission_error", None, True),
@@ -161,6 +162,7 @@ def url() -> Iterator[str]:
 
 OF_OPENAI = {
     400: openai.BadRequestError,
+    401: openai.AuthenticationError,
     403: openai.PermissionDeniedError,
     404: openai.NotFoundError,
     413: openai.APIStatusError,
