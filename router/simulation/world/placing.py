@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from router.simulation.world.replica import Replica
 
 PASS_S = 1.0
+WAKES_APART_S = 0.05  # a process that is woken while it passes passes once more, not once for each waking
 WORDS = "the node went away while it loaded"
 
 
@@ -33,6 +34,7 @@ class Placing:
         self._loads: dict[str, tuple[Load, int]] = {}  # by node: what loads there, and the connection that asked
         self._failures: dict[tuple[str, str], LoadFailure] = {}
         self._is_awake = False
+        self._passed_s = -PASS_S
         self.epoch = 0
 
     def start(self) -> None:
@@ -49,7 +51,7 @@ class Placing:
     def wake(self) -> None:
         if not self._is_awake and self._leads():
             self._is_awake = True
-            self._replica.agenda.after(0.0, self._wake_up)
+            self._replica.agenda.at(self._passed_s + WAKES_APART_S, self._wake_up)
 
     def _wake_up(self) -> None:
         self._is_awake = False
@@ -65,6 +67,7 @@ class Placing:
     def _pass(self) -> None:
         if not self._leads() or self._store.is_cut_off:
             return
+        self._passed_s = self._replica.agenda.now_s()
         lines = [line for line in at_once(self._store.lines()) if line.depth]
         if not lines:
             return
