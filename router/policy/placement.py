@@ -1,12 +1,13 @@
 """Which copies should be loaded for the lines that wait: one pass, pure. The shell executes it and passes again.
 
-A load belongs to the router, one at a time per set of weights and per node; tickets wait in line for it. A second copy
-for a long line, evictions and declared copies are not decided here.
+A load belongs to the router, one at a time per set of weights and per node; tickets wait in line for it. A further copy
+comes when those in line would wait longer than it takes to load, and takes nobody's memory who needs it as much. What
+declared copies and pins ask for is not decided here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
@@ -16,8 +17,12 @@ from router.errors import Rejection
 from router.fleet.node import CopyState, Node
 from router.fleet.snapshot import Row, Snapshot, point_of
 from router.fleet.tickets import LineView
+from router.policy.experience import NOTHING_LEARNT, Experience, demand
+from router.policy.room import Cost, Pool, cost_of, has_settled
 
-VRAM_MARGIN = 1.25  # of the file's size: Ollama wants 20 % of free memory left (server/sched.go), plus context
+SECOND_AFTER_S = 2.0  # a line that is younger may be a burst that the copies there serve in a moment
+SWAPS = 2.0  # a further copy in the place of one that is used must pay for its own load and for the way back
+TURN = 1.0  # slot-seconds that a line waits for each that its load costs others: about half of the time is serving
 BACKOFF_S_MIN = 5.0  # a node that just failed to load is not asked at once again
 BACKOFF_S_MAX = 300.0  # what was repaired is found out within Ollama's own load timeout
 
@@ -44,6 +49,7 @@ class Load:
     keep_alive_s: float | None = None
     is_renewal: bool = False
     is_default: bool = False  # somebody who waits for it needs the node's own context
+    displaces: tuple[str, ...] = ()  # weights that Ollama will evict for it: they should get no new calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +89,16 @@ def place(
     now_s: float,
     mode: Mode,
     occupancy: Copies = MappingProxyType({}),
+    experience: Experience = NOTHING_LEARNT,
+    leaving: Set[tuple[str, str]] = frozenset(),
 ) -> tuple[Action, ...]:
-    """`loading`: node -> weights of loads that run. `backoff`: (node, weights) -> not before, on the clock of now_s.
+    """`loading`: node -> weights of loads that run, and `leaving`: the copies that they displace. `backoff`: (node,
+    weights) -> not before, on the clock of now_s.
 
     The line that waits longest chooses first.
     """
+    asked, waiting = demand(lines, snapshot, occupancy), demand(lines, snapshot, {})
+    pool = Pool(snapshot, occupancy, experience, asked, waiting, leaving, now_s)
     refusals: list[Action] = []
     loads: dict[str, Load] = {}  # by node
     for line in sorted(lines, key=lambda line: (-line.oldest_wait_s, line.model)):
@@ -101,14 +112,56 @@ def place(
         shared = next((loads[row.node] for row in rows if _is_load_of(loads.get(row.node), row)), None)
         if shared is not None:
             loads[shared.node] = _asking(shared, line)
-        elif not any(_serves(row, line) or _is_loading(row, loading) for row in rows):
+        elif mode is not Mode.OBSERVE and not any(_is_loading(row, loading) for row in rows):
             idle = [row for row in rows if row.node not in loads]
             possible = [row for row in idle if hindrance(row, loading, backoff, now_s) is None]
-            row = min(possible, key=lambda row: _rank(row, snapshot.nodes[row.node], occupancy), default=None)
-            # None waits: for a node that loads something else, or for the end of a backoff.
-            if row is not None:
-                loads[row.node] = _asking(_load(line.model, row, line), line)
+            chosen = _choose(line, rows, possible, pool)
+            # None waits: for a slot, for a node that loads something else, for its turn, or for the end of a backoff.
+            if chosen is not None:
+                row, displaced = chosen
+                loads[row.node] = _asking(_load(line.model, row, line, displaced), line)
+                pool = replace(pool, leaving=pool.leaving | {(row.node, weights) for weights in displaced})
     return (*loads.values(), *refusals)
+
+
+def _choose(
+    line: LineView, rows: Sequence[Row], possible: Sequence[Row], pool: Pool
+) -> tuple[Row, tuple[str, ...]] | None:
+    """The node where a load does the least harm, if what waits is worth it; and what the load displaces there."""
+    ready = [row for row in rows if _serves(row, line) and row.copy not in pool.leaving]
+    if not possible or (ready and not _outlasts_a_load(line, ready[0], pool)):
+        return None
+    costs = [(cost_of(row, pool), row) for row in possible if has_settled(pool.snapshot.nodes[row.node], pool)]
+    worth = [(cost, row) for cost, row in costs if _is_worth(line, cost, pool.slots_of(row), has_copy=bool(ready))]
+    if not worth:
+        return None
+    nodes = pool.snapshot.nodes
+    cost, row = min(worth, key=lambda each: _rank(each[0], each[1], nodes[each[1].node], pool.occupancy))
+    return row, cost.displaced
+
+
+def _outlasts_a_load(line: LineView, row: Row, pool: Pool) -> bool:
+    """Whether those in line would wait longer for the copies that serve them than another one takes to load."""
+    load_s = pool.load_s(row.weights, pool.resident_bytes(row))
+    return _estimate_s(line) > load_s and line.oldest_wait_s > min(load_s, SECOND_AFTER_S)
+
+
+def _estimate_s(line: LineView) -> float:
+    """How long the last in line will wait; as long as the first did where the line has not moved."""
+    return line.depth / line.drain_per_s if line.drain_per_s else line.oldest_wait_s
+
+
+def _is_worth(line: LineView, cost: Cost, slots: int, *, has_copy: bool) -> bool:
+    """Collating: what is in memory serves on until those who wait for something else have waited as many slot-seconds
+    as its going costs. Waiting grows and harm does not, so everybody's turn comes."""
+    if not cost.harm:
+        return True
+    if not cost.may_go:
+        return False
+    gained = min(line.depth, slots)
+    if has_copy and (cost.is_waited_for or gained <= cost.lost_slots or _estimate_s(line) < SWAPS * cost.loads_s):
+        return False  # one more copy here for one less there, and back again
+    return gained * line.oldest_wait_s >= TURN * cost.harm
 
 
 def hopeless(
@@ -165,24 +218,25 @@ def hindrance(
     return Hindrance.BACKOFF if backoff.get(row.copy, now_s) > now_s else None
 
 
-def _rank(row: Row, node: Node, occupancy: Copies) -> tuple[bool, int, int, int, float, int]:
-    """Lower is better. A copy about to expire is renewed where it is; the last number agrees in all replicas."""
+def _rank(cost: Cost, row: Row, node: Node, occupancy: Copies) -> tuple[bool, float, int, float, int, int, int]:
+    """Lower is better. A copy about to expire is renewed where it is; the last number agrees in all replicas.
+
+    Of nodes with room the one that is left with the least: large models need a card that is nearly empty.
+    """
     leases = sum(occupancy.get((node.name, weights), 0) for weights in node.copies)
+    left = len(node.copies) if cost.fits is None else cost.free_bytes
     tie = point_of(f"{row.weights}\n{row.node}")
-    return (not row.is_resident, _fit(row, node), len(node.copies), leases, -row.weight, tie)
+    return (not row.is_resident, cost.harm, _fit(cost), -row.weight, left, leases, tie)
 
 
-def _fit(row: Row, node: Node) -> int:
+def _fit(cost: Cost) -> int:
     """0 where it fits beside what is loaded, 1 where nothing is declared, 2 where something must go or spill."""
-    if node.spec.vram_bytes is None:
-        return 1
-    free_bytes = node.spec.vram_bytes - sum(copy.vram_bytes for copy in node.copies.values())
-    return 0 if row.size_bytes * VRAM_MARGIN <= free_bytes else 2
+    return 1 if cost.fits is None else 0 if cost.fits else 2
 
 
-def _load(key: str, row: Row, line: LineView) -> Load:
+def _load(key: str, row: Row, line: LineView, displaced: tuple[str, ...]) -> Load:
     if not row.is_resident or (line.names_no_ctx and row.named_ctx):
-        return Load(row.node, row.name, key, row.weights)
+        return Load(row.node, row.name, key, row.weights, displaces=displaced)
     # A renewal names the loaded context: without it, a copy that was loaded with another than the default reloads.
     return Load(row.node, row.name, key, row.weights, row.num_ctx, is_renewal=True)
 

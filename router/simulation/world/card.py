@@ -80,6 +80,7 @@ class Card:
             port=11434,
             model_slots={key: model.slots for key, model in self.models.items()},
             vram_bytes=None if is_free else round(facts.vram_gib * GIB),
+            weight=facts.speed,
         )
         self.is_up = True
         self._facts = facts

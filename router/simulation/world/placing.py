@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from router.control.keeper import FleetKeeper
 from router.errors import LoadFailed, NoNode
 from router.fleet.snapshot import Row
+from router.policy.experience import NOTHING_LEARNT, loaded, looked
 from router.policy.placement import Load, LoadFailure, Mode, Refuse, hopeless, load_backoff_s, place
 from router.simulation.facts import Ready, Want, Work
 from router.simulation.world.agenda import at_once
@@ -33,6 +34,7 @@ class Placing:
         self._leads = leads
         self._loads: dict[str, tuple[Load, int]] = {}  # by node: what loads there, and the connection that asked
         self._failures: dict[tuple[str, str], LoadFailure] = {}
+        self._experience = NOTHING_LEARNT
         self._is_awake = False
         self._passed_s = -PASS_S
         self.epoch = 0
@@ -69,9 +71,10 @@ class Placing:
             return
         self._passed_s = self._replica.agenda.now_s()
         lines = [line for line in at_once(self._store.lines()) if line.depth]
+        now_s = self._replica.agenda.now_s()
+        self._experience = looked(self._experience, lines, self._keeper.snapshot, self._store.occupancy, now_s)
         if not lines:
             return
-        now_s = self._replica.agenda.now_s()
         actions = place(
             lines,
             self._keeper.snapshot,
@@ -80,11 +83,15 @@ class Placing:
             now_s=now_s,
             mode=Mode.ON_DEMAND,
             occupancy=self._store.occupancy,
+            experience=self._experience,
+            leaving={(load.node, weights) for load, _ in self._loads.values() for weights in load.displaces},
         )
         for action in actions:
             if isinstance(action, Refuse):
                 at_once(self._store.refuse(action.key, NoNode("no node that has it is up")))
             elif at_once(self._store.begin(action.node, action.weights, loading=True, epoch=self.epoch)):
+                for weights in action.displaces:
+                    at_once(self._store.begin(action.node, weights, loading=False, epoch=self.epoch))
                 self._load(action)
         for line in lines:
             words = hopeless(line, self._keeper.snapshot, self._failures, now_s)
@@ -115,11 +122,23 @@ class Placing:
             return
         if isinstance(effect, Ready):
             self._failures.pop((load.node, load.weights), None)
+            if not load.displaces:  # else it waited for what had to go
+                self._experience = loaded(self._experience, load.weights, effect.load_s)
             at_once(self._keeper.loaded(load.node, load.weights, load.num_ctx, has_ctx=0, is_renewal=load.is_renewal))
         else:
             self._failed(load)
+        self._tell_displaced(load)
         self._replica.alone.freed()
         self.wake()
+
+    def _tell_displaced(self, load: Load) -> None:
+        """What the load was to displace gets calls again where Ollama kept it after all."""
+        card, keeper = self._replica.cards[load.node], self._keeper
+        for weights in load.displaces:
+            if card.is_up and weights in card.model.copies:
+                at_once(keeper.loaded(load.node, weights, 0, is_renewal=True))
+            else:
+                at_once(keeper.not_loaded(load.node, weights))
 
     def _failed(self, load: Load) -> None:
         copy = (load.node, load.weights)
