@@ -13,8 +13,10 @@ from types import MappingProxyType
 
 from router.control.keeper import FleetKeeper
 from router.errors import LoadFailed, NoNode, NotLoaded, Refusal, Rejection
-from router.fleet.reports import MalformedReport, parse_ps
+from router.fleet.node import Node
+from router.fleet.reports import MalformedReport, PsEntry, parse_ps
 from router.fleet.tickets import LineView
+from router.policy.experience import NOTHING_LEARNT, loaded, looked
 from router.policy.placement import Load, LoadFailure, Mode, Refuse, hopeless, load_backoff_s, place
 from router.seams import Clock, NodeApi, NodeFailed, Store
 from router.upstream.errand import KEEP_ALIVE_MIN_S
@@ -51,6 +53,7 @@ class Placer:
         self._observe = observe
         self._loads: dict[str, tuple[Load, asyncio.Task[None]]] = {}
         self._failures: dict[tuple[str, str], LoadFailure] = {}
+        self._experience = NOTHING_LEARNT
         self.is_leaving = False
 
     def __repr__(self) -> str:
@@ -94,21 +97,28 @@ class Placer:
 
     async def _pass(self) -> None:
         lines = [line for line in await self._store.lines() if line.depth]
+        snapshot, occupancy, now_s = self._keeper.snapshot, self._store.occupancy, self._clock.now_s()
+        self._experience = looked(self._experience, lines, snapshot, occupancy, now_s)
         if not lines or self.is_leaving:
             return
         actions = place(
             lines,
-            self._keeper.snapshot,
+            snapshot,
             loading=self.loading,
             backoff={copy: failure.until_s for copy, failure in self._failures.items()},
-            now_s=self._clock.now_s(),
+            now_s=now_s,
             mode=self.mode,
-            occupancy=self._store.occupancy,
+            occupancy=occupancy,
+            experience=self._experience,
+            leaving={(node, weights) for node, (load, _) in self._loads.items() for weights in load.displaces},
         )
         for action in actions:
             if isinstance(action, Refuse):
                 await self._store.refuse(action.key, _refusal(action))
             elif await self._store.begin(action.node, action.weights, loading=True, epoch=EPOCH):
+                for weights in action.displaces:
+                    # Ollama waits for what runs there; whatever came now would wait for two loads.
+                    await self._store.begin(action.node, weights, loading=False, epoch=EPOCH)
                 task = asyncio.create_task(self._load(action), name=f"load {action.key} on {action.node}")
                 self._loads[action.node] = (action, task)
         await self._refuse_hopeless(lines)
@@ -121,8 +131,11 @@ class Placer:
             # A supervisor: whatever the load did to us, its node may load again.
             log.exception("the end of loading %s on %s went untold", load.key, load.node)
         finally:
-            self._loads.pop(load.node, None)
-            self._keeper.wake_placer()
+            try:
+                await self._tell_displaced(load)
+            finally:
+                self._loads.pop(load.node, None)
+                self._keeper.wake_placer()
 
     async def _carry_out(self, load: Load) -> None:
         reason = "renew" if load.is_renewal else "line"
@@ -145,6 +158,8 @@ class Placer:
         self._failures.pop((load.node, load.weights), None)
         self._observe(load.node, load.key, reason, "ok", took_s)
         log.info("loaded %s on %s in %.1f s", load.key, load.node, took_s)
+        if not load.displaces:  # else it waited for what had to go
+            self._experience = loaded(self._experience, load.weights, took_s)
         has_ctx = await self._context_of(load)
         await self._keeper.loaded(load.node, load.weights, load.num_ctx, has_ctx=has_ctx, is_renewal=load.is_renewal)
 
@@ -163,15 +178,29 @@ class Placer:
         node = self._keeper.snapshot.nodes.get(load.node)
         if node is None:
             return 0
+        sharing = {load.key, *node.keys_of(load.weights)}
+        return next((entry.num_ctx for entry in await self._resident(node) if entry.key in sharing), 0)
+
+    async def _tell_displaced(self, load: Load) -> None:
+        """What the load was to displace gets calls again where Ollama kept it after all."""
+        node = self._keeper.snapshot.nodes.get(load.node)
+        if node is None or not load.displaces:
+            return
+        resident = {entry.key for entry in await self._resident(node)}
+        for weights in load.displaces:
+            if resident.isdisjoint(node.keys_of(weights)):
+                await self._keeper.not_loaded(load.node, weights)
+            else:
+                await self._keeper.loaded(load.node, weights, 0, is_renewal=True)
+
+    async def _resident(self, node: Node) -> Sequence[PsEntry]:
         try:
             async with asyncio.timeout(MEMORY_READ_S):
                 body, _ = await self._api.ps(node.spec)
-            entries = parse_ps(body, key_of)
+            return parse_ps(body, key_of)
         except (NodeFailed, MalformedReport, TimeoutError) as error:
-            log.warning("%s on %s: its context stays unknown until the next probe: %s", load.key, load.node, error)
-            return 0
-        sharing = {load.key, *node.keys_of(load.weights)}
-        return next((entry.num_ctx for entry in entries if entry.key in sharing), 0)
+            log.warning("what %s has in memory stays unknown until the next probe: %s", node.name, error)
+            return ()
 
     def _note_failure(self, copy: tuple[str, str], failed: NodeFailed) -> None:
         times = self._failures[copy].times + 1 if copy in self._failures else 1

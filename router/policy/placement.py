@@ -18,9 +18,9 @@ from router.fleet.node import CopyState, Node
 from router.fleet.snapshot import Row, Snapshot, point_of
 from router.fleet.tickets import LineView
 from router.policy.experience import NOTHING_LEARNT, Experience, demand
-from router.policy.room import Cost, Pool, cost_of, has_settled
+from router.policy.room import Cost, Pool, cost_of
 
-SECOND_AFTER_S = 2.0  # a line that is younger may be a burst that the copies there serve in a moment
+SECOND_AFTER_S = 2.0  # a line that is younger, or its copies, may be a burst that is served in a moment
 SWAPS = 2.0  # a further copy in the place of one that is used must pay for its own load and for the way back
 TURN = 1.0  # slot-seconds that a line waits for each that its load costs others: about half of the time is serving
 BACKOFF_S_MIN = 5.0  # a node that just failed to load is not asked at once again
@@ -129,9 +129,9 @@ def _choose(
 ) -> tuple[Row, tuple[str, ...]] | None:
     """The node where a load does the least harm, if what waits is worth it; and what the load displaces there."""
     ready = [row for row in rows if _serves(row, line) and row.copy not in pool.leaving]
-    if not possible or (ready and not _outlasts_a_load(line, ready[0], pool)):
+    if not possible or (ready and not _outlasts_a_load(line, ready, pool)):
         return None
-    costs = [(cost_of(row, pool), row) for row in possible if has_settled(pool.snapshot.nodes[row.node], pool)]
+    costs = [(cost_of(row, pool), row) for row in possible]
     worth = [(cost, row) for cost, row in costs if _is_worth(line, cost, pool.slots_of(row), has_copy=bool(ready))]
     if not worth:
         return None
@@ -140,10 +140,13 @@ def _choose(
     return row, cost.displaced
 
 
-def _outlasts_a_load(line: LineView, row: Row, pool: Pool) -> bool:
-    """Whether those in line would wait longer for the copies that serve them than another one takes to load."""
-    load_s = pool.load_s(row.weights, pool.resident_bytes(row))
-    return _estimate_s(line) > load_s and line.oldest_wait_s > min(load_s, SECOND_AFTER_S)
+def _outlasts_a_load(line: LineView, ready: Sequence[Row], pool: Pool) -> bool:
+    """Whether those in line would wait longer for the copies that serve them than another one takes to load. Copies
+    that have just come show first what they make of the line."""
+    load_s = pool.load_s(ready[0].weights, pool.resident_bytes(ready[0]))
+    served_s = min(pool.ready_for_s(row.copy) for row in ready)
+    is_line = min(served_s, line.oldest_wait_s) >= SECOND_AFTER_S
+    return is_line and _estimate_s(line) > load_s
 
 
 def _estimate_s(line: LineView) -> float:
@@ -154,6 +157,8 @@ def _estimate_s(line: LineView) -> float:
 def _is_worth(line: LineView, cost: Cost, slots: int, *, has_copy: bool) -> bool:
     """Collating: what is in memory serves on until those who wait for something else have waited as many slot-seconds
     as its going costs. Waiting grows and harm does not, so everybody's turn comes."""
+    if not cost.is_foreseeable:
+        return False
     if not cost.harm:
         return True
     if not cost.may_go:

@@ -32,6 +32,7 @@ class Cost:
     lost_slots: float
     harm: float  # slot-seconds
     loads_s: float  # its own load, and those of what goes when that comes back
+    is_foreseeable: bool  # Ollama would evict what we think it would
     is_waited_for: bool  # somebody stands in line for what goes
     may_go: bool  # everything displaced has served its time
     fits: bool | None  # beside what stays; None where no size is declared
@@ -59,6 +60,10 @@ class Pool:
         keys = node.keys_of(row.weights)
         return max(1, slots_of(node, keys, node.models))
 
+    def ready_for_s(self, place: Place) -> float:
+        """Longer than anything that we know of, where we did not see it come."""
+        return self.now_s - self.experience.ready_since.get(place, -math.inf)
+
     def load_s(self, weights: str, size_bytes: int) -> float:
         return self.experience.load_s_of(weights, size_bytes)
 
@@ -85,17 +90,12 @@ def cost_of(row: Row, pool: Pool) -> Cost:
         lost_slots=sum(slots for copy, slots in lost if not _fits(copy.vram_bytes, node, copies, need)),
         harm=harm,
         loads_s=own_s + back_s,
+        is_foreseeable=not displaced or min(pool.ready_for_s((node.name, name)) for name in node.copies) >= SETTLE_S,
         is_waited_for=any(pool.waiting.get(copy.weights, 0) for copy in displaced),
         may_go=may_go,
         fits=None if node.spec.vram_bytes is None else not displaced and _fits(need, node, copies),
         free_bytes=max(0, free_bytes),
     )
-
-
-def has_settled(node: Node, pool: Pool) -> bool:
-    """Whether a load there would evict what we think it would."""
-    since = pool.experience.ready_since
-    return all(pool.now_s - since.get((node.name, weights), -math.inf) >= SETTLE_S for weights in node.copies)
 
 
 def lost_slots(copy: Copy, node: Node, pool: Pool) -> float:
@@ -116,10 +116,8 @@ def serving(copy: Copy, node: Node, pool: Pool) -> Iterator[tuple[str, int]]:
 
 
 def _has_stayed(copy: Copy, node: Node, own_s: float, pool: Pool) -> bool:
-    since_s = pool.experience.ready_since.get((node.name, copy.weights))
-    if since_s is None:
-        return True
-    return pool.now_s - since_s >= STAY * (own_s + pool.load_s(copy.weights, copy.size_bytes))
+    stay_s = STAY * (own_s + pool.load_s(copy.weights, copy.size_bytes))
+    return pool.ready_for_s((node.name, copy.weights)) >= stay_s
 
 
 def _eviction_order(copies: list[Copy], node: Node, pool: Pool) -> Iterator[Copy]:
