@@ -18,6 +18,7 @@ from router.fleet.reports import MalformedReport, PsEntry, parse_ps
 from router.fleet.tickets import LineView
 from router.policy.experience import NOTHING_LEARNT, loaded, looked
 from router.policy.placement import Load, LoadFailure, Mode, Refuse, hopeless, load_backoff_s, place
+from router.policy.room import OFFERED_S
 from router.seams import Clock, NodeApi, NodeFailed, Store
 from router.upstream.errand import KEEP_ALIVE_MIN_S
 from router.wire.names import key_of
@@ -167,11 +168,27 @@ class Placer:
         keep_alive_s = load.keep_alive_s
         if keep_alive_s is not None and keep_alive_s < KEEP_ALIVE_MIN_S:
             keep_alive_s = None  # as for forwarded calls: what is loaded for a line must not vanish under it
+        await self._offer(load)
         spec = self._keeper.spec_of(load.node)
         took_s = await self._api.load(spec, load.model, load.num_ctx, keep_alive_s)
         if self._keeper.spec_of(load.node).url != spec.url:
             raise NodeFailed(0, "another node has its name now")
         return took_s
+
+    async def _offer(self, load: Load) -> None:
+        """Ollama evicts the copy with the shortest keep-alive first (server/sched.go, ByDurationAndName)."""
+        node = self._keeper.snapshot.nodes.get(load.node)
+        if node is None:
+            return
+        for weights in load.displaces:
+            copy, keys = node.copies.get(weights), node.keys_of(weights)
+            if copy is None or not keys:
+                continue
+            try:
+                # As a renewal: it names the loaded context, or a copy that was loaded with another one reloads.
+                await self._api.load(node.spec, node.models[keys[0]].name, copy.num_ctx, OFFERED_S)
+            except NodeFailed as failed:
+                log.warning("%s on %s keeps its keep-alive: %s", keys[0], load.node, failed.text)
 
     async def _context_of(self, load: Load) -> int:
         """What the copy has, before anybody is let in: a call that asks for more would reload it. 0: unknown."""

@@ -7,9 +7,10 @@ declared copies and pins ask for is not decided here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from heapq import nsmallest
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from router.policy.room import Cost, Pool, cost_of
 
 SECOND_AFTER_S = 2.0  # a line that is younger, or its copies, may be a burst that is served in a moment
 SWAPS = 2.0  # a further copy in the place of one that is used must pay for its own load and for the way back
+COSTED_MAX = 64  # nodes whose cost is looked at, those with the fewest models first: a pass stays short in large pools
 TURN = 1.0  # slot-seconds that a line waits for each that its load costs others: about half of the time is serving
 BACKOFF_S_MIN = 5.0  # a node that just failed to load is not asked at once again
 BACKOFF_S_MAX = 300.0  # what was repaired is found out within Ollama's own load timeout
@@ -113,9 +115,9 @@ def place(
         if shared is not None:
             loads[shared.node] = _asking(shared, line)
         elif mode is not Mode.OBSERVE and not any(_is_loading(row, loading) for row in rows):
-            idle = [row for row in rows if row.node not in loads]
-            possible = [row for row in idle if hindrance(row, loading, backoff, now_s) is None]
-            chosen = _choose(line, rows, possible, pool)
+            chosen = _choose(
+                line, rows, lambda row: row.node not in loads and hindrance(row, loading, backoff, now_s) is None, pool
+            )
             # None waits: for a slot, for a node that loads something else, for its turn, or for the end of a backoff.
             if chosen is not None:
                 row, displaced = chosen
@@ -125,17 +127,20 @@ def place(
 
 
 def _choose(
-    line: LineView, rows: Sequence[Row], possible: Sequence[Row], pool: Pool
+    line: LineView, rows: Sequence[Row], is_possible: Callable[[Row], bool], pool: Pool
 ) -> tuple[Row, tuple[str, ...]] | None:
     """The node where a load does the least harm, if what waits is worth it; and what the load displaces there."""
     ready = [row for row in rows if _serves(row, line) and row.copy not in pool.leaving]
-    if not possible or (ready and not _outlasts_a_load(line, ready, pool)):
+    if ready and not _outlasts_a_load(line, ready, pool):
         return None
+    nodes = pool.snapshot.nodes
+    possible = [row for row in rows if is_possible(row)]
+    if len(possible) > COSTED_MAX:
+        possible = nsmallest(COSTED_MAX, possible, key=lambda row: (not row.is_resident, len(nodes[row.node].copies)))
     costs = [(cost_of(row, pool), row) for row in possible]
     worth = [(cost, row) for cost, row in costs if _is_worth(line, cost, pool.slots_of(row), has_copy=bool(ready))]
     if not worth:
         return None
-    nodes = pool.snapshot.nodes
     cost, row = min(worth, key=lambda each: _rank(each[0], each[1], nodes[each[1].node], pool.occupancy))
     return row, cost.displaced
 

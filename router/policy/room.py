@@ -1,6 +1,6 @@
-"""Room for a load: which copies Ollama would evict for it on a node, and what that costs those who use them.
+"""Room for a load: which copies Ollama should evict for it on a node, and what that costs those who use them.
 
-The router evicts nothing here. It foretells what a load would evict, and chooses where, when and whether by it.
+Ollama evicts; the router says which, within Ollama's own order: the one that is offered has the shortest keep-alive.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ MAX_LOADED = 3  # OLLAMA_MAX_LOADED_MODELS for one GPU; a node that ever holds m
 HEADROOM = 1.5  # calls come in bursts: other copies can stand in for one that goes when they have this much more
 STAY = 1.0  # loads' time that a copy serves at least before it may be taken from those who use it
 
+OFFERED_S = 60.0  # keep-alive of a copy that should go first: below the default of 300, above most loads
 SETTLE_S = 1.0  # until those who waited for a copy have reached it: Ollama takes it for idle before
 
 Place = tuple[str, str]
@@ -67,6 +68,9 @@ class Pool:
     def load_s(self, weights: str, size_bytes: int) -> float:
         return self.experience.load_s_of(weights, size_bytes)
 
+    def load_s_of(self, copy: Copy) -> float:
+        return self.experience.load_s_of(copy.weights, copy.size_bytes)
+
 
 def cost_of(row: Row, pool: Pool) -> Cost:
     """Of loading the row's model on the row's node."""
@@ -74,27 +78,23 @@ def cost_of(row: Row, pool: Pool) -> Cost:
     need = pool.resident_bytes(row)
     copies = [copy for copy in node.copies.values() if copy.weights != row.weights]
     displaced: list[Copy] = []
-    order = _eviction_order(copies, node, pool)
-    while copies and (len(copies) >= max(MAX_LOADED, len(node.copies)) or not _fits(need, node, copies)):
-        going = next(order)
+    while copies and not _may_load(need, node, copies):
+        going = _next_to_go(copies, node, need, pool)
         copies.remove(going)
         displaced.append(going)
-    free_bytes = (node.spec.vram_bytes or 0) - _held(copies) - need
     lost = [(copy, lost_slots(copy, node, pool)) for copy in displaced]
+    for_good = [(copy, slots) for copy, slots in lost if not _fits(copy.vram_bytes, node, copies, need)]
     own_s = pool.load_s(row.weights, need)
-    harm = sum(slots * (own_s + pool.load_s(copy.weights, copy.size_bytes)) for copy, slots in lost)
-    back_s = sum(pool.load_s(copy.weights, copy.size_bytes) for copy, slots in lost if slots)
-    may_go = all(slots == 0.0 or _has_stayed(copy, node, own_s, pool) for copy, slots in lost)
     return Cost(
         displaced=tuple(copy.weights for copy in displaced),
-        lost_slots=sum(slots for copy, slots in lost if not _fits(copy.vram_bytes, node, copies, need)),
-        harm=harm,
-        loads_s=own_s + back_s,
+        lost_slots=sum(slots for _, slots in for_good),
+        harm=sum(slots * (own_s + pool.load_s_of(copy)) for copy, slots in lost),
+        loads_s=own_s + sum(pool.load_s_of(copy) for copy, slots in lost if slots),
         is_foreseeable=not displaced or min(pool.ready_for_s((node.name, name)) for name in node.copies) >= SETTLE_S,
-        is_waited_for=any(pool.waiting.get(copy.weights, 0) for copy in displaced),
-        may_go=may_go,
+        is_waited_for=any(pool.waiting.get(copy.weights, 0) for copy, _ in for_good),
+        may_go=all(slots == 0.0 or _has_stayed(copy, node, own_s, pool) for copy, slots in lost),
         fits=None if node.spec.vram_bytes is None else not displaced and _fits(need, node, copies),
-        free_bytes=max(0, free_bytes),
+        free_bytes=max(0, (node.spec.vram_bytes or 0) - _held(copies) - need),
     )
 
 
@@ -116,14 +116,25 @@ def serving(copy: Copy, node: Node, pool: Pool) -> Iterator[tuple[str, int]]:
 
 
 def _has_stayed(copy: Copy, node: Node, own_s: float, pool: Pool) -> bool:
-    stay_s = STAY * (own_s + pool.load_s(copy.weights, copy.size_bytes))
+    stay_s = STAY * (own_s + pool.load_s_of(copy))
     return pool.ready_for_s((node.name, copy.weights)) >= stay_s
 
 
-def _eviction_order(copies: list[Copy], node: Node, pool: Pool) -> Iterator[Copy]:
-    """Ollama's: idle ones first, then by keep-alive, which is the same for all as far as we know, then by blob."""
-    idle = sorted(copies, key=lambda copy: (pool.occupancy.get((node.name, copy.weights), 0) > 0, copy.weights))
-    return iter(idle)
+def _may_load(need: int, node: Node, copies: list[Copy]) -> bool:
+    return len(copies) < max(MAX_LOADED, len(node.copies)) and _fits(need, node, copies)
+
+
+def _next_to_go(copies: list[Copy], node: Node, need: int, pool: Pool) -> Copy:
+    """Ollama takes idle ones first, those with the shortest keep-alive before others: among them we may choose. What
+    makes room alone goes before what does not, then what is missed least."""
+    idle = [copy for copy in copies if not pool.occupancy.get((node.name, copy.weights))]
+
+    def rank(copy: Copy) -> tuple[bool, float, str]:
+        others = [other for other in copies if other is not copy]
+        missed = lost_slots(copy, node, pool) * pool.load_s_of(copy)
+        return (not _may_load(need, node, others), missed, copy.weights)
+
+    return min(idle or copies, key=rank)
 
 
 def _fits(need: int, node: Node, copies: list[Copy], beside: int = 0) -> bool:

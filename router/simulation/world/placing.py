@@ -11,6 +11,7 @@ from router.errors import LoadFailed, NoNode
 from router.fleet.snapshot import Row
 from router.policy.experience import NOTHING_LEARNT, loaded, looked
 from router.policy.placement import Load, LoadFailure, Mode, Refuse, hopeless, load_backoff_s, place
+from router.policy.room import OFFERED_S
 from router.simulation.facts import Ready, Want, Work
 from router.simulation.world.agenda import at_once
 from router.simulation.world.card import Heard
@@ -92,6 +93,7 @@ class Placing:
             elif at_once(self._store.begin(action.node, action.weights, loading=True, epoch=self.epoch)):
                 for weights in action.displaces:
                     at_once(self._store.begin(action.node, weights, loading=False, epoch=self.epoch))
+                    self._offer(action.node, weights)
                 self._load(action)
         for line in lines:
             words = hopeless(line, self._keeper.snapshot, self._failures, now_s)
@@ -130,6 +132,14 @@ class Placing:
         self._tell_displaced(load)
         self._replica.alone.freed()
         self.wake()
+
+    def _offer(self, node: str, weights: str) -> None:
+        """A copy that Ollama may evict before others: it has the shortest keep-alive of them."""
+        card = self._replica.cards[node]
+        copy = card.model.copies.get(weights) if card.is_up else None
+        if copy is not None:
+            work = Work(copy.name, copy.weights, want=Want.LOAD, keep_alive_s=OFFERED_S)
+            card.submit(work, lambda effect: None)
 
     def _tell_displaced(self, load: Load) -> None:
         """What the load was to displace gets calls again where Ollama kept it after all."""
