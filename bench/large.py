@@ -96,7 +96,7 @@ def _with_copies(large: Scenario, copies: int) -> Scenario:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.large", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of virtual time (60)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of virtual time (10)")
     options = parser.parse_args()
     large = scenario(options.seconds)
     asked = requests(large)

@@ -14,7 +14,19 @@ import pytest
 from router.cli import OK, main
 from router.cli_completion import SHELLS, completion
 
-COMMANDS = ["serve", "demo", "simulate", "check-config", "schema", "version", "nodes", "models", "explain", "drain", "resume"]
+COMMANDS = [
+    "serve",
+    "demo",
+    "simulate",
+    "check-config",
+    "schema",
+    "version",
+    "nodes",
+    "models",
+    "explain",
+    "drain",
+    "resume",
+]
 NODES = ["gpu-1:11434", "gpu-2", "odd$(touch pwned)`x`"]
 MODELS = ["llama3.2:3b", "llama3.2:1b", "qwen3:8b"]
 

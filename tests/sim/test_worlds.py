@@ -15,6 +15,7 @@ from router.simulation.world.checks import Checker
 from router.simulation.world.results import results_of
 from router.simulation.world.scenario import scenario_of
 from router.simulation.world.world import POLICY_NAMES, World
+from router.store import check, copies
 from tests.sim.worlds import small
 
 ROOT = Path(__file__).parents[2]
@@ -134,3 +135,11 @@ def test_without_the_store_all_replicas_ask_one_node_for_a_cold_model(replicas: 
     assert len([stay for stay in world.history.stays if stay.load_s < 30]) == 1
     assert all(call.fate is Fate.SERVED for call in world.clients.calls)
     assert world.clients.calls[0].ended_s < 30  # type: ignore[operator]
+
+
+def test_the_checks_see_a_store_that_lends_one_slot_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (check, copies):
+        monkeypatch.setattr(module, "has_room", lambda copy: copy.state == "ready" and copy.leases <= copy.slots)
+    with pytest.raises(AssertionError, match="above its slots"):
+        for seed in range(40):
+            checked(seed, "ours")
