@@ -71,6 +71,11 @@ def test_the_history_does_not_hang_on_how_python_hashes() -> None:
     assert len(json.loads(told.pop())) == 4
 
 
+def all_checked(seeds: int) -> None:
+    for seed in range(seeds):
+        checked(seed, "ours")
+
+
 def pool(**more: object) -> dict[str, object]:
     chat = {"name": "m", "share": 1, "kind": "chat", "slots": 2, "vram_gib": 4, "load_s": 3, "prefill_tps": 1000}
     return {
@@ -141,5 +146,4 @@ def test_the_checks_see_a_store_that_lends_one_slot_too_many(monkeypatch: pytest
     for module in (check, copies):
         monkeypatch.setattr(module, "has_room", lambda copy: copy.state == "ready" and copy.leases <= copy.slots)
     with pytest.raises(AssertionError, match="above its slots"):
-        for seed in range(40):
-            checked(seed, "ours")
+        all_checked(40)
