@@ -13,7 +13,9 @@ N ?= 3
 # For how long `fuzz` draws cases, and from which seed (any, if none is named).
 MINUTES ?= 5
 SEED ?=
-# Further arguments of `run`, `demo`, `bench` and `test`.
+# What `sim` runs.
+SCENARIOS ?= $(wildcard bench/scenarios/*.yaml)
+# Further arguments of `run`, `demo`, `bench`, `sim` and `test`.
 ARGS ?=
 # Only `make lock` needs it.
 UV ?= uv
@@ -27,7 +29,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet install
 
 OLLAMA_HERE := http://127.0.0.1:11434
 
-.PHONY: help run demo test e2e fuzz check fmt lint contracts types bench lock clean
+.PHONY: help run demo test e2e fuzz check fmt lint contracts types bench sim sim-large lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*  ## (.*)/\1\t\2/' | expand -t 12
@@ -79,6 +81,12 @@ types: $(DEV)  ## mypy, strict
 
 bench: $(DEV)  ## CPU and latency beside nginx and others in the same run; ARGS=--quick for a look
 	$(PY) -m bench $(ARGS)
+
+sim: $(RUNTIME)  ## ours, rivals and the floor on every scenario of bench/scenarios, in virtual time
+	@for scenario in $(SCENARIOS); do $(PY) -m router simulate $$scenario $(ARGS) && echo || exit 1; done
+
+sim-large: $(DEV)  ## 1,000 nodes and 100 models, and what one decision costs there
+	$(PY) -m bench.large $(ARGS)
 
 lock:  ## resolve the locked requirements anew, after a change in pyproject.toml
 	$(UV) pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 \

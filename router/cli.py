@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from router import __version__, cli_admin
+from router import __version__, cli_admin, cli_simulate
 from router.cli_client import AdminFailed
 from router.cli_completion import SHELLS, completion
 from router.policy.access import digest_of
@@ -146,6 +146,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--nodes", type=_node_count, default=3, metavar="N", help="simulated nodes (3)")
     demo.add_argument("--seed", type=int, default=0, help="of what the nodes do by chance (0)")
     demo.set_defaults(run=_demo)
+
+    cli_simulate.add_command(commands)
 
     check = commands.add_parser("check-config", help="say what is wrong with a configuration file")
     check.add_argument("file", metavar="FILE")

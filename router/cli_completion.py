@@ -12,7 +12,7 @@ from dataclasses import dataclass
 SHELLS = ("bash", "zsh", "fish")
 # What stands for a value, by the placeholder that the help shows for it.
 ASKED = {"NODE": "nodes", "MODEL": "models"}
-FILES = frozenset({"FILE"})
+FILES = frozenset({"FILE", "FILE.svg", "SCENARIO.yaml"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,13 @@ from types import MappingProxyType
 
 from router.control.keeper import FleetKeeper
 from router.errors import LoadFailed, NoNode, NotLoaded, Refusal, Rejection
-from router.fleet.reports import MalformedReport, parse_ps
+from router.fleet.node import Node
+from router.fleet.reports import MalformedReport, PsEntry, parse_ps
 from router.fleet.tickets import LineView
+from router.policy.experience import NOTHING_LEARNT, loaded, looked
 from router.policy.guard import KEEP_ALIVE_MIN_S
 from router.policy.placement import Load, LoadFailure, Mode, Refuse, hopeless, load_backoff_s, place
+from router.policy.room import OFFERED_S
 from router.seams import Clock, NodeApi, NodeFailed, Store
 from router.wire.names import key_of
 
@@ -51,6 +54,7 @@ class Placer:
         self._observe = observe
         self._loads: dict[str, tuple[Load, asyncio.Task[None]]] = {}
         self._failures: dict[tuple[str, str], LoadFailure] = {}
+        self._experience = NOTHING_LEARNT
         self.is_leaving = False
 
     def __repr__(self) -> str:
@@ -94,21 +98,28 @@ class Placer:
 
     async def _pass(self) -> None:
         lines = [line for line in await self._store.lines() if line.depth]
+        snapshot, occupancy, now_s = self._keeper.snapshot, self._store.occupancy, self._clock.now_s()
+        self._experience = looked(self._experience, lines, snapshot, occupancy, now_s)
         if not lines or self.is_leaving:
             return
         actions = place(
             lines,
-            self._keeper.snapshot,
+            snapshot,
             loading=self.loading,
             backoff={copy: failure.until_s for copy, failure in self._failures.items()},
-            now_s=self._clock.now_s(),
+            now_s=now_s,
             mode=self.mode,
-            occupancy=self._store.occupancy,
+            occupancy=occupancy,
+            experience=self._experience,
+            leaving={(node, weights) for node, (load, _) in self._loads.items() for weights in load.displaces},
         )
         for action in actions:
             if isinstance(action, Refuse):
                 await self._store.refuse(action.key, _refusal(action))
             elif await self._store.begin(action.node, action.weights, loading=True, epoch=EPOCH):
+                for weights in action.displaces:
+                    # Ollama waits for what runs there; whatever came now would wait for two loads.
+                    await self._store.begin(action.node, weights, loading=False, epoch=EPOCH)
                 task = asyncio.create_task(self._load(action), name=f"load {action.key} on {action.node}")
                 self._loads[action.node] = (action, task)
         await self._refuse_hopeless(lines)
@@ -121,8 +132,11 @@ class Placer:
             # A supervisor: whatever the load did to us, its node may load again.
             log.exception("the end of loading %s on %s went untold", load.key, load.node)
         finally:
-            self._loads.pop(load.node, None)
-            self._keeper.wake_placer()
+            try:
+                await self._tell_displaced(load)
+            finally:
+                self._loads.pop(load.node, None)
+                self._keeper.wake_placer()
 
     async def _carry_out(self, load: Load) -> None:
         reason = "renew" if load.is_renewal else "line"
@@ -145,6 +159,8 @@ class Placer:
         self._failures.pop((load.node, load.weights), None)
         self._observe(load.node, load.key, reason, "ok", took_s)
         log.info("loaded %s on %s in %.1f s", load.key, load.node, took_s)
+        if not load.displaces:  # else it waited for what had to go
+            self._experience = loaded(self._experience, load.weights, took_s)
         has_ctx = await self._context_of(load)
         await self._keeper.loaded(load.node, load.weights, load.num_ctx, has_ctx=has_ctx, is_renewal=load.is_renewal)
 
@@ -152,26 +168,56 @@ class Placer:
         keep_alive_s = load.keep_alive_s
         if keep_alive_s is not None and keep_alive_s < KEEP_ALIVE_MIN_S:
             keep_alive_s = None  # as for forwarded calls: what is loaded for a line must not vanish under it
+        await self._offer(load)
         spec = self._keeper.spec_of(load.node)
         took_s = await self._api.load(spec, load.model, load.num_ctx, keep_alive_s)
         if self._keeper.spec_of(load.node).url != spec.url:
             raise NodeFailed(0, "another node has its name now")
         return took_s
 
+    async def _offer(self, load: Load) -> None:
+        """Ollama evicts the copy with the shortest keep-alive first (server/sched.go, ByDurationAndName)."""
+        node = self._keeper.snapshot.nodes.get(load.node)
+        if node is None:
+            return
+        for weights in load.displaces:
+            copy, keys = node.copies.get(weights), node.keys_of(weights)
+            if copy is None or not keys:
+                continue
+            try:
+                # As a renewal: it names the loaded context, or a copy that was loaded with another one reloads.
+                await self._api.load(node.spec, node.models[keys[0]].name, copy.num_ctx, OFFERED_S)
+            except NodeFailed as failed:
+                log.warning("%s on %s keeps its keep-alive: %s", keys[0], load.node, failed.text)
+
     async def _context_of(self, load: Load) -> int:
         """What the copy has, before anybody is let in: a call that asks for more would reload it. 0: unknown."""
         node = self._keeper.snapshot.nodes.get(load.node)
         if node is None:
             return 0
+        sharing = {load.key, *node.keys_of(load.weights)}
+        return next((entry.num_ctx for entry in await self._resident(node) if entry.key in sharing), 0)
+
+    async def _tell_displaced(self, load: Load) -> None:
+        """What the load was to displace gets calls again where Ollama kept it after all."""
+        node = self._keeper.snapshot.nodes.get(load.node)
+        if node is None or not load.displaces:
+            return
+        resident = {entry.key for entry in await self._resident(node)}
+        for weights in load.displaces:
+            if resident.isdisjoint(node.keys_of(weights)):
+                await self._keeper.not_loaded(load.node, weights)
+            else:
+                await self._keeper.loaded(load.node, weights, 0, is_renewal=True)
+
+    async def _resident(self, node: Node) -> Sequence[PsEntry]:
         try:
             async with asyncio.timeout(MEMORY_READ_S):
                 body, _ = await self._api.ps(node.spec)
-            entries = parse_ps(body, key_of)
+            return parse_ps(body, key_of)
         except (NodeFailed, MalformedReport, TimeoutError) as error:
-            log.warning("%s on %s: its context stays unknown until the next probe: %s", load.key, load.node, error)
-            return 0
-        sharing = {load.key, *node.keys_of(load.weights)}
-        return next((entry.num_ctx for entry in entries if entry.key in sharing), 0)
+            log.warning("what %s has in memory stays unknown until the next probe: %s", node.name, error)
+            return ()
 
     def _note_failure(self, copy: tuple[str, str], failed: NodeFailed) -> None:
         times = self._failures[copy].times + 1 if copy in self._failures else 1

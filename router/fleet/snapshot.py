@@ -170,7 +170,10 @@ class Snapshot:
         return self._replacing(name, None) if name in self.nodes else self
 
     def _replacing(self, name: str, node: Node | None) -> Snapshot:
-        old, new = self.nodes.get(name), _rows_of(node) if node else {}
+        old = self.nodes.get(name)
+        if old == node:
+            return self  # as most probes: rows of a hundred models need not be made to see that none has changed
+        new = _rows_of(node) if node else {}
         old_keys = _keys_of(old) if old else set()
         index: dict[str, Rows] | None = None
         for key in old_keys | new.keys():

@@ -1,14 +1,16 @@
 """Which copies should be loaded for the lines that wait: one pass, pure. The shell executes it and passes again.
 
-A load belongs to the router, one at a time per set of weights and per node; tickets wait in line for it. A second copy
-for a long line, evictions and declared copies are not decided here.
+A load belongs to the router, one at a time per set of weights and per node; tickets wait in line for it. A further copy
+comes when those in line would wait longer than it takes to load, and takes nobody's memory who needs it as much. What
+declared copies and pins ask for is not decided here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from heapq import nsmallest
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,9 +18,14 @@ from router.errors import Rejection
 from router.fleet.node import CopyState, Node
 from router.fleet.snapshot import Row, Snapshot, point_of
 from router.fleet.tickets import LineView
+from router.policy.experience import NOTHING_LEARNT, Experience, demand
 from router.policy.filters import has_context
+from router.policy.room import Cost, Pool, cost_of
 
-VRAM_MARGIN = 1.25  # of the file's size: Ollama wants 20 % of free memory left (server/sched.go), plus context
+SECOND_AFTER_S = 2.0  # a line that is younger, or its copies, may be a burst that is served in a moment
+SWAPS = 2.0  # a further copy in the place of one that is used must pay for its own load and for the way back
+COSTED_MAX = 64  # nodes whose cost is looked at, those with the fewest models first: a pass stays short in large pools
+TURN = 1.0  # slot-seconds that a line waits for each that its load costs others: about half of the time is serving
 BACKOFF_S_MIN = 5.0  # a node that just failed to load is not asked at once again
 BACKOFF_S_MAX = 300.0  # what was repaired is found out within Ollama's own load timeout
 
@@ -45,6 +52,7 @@ class Load:
     keep_alive_s: float | None = None
     is_renewal: bool = False
     is_default: bool = False  # somebody who waits for it needs the node's own context
+    displaces: tuple[str, ...] = ()  # weights that Ollama will evict for it: they should get no new calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +99,16 @@ def place(
     now_s: float,
     mode: Mode,
     occupancy: Copies = MappingProxyType({}),
+    experience: Experience = NOTHING_LEARNT,
+    leaving: Set[tuple[str, str]] = frozenset(),
 ) -> tuple[Action, ...]:
-    """`loading`: node -> weights of loads that run. `backoff`: (node, weights) -> not before, on the clock of now_s.
+    """`loading`: node -> weights of loads that run, and `leaving`: the copies that they displace. `backoff`: (node,
+    weights) -> not before, on the clock of now_s.
 
     The line that waits longest chooses first.
     """
+    asked, waiting = demand(lines, snapshot, occupancy), demand(lines, snapshot, {})
+    pool = Pool(snapshot, occupancy, experience, asked, waiting, leaving, now_s)
     refusals: list[Action] = []
     loads: dict[str, Load] = {}  # by node
     for line in sorted(lines, key=lambda line: (-line.oldest_wait_s, line.model)):
@@ -111,18 +124,66 @@ def place(
             continue
         shared = next((loads[row.node] for row in rows if _is_load_of(loads.get(row.node), row)), None)
         if shared is not None:
-            loads[shared.node] = _asking(shared, line, _wants(rows, line))
+            loads[shared.node] = _asking(shared, line, _wants(rows, line, pool.leaving))
         elif mode is not Mode.OBSERVE and not any(_is_loading(row, loading) for row in rows):
-            wants = _wants(rows, line)
-            if wants is None:
-                continue
+            wants = _wants(rows, line, pool.leaving)
             idle = [row for row in rows if row.node not in loads]
-            possible = [row for row in idle if hindrance(row, loading, backoff, now_s, may_reload=True) is None]
-            row = min(possible, key=lambda row: _rank(row, snapshot.nodes[row.node], occupancy), default=None)
-            # None waits: for a node that loads something else, or for the end of a backoff.
-            if row is not None:
-                loads[row.node] = _asking(_load(line.model, row, wants), line, wants)
+            possible = [row for row in idle if hindrance(row, loading, backoff, now_s, may_reload=bool(wants)) is None]
+            ready = [] if wants else [row for row in rows if _serves(row, line) and row.copy not in pool.leaving]
+            chosen = _choose(line, ready, possible, pool)
+            # None waits: for a slot, for a node that loads something else, for its turn, or for the end of a backoff.
+            if chosen is not None:
+                row, displaced = chosen
+                loads[row.node] = _asking(_load(line.model, row, wants, displaced), line, wants)
+                pool = replace(pool, leaving=pool.leaving | {(row.node, weights) for weights in displaced})
     return (*loads.values(), *refusals)
+
+
+def _choose(
+    line: LineView, ready: Sequence[Row], possible: Sequence[Row], pool: Pool
+) -> tuple[Row, tuple[str, ...]] | None:
+    """Of the possible nodes the one where a load does the least harm, if what waits is worth it; and what the load
+    displaces there. `ready`: the copies that serve this line already."""
+    if ready and not _outlasts_a_load(line, ready, pool):
+        return None
+    nodes = pool.snapshot.nodes
+    if len(possible) > COSTED_MAX:
+        possible = nsmallest(COSTED_MAX, possible, key=lambda row: (not row.is_resident, len(nodes[row.node].copies)))
+    costs = [(cost_of(row, pool), row) for row in possible]
+    worth = [(cost, row) for cost, row in costs if _is_worth(line, cost, pool.slots_of(row), has_copy=bool(ready))]
+    if not worth:
+        return None
+    cost, row = min(worth, key=lambda each: _rank(each[0], each[1], nodes[each[1].node], pool.occupancy))
+    return row, cost.displaced
+
+
+def _outlasts_a_load(line: LineView, ready: Sequence[Row], pool: Pool) -> bool:
+    """Whether those in line would wait longer for the copies that serve them than another one takes to load. Copies
+    that have just come show first what they make of the line."""
+    load_s = pool.load_s(ready[0].weights, pool.resident_bytes(ready[0]))
+    served_s = min(pool.ready_for_s(row.copy) for row in ready)
+    is_line = min(served_s, line.oldest_wait_s) >= SECOND_AFTER_S
+    return is_line and _estimate_s(line) > load_s
+
+
+def _estimate_s(line: LineView) -> float:
+    """How long the last in line will wait; as long as the first did where the line has not moved."""
+    return line.depth / line.drain_per_s if line.drain_per_s else line.oldest_wait_s
+
+
+def _is_worth(line: LineView, cost: Cost, slots: int, *, has_copy: bool) -> bool:
+    """Collating: what is in memory serves on until those who wait for something else have waited as many slot-seconds
+    as its going costs. Waiting grows and harm does not, so everybody's turn comes."""
+    if not cost.is_foreseeable:
+        return False
+    if not cost.harm:
+        return True
+    if not cost.may_go:
+        return False
+    gained = min(line.depth, slots)
+    if has_copy and (cost.is_waited_for or gained <= cost.lost_slots or _estimate_s(line) < SWAPS * cost.loads_s):
+        return False  # one more copy here for one less there, and back again
+    return gained * line.oldest_wait_s >= TURN * cost.harm
 
 
 def hopeless(
@@ -153,10 +214,15 @@ def _refusal(rows: Sequence[Row], mode: Mode) -> Rejection | None:
     return Rejection.NOT_LOADED if never_loads and not any(row.is_ready for row in rows) else None
 
 
-def _wants(rows: Sequence[Row], line: LineView) -> Wants | None:
-    """What no ready copy has. A copy with a named context would reload for those who cannot name it, and one with less
-    context for those who are to have more because their alias says so; others who ask for more are refused."""
-    ready = [row for row in rows if row.is_ready]
+def _serves(row: Row, line: LineView) -> bool:
+    return row.is_ready and not (line.names_no_ctx and row.named_ctx)
+
+
+def _wants(rows: Sequence[Row], line: LineView, leaving: Set[tuple[str, str]]) -> Wants | None:
+    """What no ready copy that stays has. A copy with a named context would reload for those who cannot name it, one
+    with less context for those who are to have more because their alias says so; others who ask for more are refused.
+    """
+    ready = [row for row in rows if row.is_ready and row.copy not in leaving]
     if line.names_no_ctx and all(row.named_ctx for row in ready):
         return Wants.DEFAULT
     return None if any(has_context(row, line.num_ctx) for row in ready) else Wants.COPY
@@ -188,25 +254,26 @@ def hindrance(
     return Hindrance.BACKOFF if backoff.get(row.copy, now_s) > now_s else None
 
 
-def _rank(row: Row, node: Node, occupancy: Copies) -> tuple[bool, bool, int, int, int, float, int]:
+def _rank(cost: Cost, row: Row, node: Node, occupancy: Copies) -> tuple[bool, bool, float, int, float, int, int, int]:
     """Lower is better. A copy about to expire is renewed where it is, one that serves is loaded anew if it must be; the
-    last number agrees in all replicas."""
+    last number agrees in all replicas.
+
+    Of nodes with room the one that is left with the least: large models need a card that is nearly empty.
+    """
     leases = sum(occupancy.get((node.name, weights), 0) for weights in node.copies)
+    left = len(node.copies) if cost.fits is None else cost.free_bytes
     tie = point_of(f"{row.weights}\n{row.node}")
-    return (row.is_ready, not row.is_resident, _fit(row, node), len(node.copies), leases, -row.weight, tie)
+    return (row.is_ready, not row.is_resident, cost.harm, _fit(cost), -row.weight, left, leases, tie)
 
 
-def _fit(row: Row, node: Node) -> int:
+def _fit(cost: Cost) -> int:
     """0 where it fits beside what is loaded, 1 where nothing is declared, 2 where something must go or spill."""
-    if node.spec.vram_bytes is None:
-        return 1
-    free_bytes = node.spec.vram_bytes - sum(copy.vram_bytes for copy in node.copies.values())
-    return 0 if row.size_bytes * VRAM_MARGIN <= free_bytes else 2
+    return 1 if cost.fits is None else 0 if cost.fits else 2
 
 
-def _load(key: str, row: Row, wants: Wants) -> Load:
+def _load(key: str, row: Row, wants: Wants | None, displaced: tuple[str, ...]) -> Load:
     if not row.is_resident or row.is_ready or (wants is Wants.DEFAULT and row.named_ctx):
-        return Load(row.node, row.name, key, row.weights)
+        return Load(row.node, row.name, key, row.weights, displaces=displaced)
     # A renewal names the loaded context: without it, a copy that was loaded with another than the default reloads.
     return Load(row.node, row.name, key, row.weights, row.num_ctx, is_renewal=True)
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from router.simulation.facts import FOREVER_S, Began, Died, Effect, Ended, Timing, Token, Weights, Work
 
 # llama-server's RAM cache holds 8192 MiB of prompts (common/common.h); 2 ** 17 tokens is that for a small model.
-CACHED_ITEMS_MAX = 131_072
+CACHED_TOKENS_MAX = 131_072
 
 
 class PromptCache:
     """Most recent prompts as a set of prefixes; a prefix is known by the chained hash of its items."""
 
-    def __init__(self, items_max: int = CACHED_ITEMS_MAX) -> None:
+    def __init__(self, tokens_max: int = CACHED_TOKENS_MAX) -> None:
         self._prefixes: OrderedDict[int, None] = OrderedDict()
-        self._items_max = items_max
+        self._tokens_max = tokens_max
 
     def common_prefix(self, prompt: tuple[int, ...]) -> int:
         """How many leading items of the prompt are cached."""
@@ -29,7 +29,7 @@ class PromptCache:
             known += 1
         return known
 
-    def remember(self, prompt: tuple[int, ...]) -> None:
+    def remember(self, prompt: tuple[int, ...], tokens_per_item: int = 1) -> None:
         chain, at = [], 0
         for item in prompt:
             at = hash((at, item))
@@ -37,7 +37,7 @@ class PromptCache:
         for prefix in reversed(chain):  # a root must outlive its leaves
             self._prefixes[prefix] = None
             self._prefixes.move_to_end(prefix)
-        while len(self._prefixes) > self._items_max:
+        while len(self._prefixes) * tokens_per_item > self._tokens_max:
             self._prefixes.popitem(last=False)
 
 
@@ -186,7 +186,7 @@ class Copy:
     def _prefilled(self, running: Running, now_s: float) -> list[Effect]:
         del self.prefilling[running.call]
         running.prefilled_s = now_s
-        self.cache.remember(running.work.prompt)
+        self.cache.remember(running.work.prompt, running.work.tokens_per_item)
         if running.work.output_tokens == 0:
             return [Ended(running.call, now_s, running.timing(now_s))]
         self.sync(now_s)
@@ -206,7 +206,7 @@ class Copy:
             return effects
         del self.decoding[running.call]
         if work.answer:
-            self.cache.remember(work.prompt + work.answer)
+            self.cache.remember(work.prompt + work.answer, work.tokens_per_item)
         effects.append(Ended(running.call, now_s, running.timing(now_s)))
         return effects
 

@@ -63,10 +63,11 @@ class Work:
     num_ctx: int | None = None
     keep_alive_s: float | None = None  # FOREVER_S pins
     every_token: bool = True
+    tokens: int = 0  # of the prompt, where its items are not all of it; 0: they are
 
     @property
     def prompt_tokens(self) -> int:
-        return len(self.prompt) * self.tokens_per_item
+        return self.tokens or len(self.prompt) * self.tokens_per_item
 
 
 @dataclass(frozen=True, slots=True)

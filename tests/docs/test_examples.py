@@ -68,7 +68,8 @@ COMMANDS = [
     if command.startswith("ollama-router ")
 ]
 README = [block for block in BLOCKS if block.where.startswith("README.md:")]
-ASKING = ("nodes", "models", "explain", "drain", "resume")
+# Only their arguments are looked at: there is no router to ask here, and no scenario beside.
+ASKING = ("nodes", "models", "explain", "drain", "resume", "simulate")
 CURLS = [command for block in README for command in block.commands if command.startswith("curl ")]
 PROGRAMS = [block for block in README if block.language == "python"]
 

@@ -14,8 +14,8 @@ import pytest
 from router.cli import OK, main
 from router.cli_completion import SHELLS, completion
 
-COMMANDS = ["serve", "demo", "check-config", "schema", "version", "hash-key", "nodes", "models", "explain", "drain"]
-COMMANDS += ["resume"]
+COMMANDS = ["serve", "demo", "simulate", "check-config", "schema", "version", "hash-key", "nodes", "models", "explain"]
+COMMANDS += ["drain", "resume"]
 NODES = ["gpu-1:11434", "gpu-2", "odd$(touch pwned)`x`"]
 MODELS = ["llama3.2:3b", "llama3.2:1b", "qwen3:8b"]
 

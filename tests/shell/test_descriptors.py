@@ -26,10 +26,11 @@ from router.server.descriptors import (
 from router.upstream.access import AccessBook
 from router.upstream.node_api import HttpNodeApi
 from router.wiring import SystemClock
+from tests.ports import free_port
 from tests.shell.clients import Client, generate, scrape
 from tests.shell.house import assert_at_rest, until
 from tests.shell.scenes import QUICK, holding, pool_of
-from tests.shell.test_pool import HERE, free_port, no_descriptors, pool_for
+from tests.shell.test_pool import HERE, no_descriptors, pool_for
 from tests.shell.test_shutdown import process
 
 

@@ -11,9 +11,10 @@ from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
 from router.errors import LoadFailed, NoNode, NotLoaded, Outcome, Refusal
 from router.fleet.node import NodeSpec
-from router.fleet.reports import parse_tags
+from router.fleet.reports import parse_ps, parse_tags
 from router.fleet.tickets import Lease, Place, Ticket
 from router.policy.placement import Mode
+from router.policy.room import OFFERED_S
 from router.seams import NodeFailed
 from router.simulation.catalog import model_of
 from router.store.memory import MemoryStore
@@ -358,3 +359,29 @@ async def test_a_node_that_is_busy_with_one_model_may_load_another() -> None:
         assert (await generate(router, QUICK)).status == 200
         let_run(pool.nodes[0])
         assert (await busy.answer()).status == 200
+
+
+async def test_what_a_load_displaces_is_offered_to_ollama_and_gets_no_calls_meanwhile() -> None:
+    async with House("") as house:
+        listed = b'{"models":[{"name":"m:1","digest":"dm","size":10},{"name":"n:1","digest":"dn","size":10}]}'
+        await house.keeper.add(NodeSpec("a", "a", 11434, vram_bytes=15))
+        await house.keeper.answered("a", "0.33.0")
+        await house.keeper.saw_tags("a", parse_tags(listed, lambda text: parse_name(text).key))
+        house.loads.resident = (
+            b'{"models":[{"name":"m:1","digest":"dm","size":10,"size_vram":10,"context_length":4096}]}'
+        )
+        await house.wait_for("t1", "m:1")
+        await until(lambda: house.where == {("a", "m:1")})
+        house.loads.end("a", "m:1")
+        await until(lambda: bool(house.granted))
+        await house.store.give_back(house.granted[0], Outcome.OK, 1)
+        await house.keeper.saw_ps("a", parse_ps(house.loads.resident, lambda text: parse_name(text).key), 0.0, 100.0)
+        house.clock.time_s += 600.0
+        await house.wait_for("t2", "n:1")
+        await until(lambda: house.where == {("a", "m:1")})
+        assert house.loads.asked[-1] == ("a", "m:1", 4096, OFFERED_S)
+        assert isinstance(await house.store.take(Ticket("t3", (parse_name("m:1").key,))), Place)
+        house.loads.end("a", "m:1")
+        await until(lambda: house.where == {("a", "n:1")})
+        house.loads.end("a", "n:1")
+        await until(lambda: {lease.ticket for lease in house.granted} >= {"t2", "t3"})

@@ -15,6 +15,7 @@ from router.fleet.node import NodeSpec
 from router.policy.retry import Failure
 from router.upstream.access import AccessBook
 from router.upstream.pool import ConnectFailed, ConnectionPool
+from tests.ports import free_port
 from tests.shell.house import until
 
 HERE, THERE = "127.0.0.1", "127.0.0.2"  # both are this host
@@ -47,12 +48,6 @@ class Connecting:
         assert caught.value.text
         assert self.pool.busy == 0
         return caught.value.failure
-
-
-def free_port() -> int:
-    with socket.create_server((HERE, 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from router import wiring
 from router.control.prober import Prober
 from router.lifecycle import LOADS_S_MIN, LoopDied, Phase
 from router.wiring import Router
+from tests.ports import free_port
 from tests.shell.clients import Answer, Client, generate, get, scrape
 from tests.shell.house import assert_at_rest, router_before, until
 from tests.shell.scenes import (
@@ -318,7 +319,7 @@ async def process(
     *arguments: str, files: int | None = None, **environment: str
 ) -> AsyncIterator[tuple[Process, dict[str, int]]]:
     """A router that serves, and its ports by name. `files` is how many descriptors it may have."""
-    ports = {"listen": await _free_port(), "metrics": await _free_port()}
+    ports = {"listen": free_port(), "metrics": free_port()}
     command = (
         *arguments,
         "--listen",
@@ -342,14 +343,6 @@ async def process(
         if child.returncode is None:
             child.kill()
         await child.communicate()
-
-
-async def _free_port() -> int:
-    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
-    port: int = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
-    return port
 
 
 async def _is_ready(port: int) -> bool:

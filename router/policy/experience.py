@@ -1,0 +1,90 @@
+"""What a placer has learnt of its pool: how large models are in memory, how long they load, how much is asked of them.
+
+A value; each fold answers the next one. Whoever leads begins anew: everything here comes back within a minute or two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from router.fleet.node import CopyState
+from router.fleet.snapshot import Snapshot
+from router.fleet.tickets import LineView
+
+Copy = tuple[str, str]  # (node, weights)
+
+HEAT_S = 60.0  # over which demand is averaged: a few conversations' turns, and several loads
+HEAT_MIN = 1e-3  # of a slot; below it nobody has asked for ten minutes
+LOAD_S = 10.0  # of a model that was never seen loading and has no size
+LOAD_S_MIN = 2.0  # a runner starts first
+LOAD_BYTES_PER_S = 1e9  # from a warm disk; only until a load was seen
+LOAD_WEIGHT = 0.5  # of the newest load in the average: disks warm up and cool down
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """By weights, but for `ready_since`. `heat` is how many slots a model would have kept busy of late."""
+
+    heat: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    resident_bytes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    load_s: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    ready_since: Mapping[Copy, float] = field(default_factory=lambda: MappingProxyType({}))
+    at_s: float = -math.inf  # of the last look
+
+    def heat_of(self, weights: str) -> float:
+        return self.heat.get(weights, 0.0)
+
+    def load_s_of(self, weights: str, size_bytes: int) -> float:
+        known = self.load_s.get(weights)
+        if known is not None:
+            return known
+        return max(LOAD_S_MIN, size_bytes / LOAD_BYTES_PER_S) if size_bytes else LOAD_S
+
+
+NOTHING_LEARNT = Experience()
+
+
+def looked(
+    old: Experience, lines: Iterable[LineView], snapshot: Snapshot, occupancy: Mapping[Copy, int], now_s: float
+) -> Experience:
+    """After one look at the pool; `now_s` must not go back."""
+    asked = demand(lines, snapshot, occupancy)
+    kept = math.exp(-max(0.0, now_s - old.at_s) / HEAT_S)
+    heat = {
+        weights: old.heat_of(weights) * kept + asked.get(weights, 0.0) * (1.0 - kept)
+        for weights in {**old.heat, **asked}
+    }
+    sizes, since = dict(old.resident_bytes), {}
+    for node, copy in snapshot.copies():
+        sizes[copy.weights] = max(copy.vram_bytes, copy.size_bytes) or sizes.get(copy.weights, 0)
+        if copy.state is CopyState.READY:
+            place = (node.name, copy.weights)
+            since[place] = old.ready_since.get(place, now_s)
+    return Experience(
+        heat=MappingProxyType({weights: value for weights, value in heat.items() if value >= HEAT_MIN}),
+        resident_bytes=MappingProxyType(sizes),
+        load_s=old.load_s,
+        ready_since=MappingProxyType(since),
+        at_s=now_s,
+    )
+
+
+def loaded(old: Experience, weights: str, took_s: float) -> Experience:
+    known = old.load_s.get(weights, took_s)
+    mean_s = known + (took_s - known) * LOAD_WEIGHT
+    return replace(old, load_s=MappingProxyType({**old.load_s, weights: mean_s}))
+
+
+def demand(lines: Iterable[LineView], snapshot: Snapshot, occupancy: Mapping[Copy, int]) -> dict[str, float]:
+    """By weights, now: who has a slot and who waits for one."""
+    asked: dict[str, float] = {}
+    for (_, weights), leases in occupancy.items():
+        asked[weights] = asked.get(weights, 0.0) + leases
+    for line in lines:
+        stored = {row.weights for row in snapshot.holding(line.model).by_node.values()}
+        for weights in stored:  # several where a name stands for different weights on different nodes
+            asked[weights] = asked.get(weights, 0.0) + line.depth / len(stored)
+    return asked

@@ -1,0 +1,147 @@
+"""Room for a load: which copies Ollama should evict for it on a node, and what that costs those who use them.
+
+Ollama evicts; the router says which, within Ollama's own order: the one that is offered has the shortest keep-alive.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+
+from router.fleet.node import Copy, CopyState, Node
+from router.fleet.snapshot import Row, Snapshot, slots_of
+from router.policy.experience import Experience
+
+VRAM_MARGIN = 1.25  # Ollama wants a model to fit into 80 % of what is free (server/sched.go)
+MAX_LOADED = 3  # OLLAMA_MAX_LOADED_MODELS for one GPU; a node that ever holds more has more
+HEADROOM = 1.5  # calls come in bursts: other copies can stand in for one that goes when they have this much more
+STAY = 1.0  # loads' time that a copy serves at least before it may be taken from those who use it
+
+OFFERED_S = 60.0  # keep-alive of a copy that should go first: below the default of 300, above most loads
+SETTLE_S = 1.0  # until those who waited for a copy have reached it: Ollama takes it for idle before
+
+Place = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one load on one node. `lost_slots` are those that calls need and that do not fit in again beside it; `harm` is
+    what calls miss, also of what does fit in again, for as long as the loads take."""
+
+    displaced: tuple[str, ...]  # weights
+    lost_slots: float
+    harm: float  # slot-seconds
+    loads_s: float  # its own load, and those of what goes when that comes back
+    is_foreseeable: bool  # Ollama would evict what we think it would
+    is_waited_for: bool  # somebody stands in line for what goes
+    may_go: bool  # everything displaced has served its time
+    fits: bool | None  # beside what stays; None where no size is declared
+    free_bytes: int  # after it; 0 where nothing is declared
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What the cost of a load depends on. `leaving` are copies that a load of ours displaces already."""
+
+    snapshot: Snapshot
+    occupancy: Mapping[Place, int]
+    experience: Experience
+    asked: Mapping[str, float]  # slots wanted now, by weights
+    waiting: Mapping[str, float]  # of those, by calls without one
+    leaving: Set[Place]
+    now_s: float
+
+    def resident_bytes(self, row: Row) -> int:
+        return self.experience.resident_bytes.get(row.weights, 0) or row.size_bytes
+
+    def slots_of(self, row: Row) -> int:
+        """Of a copy there, whether it is in memory or not."""
+        node = self.snapshot.nodes[row.node]
+        keys = node.keys_of(row.weights)
+        return max(1, slots_of(node, keys, node.models))
+
+    def ready_for_s(self, place: Place) -> float:
+        """Longer than anything that we know of, where we did not see it come."""
+        return self.now_s - self.experience.ready_since.get(place, -math.inf)
+
+    def load_s(self, weights: str, size_bytes: int) -> float:
+        return self.experience.load_s_of(weights, size_bytes)
+
+    def load_s_of(self, copy: Copy) -> float:
+        return self.experience.load_s_of(copy.weights, copy.size_bytes)
+
+
+def cost_of(row: Row, pool: Pool) -> Cost:
+    """Of loading the row's model on the row's node."""
+    node = pool.snapshot.nodes[row.node]
+    need = pool.resident_bytes(row)
+    copies = [copy for copy in node.copies.values() if copy.weights != row.weights]
+    displaced: list[Copy] = []
+    while copies and not _may_load(need, node, copies):
+        going = _next_to_go(copies, node, need, pool)
+        copies.remove(going)
+        displaced.append(going)
+    lost = [(copy, lost_slots(copy, node, pool)) for copy in displaced]
+    for_good = [(copy, slots) for copy, slots in lost if not _fits(copy.vram_bytes, node, copies, need)]
+    own_s = pool.load_s(row.weights, need)
+    return Cost(
+        displaced=tuple(copy.weights for copy in displaced),
+        lost_slots=sum(slots for _, slots in for_good),
+        harm=sum(slots * (own_s + pool.load_s_of(copy)) for copy, slots in lost),
+        loads_s=own_s + sum(pool.load_s_of(copy) for copy, slots in lost if slots),
+        is_foreseeable=not displaced or min(pool.ready_for_s((node.name, name)) for name in node.copies) >= SETTLE_S,
+        is_waited_for=any(pool.waiting.get(copy.weights, 0) for copy, _ in for_good),
+        may_go=all(slots == 0.0 or _has_stayed(copy, node, own_s, pool) for copy, slots in lost),
+        fits=None if node.spec.vram_bytes is None else not displaced and _fits(need, node, copies),
+        free_bytes=max(0, (node.spec.vram_bytes or 0) - _held(copies) - need),
+    )
+
+
+def lost_slots(copy: Copy, node: Node, pool: Pool) -> float:
+    """How many of this copy's slots nobody else makes good."""
+    wanted = max(pool.experience.heat_of(copy.weights), pool.asked.get(copy.weights, 0.0))
+    others = sum(slots for _, slots in serving(copy, node, pool))
+    if not others:
+        return min(float(copy.slots), wanted)
+    return max(0.0, min(float(copy.slots), wanted * HEADROOM - others))
+
+
+def serving(copy: Copy, node: Node, pool: Pool) -> Iterator[tuple[str, int]]:
+    """Other ready copies of these weights that stay."""
+    for key in copy.keys[:1]:
+        for row in pool.snapshot.holding(key).ready.rows:
+            if row.node != node.name and row.weights == copy.weights and row.copy not in pool.leaving:
+                yield row.node, row.slots
+
+
+def _has_stayed(copy: Copy, node: Node, own_s: float, pool: Pool) -> bool:
+    stay_s = STAY * (own_s + pool.load_s_of(copy))
+    return pool.ready_for_s((node.name, copy.weights)) >= stay_s
+
+
+def _may_load(need: int, node: Node, copies: list[Copy]) -> bool:
+    return len(copies) < max(MAX_LOADED, len(node.copies)) and _fits(need, node, copies)
+
+
+def _next_to_go(copies: list[Copy], node: Node, need: int, pool: Pool) -> Copy:
+    """Ollama takes idle ones first, those with the shortest keep-alive before others: among them we may choose. What
+    makes room alone goes before what does not, then what is missed least."""
+    idle = [copy for copy in copies if not pool.occupancy.get((node.name, copy.weights))]
+
+    def rank(copy: Copy) -> tuple[bool, float, str]:
+        others = [other for other in copies if other is not copy]
+        missed = lost_slots(copy, node, pool) * pool.load_s_of(copy)
+        return (not _may_load(need, node, others), missed, copy.weights)
+
+    return min(idle or copies, key=rank)
+
+
+def _fits(need: int, node: Node, copies: list[Copy], beside: int = 0) -> bool:
+    if node.spec.vram_bytes is None:
+        return True  # nobody can tell
+    return need * VRAM_MARGIN <= node.spec.vram_bytes - _held(copies) - beside
+
+
+def _held(copies: list[Copy]) -> int:
+    return sum(copy.vram_bytes for copy in copies if copy.state is not CopyState.UNLOADING)

@@ -1,0 +1,121 @@
+"""Further copies, and whose turn it is where memory is short."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+
+from router.fleet.snapshot import Snapshot
+from router.fleet.tickets import LineView
+from router.policy.experience import NOTHING_LEARNT, Experience, loaded, looked
+from router.policy.placement import Load, Mode, place
+from tests.fleet.builders import fleet, node
+
+NOW_S = 1000.0
+OLD: Experience = replace(NOTHING_LEARNT, load_s=MappingProxyType({"w:x": 10.0, "w:y": 10.0, "w:z": 10.0}))
+
+
+def line(model: str, depth: int, wait_s: float, drain_per_s: float = 0.0) -> LineView:
+    return LineView(model, depth, wait_s, 0, None, 256, drain_per_s)
+
+
+def loads(
+    snapshot: Snapshot,
+    *lines: LineView,
+    experience: Experience = OLD,
+    occupancy: dict[tuple[str, str], int] | None = None,
+    leaving: frozenset[tuple[str, str]] = frozenset(),
+    loading: dict[str, str] | None = None,
+) -> list[tuple[str, str, tuple[str, ...]]]:
+    actions = place(
+        lines,
+        snapshot,
+        loading=loading or {},
+        backoff={},
+        now_s=NOW_S,
+        mode=Mode.ON_DEMAND,
+        occupancy=occupancy or {},
+        experience=experience,
+        leaving=leaving,
+    )
+    return [(action.node, action.key, action.displaces) for action in actions if isinstance(action, Load)]
+
+
+def test_a_second_copy_comes_when_the_line_would_wait_longer_than_a_load() -> None:
+    snapshot = fleet(node("a", disk="x", ready="x"), node("b", disk="x"))
+    assert loads(snapshot, line("x", depth=20, wait_s=5, drain_per_s=1.0)) == [("b", "x", ())]
+    assert loads(snapshot, line("x", depth=9, wait_s=5, drain_per_s=1.0)) == []
+    assert loads(snapshot, line("x", depth=99, wait_s=1.9, drain_per_s=1.0)) == [], "a burst that is young"
+
+
+def test_copies_that_have_just_come_show_first_what_they_make_of_the_line() -> None:
+    snapshot = fleet(node("a", disk="x", ready="x"), node("b", disk="x"))
+    young = replace(OLD, ready_since=MappingProxyType({("a", "w:x"): NOW_S - 1.0}))
+    assert loads(snapshot, line("x", depth=99, wait_s=20, drain_per_s=1.0), experience=young) == []
+
+
+def full() -> Snapshot:
+    """A card that holds x, and has room for nothing beside it."""
+    return fleet(node("a", disk="x y", ready="x", slots=2, vram_bytes=1500))
+
+
+def test_who_waits_for_a_cold_model_gets_a_turn_when_it_has_waited_as_much_as_that_costs() -> None:
+    busy = {("a", "w:x"): 2}
+    assert loads(full(), line("y", depth=2, wait_s=19), occupancy=busy) == []
+    assert loads(full(), line("y", depth=2, wait_s=20), occupancy=busy) == [("a", "y", ("w:x",))]
+
+
+def test_what_nobody_uses_makes_room_at_once() -> None:
+    assert loads(full(), line("y", depth=1, wait_s=0)) == [("a", "y", ("w:x",))]
+
+
+def test_a_copy_serves_its_time_before_it_goes() -> None:
+    busy = {("a", "w:x"): 2}
+    young = replace(OLD, ready_since=MappingProxyType({("a", "w:x"): NOW_S - 5.0}))
+    assert loads(full(), line("y", depth=2, wait_s=900), experience=young, occupancy=busy) == []
+
+
+def test_a_further_copy_never_displaces_what_is_waited_for() -> None:
+    snapshot = fleet(
+        node("a", disk="x y", ready="x", slots=2, vram_bytes=1500),
+        node("b", disk="x y", ready="y", slots=2, vram_bytes=1500),
+    )
+    long = line("x", depth=200, wait_s=100, drain_per_s=1.0)
+    light = {("b", "w:y"): 1, ("a", "w:x"): 2}
+    assert loads(snapshot, long, occupancy=light) == [("b", "x", ("w:y",))]
+    assert loads(snapshot, long, line("y", depth=1, wait_s=1), occupancy=light) == []
+
+
+def test_the_load_goes_where_what_goes_has_another_copy() -> None:
+    snapshot = fleet(
+        node("a", disk="x y z", ready="x", slots=4, vram_bytes=1500),
+        node("b", disk="x y z", ready="x", slots=4, vram_bytes=1500),
+        node("c", disk="x y z", ready="z", slots=4, vram_bytes=1500),
+    )
+    busy = {("a", "w:x"): 1, ("c", "w:z"): 1}
+    assert loads(snapshot, line("y", depth=1, wait_s=0), occupancy=busy)[0][2] == ("w:x",)
+    gone = {"occupancy": busy, "leaving": frozenset({("b", "w:x")}), "loading": {"b": "w:q"}}
+    assert loads(snapshot, line("y", depth=1, wait_s=0), **gone) == [], "the other copy is leaving already"
+
+
+def test_large_models_keep_a_card_that_is_nearly_empty() -> None:
+    snapshot = fleet(node("a", disk="x y", vram_bytes=8000), node("b", disk="x y", ready="y", vram_bytes=8000))
+    assert loads(snapshot, line("x", depth=1, wait_s=0)) == [("b", "x", ())]
+
+
+def test_demand_is_averaged_and_fades() -> None:
+    snapshot = fleet(node("a", disk="x", ready="x"))
+    seen = looked(NOTHING_LEARNT, (line("x", 3, 1.0),), snapshot, {("a", "w:x"): 1}, 0.0)
+    assert seen.heat_of("w:x") == 4.0
+    assert seen.resident_bytes == {"w:x": 1000}
+    later = looked(seen, (), snapshot, {}, 60.0)
+    assert 1.4 < later.heat_of("w:x") < 1.5
+    assert later.ready_since == {("a", "w:x"): 0.0}
+    assert looked(later, (), snapshot, {}, 3600.0).heat == {}
+
+
+def test_load_times_follow_what_loads_take() -> None:
+    assert NOTHING_LEARNT.load_s_of("w", 0) == 10.0
+    assert NOTHING_LEARNT.load_s_of("w", 8_000_000_000) == 8.0
+    once = loaded(NOTHING_LEARNT, "w", 20.0)
+    assert loaded(once, "w", 10.0).load_s_of("w", 1) == 15.0

@@ -1,0 +1,69 @@
+"""Small scenarios by chance: some models, some nodes, some luck, and arrivals made here instead of read from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from router.simulation.world.scenario import Scenario, scenario_of
+from router.simulation.world.workload import Request
+
+DURATION_S = 60.0
+
+
+def small(seed: int) -> tuple[Scenario, list[Request]]:
+    """The same for the same seed."""
+    rng = Random(f"small {seed}")
+    models = [model(name, rng) for name in ("m0", "m1", "m2", "m3")[: rng.randint(1, 4)]]
+    value = {
+        "name": f"small-{seed}",
+        "seed": seed,
+        "trace": {"file": "none.csv", "format": "azure", "duration_s": DURATION_S},
+        "models": models,
+        "nodes": [{"name": "n", "count": rng.randint(1, 3), "vram_gib": rng.choice((8, 16)), "models": "all"}],
+        "teams": [{"name": "a", "share": 0.7}, {"name": "b", "share": 0.3, "weight": 2}],
+        "routers": {"replicas": rng.randint(1, 3), "store_latency_ms": rng.choice((0, 0.5, 20))},
+        "client": {"patience_s": rng.choice((10, 30))},
+    }
+    value["faults"] = faults(rng, value)
+    scenario = scenario_of(value, Path())
+    return scenario, requests(scenario, rng, rng.randint(5, 40))
+
+
+def model(name: str, rng: Random) -> dict[str, Any]:
+    speed = {"decode_tps": rng.choice((20, 100)), "decode_exponent": 0.75}
+    kind = rng.choice(("chat", "chat", "embedding"))
+    return {
+        "name": name,
+        "share": rng.choice((0.2, 0.5)),
+        "kind": kind,
+        "slots": 1 if kind == "embedding" else rng.randint(1, 4),
+        "vram_gib": rng.choice((1, 5, 7)),
+        "load_s": rng.choice((0.5, 3, 8)),
+        "prefill_tps": 2000,
+        **(speed if kind == "chat" else {}),
+    }
+
+
+def faults(rng: Random, value: dict[str, Any]) -> list[dict[str, Any]]:
+    found = []
+    for _ in range(rng.randint(0, 3)):
+        kind = rng.choice(("node_down", "node_slow", "router_down", "store_down"))
+        node = f"n-{rng.randrange(value['nodes'][0]['count'])}"
+        router = str(rng.randrange(value["routers"]["replicas"]))
+        target = {"router_down": router, "store_down": "store"}.get(kind, node)
+        span = {"at_s": round(rng.uniform(0, 50), 2), "for_s": round(rng.uniform(1, 25), 2)}
+        found.append({"kind": kind, "target": target, **span, **({"factor": 4} if kind == "node_slow" else {})})
+    return found
+
+
+def requests(scenario: Scenario, rng: Random, count: int) -> list[Request]:
+    times = sorted(rng.uniform(0, DURATION_S) ** 1.5 / DURATION_S**0.5 for _ in range(count))
+    made = []
+    for number, at_s in enumerate(times):
+        chosen, team = rng.choice(scenario.models), rng.choice(scenario.teams)
+        blocks = tuple(range(number % 3 * 10, number % 3 * 10 + rng.randint(0, 3)))
+        output = 0 if chosen.kind == "embedding" else rng.randint(1, 200)
+        made.append(Request(number, at_s, chosen, team, rng.randint(1, 3000), output, blocks))
+    return made
