@@ -130,7 +130,9 @@ class Replica:
     # a call
 
     def take(self, call: Call) -> None:
-        ticket = Ticket(call.ticket, (call.request.model.key,), team=call.request.team.name)
+        asked = call.request
+        # What it answers is not known before.
+        ticket = Ticket(call.ticket, (asked.model.key,), team=asked.team.name, estimate_tokens=asked.prompt_tokens)
         self._take(Case(call, ticket))
 
     def _take(self, case: Case) -> None:

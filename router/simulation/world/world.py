@@ -7,6 +7,7 @@ from functools import partial
 from random import Random
 
 from router.fleet.tickets import SILENT_BEATS
+from router.policy.limits import TeamLimits, TeamTable
 from router.simulation.facts import CopyEvent
 from router.simulation.world.agenda import Agenda
 from router.simulation.world.card import Card
@@ -17,6 +18,7 @@ from router.simulation.world.replica import Replica
 from router.simulation.world.rivals import POLICIES, Rival, Sight
 from router.simulation.world.scenario import Fault, FaultKind, Scenario
 from router.simulation.world.workload import Request
+from router.store.answers import Limits
 from router.store.book import Book
 
 OURS = "ours"
@@ -84,7 +86,8 @@ class World:
                 rival = Rival(choose, sight, self.agenda, self.clients, self.cards, polls=number == 0)
                 self.fronts.append(rival)
             return
-        self.book = Book(Random(f"store {self.scenario.seed}"))
+        teams = TeamTable({team.name: TeamLimits(weight=team.weight) for team in self.scenario.teams})
+        self.book = Book(Random(f"store {self.scenario.seed}"), Limits(teams=teams))
         for number in range(count):
             rng = Random(f"replica {self.scenario.seed} {number}")
             latency_s = self.scenario.store_latency_s
