@@ -26,6 +26,7 @@ from router.wire.names import key_of
 log = logging.getLogger(__name__)
 
 PASS_EVERY_S = 1.0  # nothing is lost when a wake-up is: the next pass sees the same line
+RESTS = 4.0  # after a pass, in passes: they take a fifth of the loop at most
 EPOCH = 1  # one process leads itself; many ask the store
 RETRY_AFTER_S = 5.0
 MEMORY_READ_S = 2.0  # those in line wait for it; a node that is slower to list its memory is believed unseen
@@ -72,11 +73,14 @@ class Placer:
 
     async def run(self) -> None:
         while True:
+            began_s = self._clock.now_s()
             try:
                 await self._pass()
             except Exception:
                 # A supervisor: one bad pass must not leave every later line without a load.
                 log.exception("placement pass failed")
+            # Each probe wakes us: in a large pool passes would follow one another and leave nothing to the calls.
+            await asyncio.sleep(min(RESTS * (self._clock.now_s() - began_s), PASS_EVERY_S))
             with suppress(TimeoutError):
                 async with asyncio.timeout(PASS_EVERY_S):
                     await self._keeper.placer_wanted.wait()
@@ -205,10 +209,11 @@ class Placer:
             return
         resident = {entry.key for entry in await self._resident(node)}
         for weights in load.displaces:
-            if resident.isdisjoint(node.keys_of(weights)):
+            copy = node.copies.get(weights)
+            if copy is None or resident.isdisjoint(node.keys_of(weights)):
                 await self._keeper.not_loaded(load.node, weights)
             else:
-                await self._keeper.loaded(load.node, weights, 0, is_renewal=True)
+                await self._keeper.loaded(load.node, weights, copy.num_ctx, is_renewal=True)
 
     async def _resident(self, node: Node) -> Sequence[PsEntry]:
         try:

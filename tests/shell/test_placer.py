@@ -361,27 +361,48 @@ async def test_a_node_that_is_busy_with_one_model_may_load_another() -> None:
         assert (await busy.answer()).status == 200
 
 
+LISTED = b'{"models":[{"name":"m:1","digest":"dm","size":10},{"name":"n:1","digest":"dn","size":10}]}'
+
+
+async def crowd_out(house: House, num_ctx: int) -> None:
+    """A card with room for one: m:1 serves there, loaded with `num_ctx` if that is not 0, and n:1 is to take its place.
+    Ollama is asked to let m:1 go first."""
+    await house.keeper.add(NodeSpec("a", "a", 11434, vram_bytes=15))
+    await house.keeper.answered("a", "0.33.0")
+    await house.keeper.saw_tags("a", parse_tags(LISTED, lambda text: parse_name(text).key))
+    entry = f'{{"name":"m:1","digest":"dm","size":10,"size_vram":10,"context_length":{num_ctx or 4096}}}'
+    house.loads.resident = f'{{"models":[{entry}]}}'.encode()
+    await house.wait_for("t1", "m:1", num_ctx=num_ctx)
+    await until(lambda: house.where == {("a", "m:1")})
+    house.loads.end("a", "m:1")
+    await until(lambda: bool(house.granted))
+    await house.store.give_back(house.granted[0], Outcome.OK, 1)
+    await house.keeper.saw_ps("a", parse_ps(house.loads.resident, lambda text: parse_name(text).key), 0.0, 100.0)
+    house.clock.time_s += 600.0
+    await house.wait_for("t2", "n:1")
+    await until(lambda: house.where == {("a", "m:1")})
+    assert house.loads.asked[-1] == ("a", "m:1", num_ctx or 4096, OFFERED_S)
+
+
 async def test_what_a_load_displaces_is_offered_to_ollama_and_gets_no_calls_meanwhile() -> None:
     async with House("") as house:
-        listed = b'{"models":[{"name":"m:1","digest":"dm","size":10},{"name":"n:1","digest":"dn","size":10}]}'
-        await house.keeper.add(NodeSpec("a", "a", 11434, vram_bytes=15))
-        await house.keeper.answered("a", "0.33.0")
-        await house.keeper.saw_tags("a", parse_tags(listed, lambda text: parse_name(text).key))
-        house.loads.resident = (
-            b'{"models":[{"name":"m:1","digest":"dm","size":10,"size_vram":10,"context_length":4096}]}'
-        )
-        await house.wait_for("t1", "m:1")
-        await until(lambda: house.where == {("a", "m:1")})
-        house.loads.end("a", "m:1")
-        await until(lambda: bool(house.granted))
-        await house.store.give_back(house.granted[0], Outcome.OK, 1)
-        await house.keeper.saw_ps("a", parse_ps(house.loads.resident, lambda text: parse_name(text).key), 0.0, 100.0)
-        house.clock.time_s += 600.0
-        await house.wait_for("t2", "n:1")
-        await until(lambda: house.where == {("a", "m:1")})
-        assert house.loads.asked[-1] == ("a", "m:1", 4096, OFFERED_S)
+        await crowd_out(house, num_ctx=0)
         assert isinstance(await house.store.take(Ticket("t3", (parse_name("m:1").key,))), Place)
         house.loads.end("a", "m:1")
         await until(lambda: house.where == {("a", "n:1")})
         house.loads.end("a", "n:1")
         await until(lambda: {lease.ticket for lease in house.granted} >= {"t2", "t3"})
+
+
+async def test_what_ollama_kept_after_all_is_still_known_to_have_a_context_that_the_router_named() -> None:
+    async with House("") as house:
+        await crowd_out(house, num_ctx=8192)
+        house.loads.end("a", "m:1")
+        await until(lambda: house.where == {("a", "n:1")})
+        house.loads.end("a", "n:1")
+        await until(lambda: "t2" in {lease.ticket for lease in house.granted})
+        await until(lambda: not house.placer.loading)
+        key = parse_name("m:1").key
+        assert isinstance(await house.store.take(Ticket("t3", (key,), names_no_ctx=True)), Place)
+        await house.store.leave("t3")
+        assert isinstance(await house.store.take(Ticket("t4", (key,), num_ctx=8192)), Lease)
