@@ -8,18 +8,22 @@ from __future__ import annotations
 import re
 from typing import NoReturn
 
+from router.wire.possessive import possessive
+
 NESTING_MAX = 10_000  # scanner.go, maxNestingDepth
 STEPS_MAX = 1_000_000  # about two seconds; a body that is read on the event loop is far too small for it
 _WINDOW = 64 * 1024  # bytes of one regex call: well below a millisecond without the GIL
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _DIGITS = re.compile(rb"[0-9]*+")
-_STRING_PART = re.compile(rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+')
+_STRING_PART = re.compile(possessive(rb'[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4}'))
 # Runs of plain members are taken in one call; whatever looks odd is left to the exact path.
-_PLAIN = rb'(?:"[^"\\\x00-\x1f]{0,128}+"|-?(?:0|[1-9][0-9]{0,18}+)(?:\.[0-9]{1,18}+)?+(?![.eE0-9])|true|false|null)'
-_FLAT = rb"(?:" + _PLAIN + rb"|\[" + _PLAIN + rb"?+(?:, ?" + _PLAIN + rb"){0,16}+\])"
-_ELEMENTS = re.compile(rb"(?:, ?" + _FLAT + rb"){0,256}+")
-_PAIRS = re.compile(rb'(?:, ?"[^"\\\x00-\x1f]{0,128}+": ?' + _FLAT + rb"){0,256}+")
+_FRACTION = possessive(rb"\.[0-9]{1,18}+", b"?")
+_NUMBER = rb"-?(?:0|[1-9][0-9]{0,18}+)" + _FRACTION + rb"(?![.eE0-9])"
+_PLAIN = rb'(?:"[^"\\\x00-\x1f]{0,128}+"|' + _NUMBER + rb"|true|false|null)"
+_FLAT = rb"(?:" + _PLAIN + rb"|\[" + possessive(_PLAIN, b"?") + possessive(rb", ?" + _PLAIN, b"{0,16}") + rb"\])"
+_ELEMENTS = re.compile(possessive(rb", ?" + _FLAT, b"{0,256}"))
+_PAIRS = re.compile(possessive(rb', ?"[^"\\\x00-\x1f]{0,128}+": ?' + _FLAT, b"{0,256}"))
 
 _LITERALS = {ord("t"): b"true", ord("f"): b"false", ord("n"): b"null"}
 _HIGHEST_SPACE = ord(" ")

@@ -16,6 +16,7 @@ from typing import NamedTuple, NoReturn
 from router.errors import BadRequest
 from router.wire.gojson import unquote
 from router.wire.gojson_scanner import space_end
+from router.wire.possessive import possessive
 
 MEMBERS_MAX = 10_000  # of one object; Ollama's requests have fewer than forty fields
 KEY_BYTES_MAX = 256  # a longer key, escapes included, is no field of any request
@@ -42,7 +43,7 @@ class Member(NamedTuple):
 
 
 _BLANKS = rb"[ \t\r\n]{0,64}+"
-_NUMBER = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+"
+_NUMBER = rb"-?(?:0|[1-9][0-9]*+)" + possessive(rb"\.[0-9]++", b"?") + possessive(rb"[eE][+-]?[0-9]++", b"?")
 _SCALAR = re.compile(_NUMBER + rb"|true|false|null")
 _SHORT = rb'("[^"\\\x00-\x1f]{0,1024}+"|' + _NUMBER + rb"|true|false|null)" + _BLANKS + rb"[,}]"
 # A key and, when it is a short scalar, its value with what follows, in one match: most members of most requests.
@@ -52,15 +53,15 @@ _MEMBER = re.compile(
     + _BLANKS
     + rb":"
     + _BLANKS
-    + rb"(?![ \t\r\n])(?:"
-    + _SHORT
-    + rb")?+"
+    + rb"(?![ \t\r\n])"
+    + possessive(_SHORT, b"?")
 )
-_STRING = rb'"(?:[^"\\]++|\\.)*+"'
+_WITHIN = possessive(rb'[^"\\]++|\\.')
+_STRING = rb'"' + _WITHIN + rb'"'
 _TOKEN = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
 _STRINGS = re.compile(_STRING, re.DOTALL)
-_WHOLE_STRINGS = re.compile(rb'(?:[^"]++|' + _STRING + rb")*+", re.DOTALL)
-_STRING_PART = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_WHOLE_STRINGS = re.compile(possessive(rb'[^"]++|' + _STRING), re.DOTALL)
+_STRING_PART = re.compile(_WITHIN, re.DOTALL)
 _DEPTH_CHANGE = bytes(1 if byte in b"[{" else 255 for byte in range(256))  # read as signed: one down
 _NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from router.wire.endpoints import Shape
 from router.wire.gojson import unquote
+from router.wire.possessive import possessive
 
 # Marks, added up. Plain ints: an enum's `|` and `&` cost more than all else that happens to an event.
 CONTENT = 1  # text, reasoning or a tool call: what ends the time to first token
@@ -184,7 +185,7 @@ def counts(data: bytes | bytearray) -> dict[str, int]:
     return {_COUNT_NAMES[match[1]]: int(match[2]) for match in _COUNT.finditer(data)}
 
 
-_LITERAL = rb'("(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+")'
+_LITERAL = rb'("' + possessive(rb'[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})') + rb'")'
 _ERROR_TEXT = re.compile(rb'\{"error":' + _LITERAL)
 _ERROR_MESSAGE = re.compile(rb'"message":' + _LITERAL)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from router.wire.possessive import possessive
+
 # A literal that is cut by the end of a piece is held back until it is whole: a key, or the value that may be replaced.
 # Longer than any model name can be (Ollama's types/model/name.go: host 350, three parts of 80), escaped throughout.
 LITERAL_BYTES_MAX = 4096
@@ -15,7 +17,7 @@ LITERAL_BYTES_MAX = 4096
 _WATCHED = re.compile(rb'["{}\[\],:]')  # in the object whose keys are read
 _NESTED = re.compile(rb'["{}\[\]]')  # anywhere deeper
 _QUOTE = 0x22
-_STRING_REST = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_STRING_REST = re.compile(rb'[^"\\]*+' + possessive(rb'\\.[^"\\]*+'), re.DOTALL)
 
 
 class MemberEditor:
