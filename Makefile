@@ -29,7 +29,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet install
 
 OLLAMA_HERE := http://127.0.0.1:11434
 
-.PHONY: help run demo test e2e fuzz check fmt lint contracts types bench sim sim-large lock clean
+.PHONY: help run demo test e2e e2e-clients fuzz check fmt lint contracts types bench sim sim-large lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*  ## (.*)/\1\t\2/' | expand -t 12
@@ -55,10 +55,12 @@ demo: $(RUNTIME)  ## the router before N=3 simulated nodes on this machine
 test: $(DEV)  ## all tests, on JOBS=2 processes
 	$(PY) -m pytest -n $(JOBS) $(ARGS)
 
-e2e: $(DEV)  ## the official JavaScript clients against the router; needs Node 20 or newer, with npm
+e2e: $(DEV) e2e-clients  ## the official JavaScript clients against the router; needs Node 20 or newer, with npm
+	$(PY) -m pytest -m js -n $(JOBS) $(ARGS)
+
+e2e-clients:  ## only fetches these clients
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo "No node or no npm on PATH: install Node 20 or newer" >&2; exit 1; }
 	npm ci --prefix tests/e2e/js --omit=optional --no-audit --no-fund
-	$(PY) -m pytest -m js -n $(JOBS) $(ARGS)
 
 fuzz: $(DEV)  ## broken requests over raw sockets for MINUTES=5, from SEED= if one is named
 	$(PY) -m tests.fuzz $(MINUTES) $(SEED)
