@@ -15,7 +15,7 @@ from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
 from router.policy import verdicts
 from router.policy.candidates import Candidate, Circumstances, Facts, candidate_of, facts_of, in_order, rows_of
-from router.policy.filters import largest_context, training_context
+from router.policy.filters import capped, largest_context, training_context
 from router.policy.guard import Refused, guard_num_ctx
 from router.policy.placement import Action, Load, Refuse, hopeless, place
 from router.policy.schedule import SAMPLE_MAX, Decision, Want, schedule
@@ -57,7 +57,8 @@ class Explanation:
 def explain(question: Question, at: Circumstances, rng: random.Random) -> Explanation:
     """`rng` breaks ties, as it would for the call."""
     snapshot = at.snapshot
-    want = Want(question.targets, question.affinity, _asked_context(question, snapshot))
+    context_max = training_context(snapshot.holding(question.targets[0]))
+    want = Want(question.targets, question.affinity, capped(question.num_ctx, context_max))
     decision = schedule(want, snapshot, at.occupancy, rng)
     facts = facts_of(want, decision, at, rng)
     actions = place(
@@ -79,12 +80,6 @@ def explain(question: Question, at: Circumstances, rng: random.Random) -> Explan
         lines=tuple(_wait(at.lines[key]) for key in want.targets),
         is_sampled=any(len(snapshot.holding(key).ready.rows) > SAMPLE_MAX for key in want.targets),
     )
-
-
-def _asked_context(question: Question, snapshot: Snapshot) -> int:
-    """A context above what the model was trained with is what Ollama makes of it: the training context."""
-    context_max = training_context(snapshot.holding(question.targets[0]))
-    return min(question.num_ctx, context_max) if context_max else question.num_ctx
 
 
 def _joined(want: Want, at: Circumstances) -> Iterator[LineView]:

@@ -53,6 +53,10 @@ def usable(rows: Sequence[Row], excluded: Set[str], num_ctx: int, *, names_no_ct
 
 
 def has_context(row: Row, num_ctx: int) -> bool:
-    """Ollama caps what is asked for to the model's training context; a row that does not tell its context passes."""
-    asked = min(num_ctx, row.context_max) if row.context_max else num_ctx
-    return not row.num_ctx or asked <= row.num_ctx
+    """A row that does not tell its context passes."""
+    return not row.num_ctx or capped(num_ctx, row.context_max) <= row.num_ctx
+
+
+def capped(num_ctx: int, context_max: int) -> int:
+    """What Ollama makes of a context: no more than the model was trained with. 0 for `context_max` is unknown."""
+    return min(num_ctx, context_max) if context_max else num_ctx

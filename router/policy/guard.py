@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from router.errors import GuardRefused, KeepAliveRefused, OptionsRefused, Refusal
+from router.policy.filters import capped
 
 # Ollama applies a call's keep_alive to the copy that all share. Below a minute the copy would be gone before its users
 # ask again, and count as expiring (a few probe intervals) for most of its life: the placer would load it over and over.
@@ -78,7 +79,7 @@ def guard_num_ctx(
     """So that no call reloads the copy (server/sched.go, needsReload). 0 for `loaded` or `context_max` is unknown."""
     if asked is None or not loaded:
         return Keep()
-    effective = min(asked, context_max) if context_max else asked
+    effective = capped(asked, context_max)
     if effective == loaded:
         return Keep()
     if effective < loaded and may_be_smaller:
@@ -128,14 +129,9 @@ def guarded_of(refusal: Refusal) -> tuple[Guarded, ...]:
 
 
 def context_to_load(asked: int | None, override: int | None, guards: Guards, context_max: int) -> int:
-    """What a call's copy must have, in tokens; 0 where any will do. An alias's override takes the client's place.
-
-    More than what the model was trained with is what Ollama makes of it: the training context.
-    """
+    """What a call's copy must have, in tokens; 0 where any will do. An alias's override takes the client's place."""
     wanted = (asked if override is None else override) or 0
-    if guards.keeps_context or not wanted:
-        return 0
-    return min(wanted, context_max) if context_max else wanted
+    return 0 if guards.keeps_context else capped(wanted, context_max)
 
 
 def keep_alive_to_load(asked_s: float | None, guards: Guards) -> float | None:
