@@ -213,6 +213,15 @@ class FleetKeeper:
         self._swap(replace(node, copies=MappingProxyType({**node.copies, weights: copy})))
         await self._store.set_copy(report_of(node, copy, now_s, is_probe=False))
 
+    async def kept(self, name: str, weights: str) -> None:
+        """A copy that a load of ours was to displace is in memory after all: it serves again, as it was."""
+        node = self.snapshot.nodes.get(name)
+        copy = node.copies.get(weights) if node is not None else None
+        if copy is None:
+            await self.not_loaded(name, weights)
+        else:
+            await self.loaded(name, weights, copy.num_ctx, is_renewal=True)
+
     def _capped(self, node: Node, weights: str, num_ctx: int) -> Node:
         """A load that got less context than it named met the training context, which no /api/show had told: without
         this, whoever asks for more would have the model loaded over and over."""
@@ -330,11 +339,8 @@ class FleetKeeper:
         self.snapshot = self.snapshot.with_node(node)
         for weights, copy in node.copies.items():
             known = before.copies.get(weights) if before is not None else None
-            if (
-                copy.state is CopyState.READY
-                and copy.num_ctx
-                and (known is None or (known.state, known.num_ctx) != (copy.state, copy.num_ctx))
-            ):
+            is_old = known is not None and (known.state, known.num_ctx) == (copy.state, copy.num_ctx)
+            if copy.state is CopyState.READY and copy.num_ctx and not is_old:
                 self.on_context(copy.keys)
 
 

@@ -18,7 +18,7 @@ from router.fleet.reports import MalformedReport, PsEntry, parse_ps
 from router.fleet.tickets import LineView
 from router.policy.experience import NOTHING_LEARNT, loaded, looked
 from router.policy.guard import KEEP_ALIVE_MIN_S
-from router.policy.placement import Load, LoadFailure, Mode, Refuse, hopeless, load_backoff_s, place
+from router.policy.placement import Load, LoadFailure, Mode, Refuse, failed_again, hopeless, place
 from router.policy.room import OFFERED_S
 from router.seams import Clock, NodeApi, NodeFailed, Store
 from router.wire.names import key_of
@@ -209,11 +209,10 @@ class Placer:
             return
         resident = {entry.key for entry in await self._resident(node)}
         for weights in load.displaces:
-            copy = node.copies.get(weights)
-            if copy is None or resident.isdisjoint(node.keys_of(weights)):
+            if resident.isdisjoint(node.keys_of(weights)):
                 await self._keeper.not_loaded(load.node, weights)
             else:
-                await self._keeper.loaded(load.node, weights, copy.num_ctx, is_renewal=True)
+                await self._keeper.kept(load.node, weights)
 
     async def _resident(self, node: Node) -> Sequence[PsEntry]:
         try:
@@ -225,10 +224,9 @@ class Placer:
             return ()
 
     def _note_failure(self, copy: tuple[str, str], failed: NodeFailed) -> None:
-        times = self._failures[copy].times + 1 if copy in self._failures else 1
         if copy not in self._failures and len(self._failures) >= FAILURES_MAX:
             self._failures.pop(next(iter(self._failures)))
-        self._failures[copy] = LoadFailure(times, self._clock.now_s() + load_backoff_s(times), failed.text)
+        self._failures[copy] = failed_again(self._failures.get(copy), self._clock.now_s(), failed.text)
 
     async def _refuse_hopeless(self, lines: Sequence[LineView]) -> None:
         """A line whose every node has just failed to load would wait for nothing: it gets the node's words."""

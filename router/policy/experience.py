@@ -51,7 +51,7 @@ def looked(
     old: Experience, lines: Iterable[LineView], snapshot: Snapshot, occupancy: Mapping[Copy, int], now_s: float
 ) -> Experience:
     """After one look at the pool; `now_s` must not go back."""
-    asked = demand(lines, snapshot, occupancy)
+    asked = with_leases(in_line(lines, snapshot), occupancy)
     kept = math.exp(-max(0.0, now_s - old.at_s) / HEAT_S)
     heat = {
         weights: old.heat_of(weights) * kept + asked.get(weights, 0.0) * (1.0 - kept)
@@ -78,13 +78,19 @@ def loaded(old: Experience, weights: str, took_s: float) -> Experience:
     return replace(old, load_s=MappingProxyType({**old.load_s, weights: mean_s}))
 
 
-def demand(lines: Iterable[LineView], snapshot: Snapshot, occupancy: Mapping[Copy, int]) -> dict[str, float]:
-    """By weights, now: who has a slot and who waits for one."""
-    asked: dict[str, float] = {}
-    for (_, weights), leases in occupancy.items():
-        asked[weights] = asked.get(weights, 0.0) + leases
+def in_line(lines: Iterable[LineView], snapshot: Snapshot) -> dict[str, float]:
+    """Slots that are waited for, by weights."""
+    waiting: dict[str, float] = {}
     for line in lines:
         stored = {row.weights for row in snapshot.holding(line.model).by_node.values()}
         for weights in stored:  # several where a name stands for different weights on different nodes
-            asked[weights] = asked.get(weights, 0.0) + line.depth / len(stored)
+            waiting[weights] = waiting.get(weights, 0.0) + line.depth / len(stored)
+    return waiting
+
+
+def with_leases(waiting: Mapping[str, float], occupancy: Mapping[Copy, int]) -> dict[str, float]:
+    """Slots that are wanted now, by weights: by who has one and by who waits for one."""
+    asked = dict(waiting)
+    for (_, weights), leases in occupancy.items():
+        asked[weights] = asked.get(weights, 0.0) + leases
     return asked

@@ -18,8 +18,8 @@ from router.errors import Rejection
 from router.fleet.node import CopyState, Node
 from router.fleet.snapshot import Row, Snapshot, point_of
 from router.fleet.tickets import LineView
-from router.policy.experience import NOTHING_LEARNT, Experience, demand
-from router.policy.filters import has_context
+from router.policy.experience import NOTHING_LEARNT, Experience, in_line, with_leases
+from router.policy.filters import has_context, usable
 from router.policy.room import Cost, Pool, cost_of
 
 SECOND_AFTER_S = 2.0  # a line that is younger, or its copies, may be a burst that is served in a moment
@@ -107,7 +107,8 @@ def place(
 
     The line that waits longest chooses first.
     """
-    asked, waiting = demand(lines, snapshot, occupancy), demand(lines, snapshot, {})
+    waiting = in_line(lines, snapshot)
+    asked = with_leases(waiting, occupancy)
     pool = Pool(snapshot, occupancy, experience, asked, waiting, leaving, now_s)
     refusals: list[Action] = []
     loads: dict[str, Load] = {}  # by node
@@ -122,15 +123,16 @@ def place(
         if refusal is not None:
             refusals.append(Refuse(line.model, refusal))
             continue
+        ready = [row for row in rows if row.is_ready and row.copy not in pool.leaving]
+        wants = _wants(ready, line)
         shared = next((loads[row.node] for row in rows if _is_load_of(loads.get(row.node), row)), None)
         if shared is not None:
-            loads[shared.node] = _asking(shared, line, _wants(rows, line, pool.leaving))
+            loads[shared.node] = _asking(shared, line, wants)
         elif mode is not Mode.OBSERVE and not any(_is_loading(row, loading) for row in rows):
-            wants = _wants(rows, line, pool.leaving)
             idle = [row for row in rows if row.node not in loads]
             possible = [row for row in idle if hindrance(row, loading, backoff, now_s, may_reload=bool(wants)) is None]
-            ready = [] if wants else [row for row in rows if _serves(row, line) and row.copy not in pool.leaving]
-            chosen = _choose(line, ready, possible, pool)
+            serving = () if wants else usable(ready, frozenset(), 0, names_no_ctx=line.names_no_ctx)
+            chosen = _choose(line, serving, possible, pool)
             # None waits: for a slot, for a node that loads something else, for its turn, or for the end of a backoff.
             if chosen is not None:
                 row, displaced = chosen
@@ -140,28 +142,28 @@ def place(
 
 
 def _choose(
-    line: LineView, ready: Sequence[Row], possible: Sequence[Row], pool: Pool
+    line: LineView, serving: Sequence[Row], possible: Sequence[Row], pool: Pool
 ) -> tuple[Row, tuple[str, ...]] | None:
     """Of the possible nodes the one where a load does the least harm, if what waits is worth it; and what the load
-    displaces there. `ready`: the copies that serve this line already."""
-    if ready and not _outlasts_a_load(line, ready, pool):
+    displaces there. `serving`: the copies that serve this line already."""
+    if serving and not _outlasts_a_load(line, serving, pool):
         return None
     nodes = pool.snapshot.nodes
     if len(possible) > COSTED_MAX:
         possible = nsmallest(COSTED_MAX, possible, key=lambda row: (not row.is_resident, len(nodes[row.node].copies)))
     costs = [(cost_of(row, pool), row) for row in possible]
-    worth = [(cost, row) for cost, row in costs if _is_worth(line, cost, pool.slots_of(row), has_copy=bool(ready))]
+    worth = [(cost, row) for cost, row in costs if _is_worth(line, cost, pool.slots_of(row), has_copy=bool(serving))]
     if not worth:
         return None
     cost, row = min(worth, key=lambda each: _rank(each[0], each[1], nodes[each[1].node], pool.occupancy))
     return row, cost.displaced
 
 
-def _outlasts_a_load(line: LineView, ready: Sequence[Row], pool: Pool) -> bool:
+def _outlasts_a_load(line: LineView, serving: Sequence[Row], pool: Pool) -> bool:
     """Whether those in line would wait longer for the copies that serve them than another one takes to load. Copies
     that have just come show first what they make of the line."""
-    load_s = pool.load_s(ready[0].weights, pool.resident_bytes(ready[0]))
-    served_s = min(pool.ready_for_s(row.copy) for row in ready)
+    load_s = pool.load_s(serving[0].weights, pool.resident_bytes(serving[0]))
+    served_s = min(pool.ready_for_s(row.copy) for row in serving)
     is_line = min(served_s, line.oldest_wait_s) >= SECOND_AFTER_S
     return is_line and _estimate_s(line) > load_s
 
@@ -198,6 +200,11 @@ def hopeless(
     return recent[0].text if len(recent) == len(rows) else None
 
 
+def failed_again(known: LoadFailure | None, now_s: float, text: str) -> LoadFailure:
+    times = 1 if known is None else known.times + 1
+    return LoadFailure(times, now_s + load_backoff_s(times), text)
+
+
 def load_backoff_s(failures: int) -> float:
     """After so many failed loads of a copy in a row, from 1."""
     return float(min(BACKOFF_S_MIN * 2 ** min(failures - 1, 16), BACKOFF_S_MAX))
@@ -214,15 +221,9 @@ def _refusal(rows: Sequence[Row], mode: Mode) -> Rejection | None:
     return Rejection.NOT_LOADED if never_loads and not any(row.is_ready for row in rows) else None
 
 
-def _serves(row: Row, line: LineView) -> bool:
-    return row.is_ready and not (line.names_no_ctx and row.named_ctx)
-
-
-def _wants(rows: Sequence[Row], line: LineView, leaving: Set[tuple[str, str]]) -> Wants | None:
-    """What no ready copy that stays has. A copy with a named context would reload for those who cannot name it, one
-    with less context for those who are to have more because their alias says so; others who ask for more are refused.
-    """
-    ready = [row for row in rows if row.is_ready and row.copy not in leaving]
+def _wants(ready: Sequence[Row], line: LineView) -> Wants | None:
+    """What no ready copy has. A copy with a named context would reload for those who cannot name it, and one with less
+    context for those who are to have more because their alias says so; others who ask for more are refused."""
     if line.names_no_ctx and all(row.named_ctx for row in ready):
         return Wants.DEFAULT
     return None if any(has_context(row, line.num_ctx) for row in ready) else Wants.COPY

@@ -10,7 +10,7 @@ from router.control.keeper import FleetKeeper
 from router.errors import LoadFailed, NoNode
 from router.fleet.snapshot import Row
 from router.policy.experience import NOTHING_LEARNT, loaded, looked
-from router.policy.placement import Load, LoadFailure, Mode, Refuse, hopeless, load_backoff_s, place
+from router.policy.placement import Load, LoadFailure, Mode, Refuse, failed_again, hopeless, place
 from router.policy.room import OFFERED_S
 from router.simulation.facts import Ready, Want, Work
 from router.simulation.world.agenda import at_once
@@ -146,14 +146,11 @@ class Placing:
         card, keeper = self._replica.cards[load.node], self._keeper
         for weights in load.displaces:
             if card.is_up and weights in card.model.copies:
-                at_once(keeper.loaded(load.node, weights, 0, is_renewal=True))
+                at_once(keeper.kept(load.node, weights))
             else:
                 at_once(keeper.not_loaded(load.node, weights))
 
     def _failed(self, load: Load) -> None:
         copy = (load.node, load.weights)
-        known = self._failures.get(copy)
-        times = known.times + 1 if known is not None else 1
-        until_s = self._replica.agenda.now_s() + load_backoff_s(times)
-        self._failures[copy] = LoadFailure(times, until_s, WORDS)
+        self._failures[copy] = failed_again(self._failures.get(copy), self._replica.agenda.now_s(), WORDS)
         at_once(self._keeper.not_loaded(load.node, load.weights))
