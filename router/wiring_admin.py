@@ -27,12 +27,12 @@ async def listen_admin(
         drained=keeper.drained,
         drain=keeper.drain,
         resume=keeper.resume,
-        aliases=lambda: parts.pipeline.rules.aliases,
-        access=lambda: parts.pipeline.rules.access,
-        keeps_context=lambda: parts.pipeline.rules.guards.keeps_context,
+        rules=lambda: parts.pipeline.rules,
         settings=lambda: redacted(reloader.settings),
         now_s=now_s,
         mode=lambda: placer.mode,
+        experience=lambda: placer.experience,
+        leaving=lambda: placer.leaving,
     )
     host, port = host_port(reloader.settings.admin.listen)
     door = Door(_token_file(reloader.settings), lambda name: is_loopback(name) or name == host)

@@ -34,7 +34,7 @@ FAILURES_MAX = 1000  # copies with a failed load remembered; a pool has fewer (n
 
 
 class Placer:
-    """Owns the loads that run, by node, and the memory of those that failed. `mode` may be set anew."""
+    """Owns the loads that run, by node, the memory of those that failed, and `experience`. `mode` may be set anew."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Placer:
         self._observe = observe
         self._loads: dict[str, tuple[Load, asyncio.Task[None]]] = {}
         self._failures: dict[tuple[str, str], LoadFailure] = {}
-        self._experience = NOTHING_LEARNT
+        self.experience = NOTHING_LEARNT
         self.is_leaving = False
 
     def __repr__(self) -> str:
@@ -65,6 +65,11 @@ class Placer:
     def loading(self) -> dict[str, str]:
         """The weights that each node is asked to load, by node."""
         return {node: load.weights for node, (load, _) in self._loads.items()}
+
+    @property
+    def leaving(self) -> frozenset[tuple[str, str]]:
+        """What these loads displace, by (node, weights)."""
+        return frozenset((node, weights) for node, (load, _) in self._loads.items() for weights in load.displaces)
 
     @property
     def failures(self) -> Mapping[tuple[str, str], LoadFailure]:
@@ -103,7 +108,7 @@ class Placer:
     async def _pass(self) -> None:
         lines = [line for line in await self._store.lines() if line.depth]
         snapshot, occupancy, now_s = self._keeper.snapshot, self._store.occupancy, self._clock.now_s()
-        self._experience = looked(self._experience, lines, snapshot, occupancy, now_s)
+        self.experience = looked(self.experience, lines, snapshot, occupancy, now_s)
         if not lines or self.is_leaving:
             return
         actions = place(
@@ -114,8 +119,8 @@ class Placer:
             now_s=now_s,
             mode=self.mode,
             occupancy=occupancy,
-            experience=self._experience,
-            leaving={(node, weights) for node, (load, _) in self._loads.items() for weights in load.displaces},
+            experience=self.experience,
+            leaving=self.leaving,
         )
         for action in actions:
             if isinstance(action, Refuse):
@@ -164,7 +169,7 @@ class Placer:
         self._observe(load.node, load.key, reason, "ok", took_s)
         log.info("loaded %s on %s in %.1f s", load.key, load.node, took_s)
         if not load.displaces:  # else it waited for what had to go
-            self._experience = loaded(self._experience, load.weights, took_s)
+            self.experience = loaded(self.experience, load.weights, took_s)
         has_ctx = await self._context_of(load)
         await self._keeper.loaded(load.node, load.weights, load.num_ctx, has_ctx=has_ctx, is_renewal=load.is_renewal)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from router.fleet.breaker import Circuit
@@ -11,6 +11,7 @@ from router.fleet.node import CopyState
 from router.fleet.snapshot import Row, Snapshot
 from router.fleet.tickets import LineView
 from router.policy import verdicts
+from router.policy.experience import NOTHING_LEARNT, Experience
 from router.policy.filters import Bar, bar_of
 from router.policy.placement import Hindrance, LoadFailure, Mode, hindrance
 from router.policy.schedule import Decision, Want
@@ -31,6 +32,9 @@ class Circumstances:
     failures: Mapping[Copy, LoadFailure]
     mode: Mode
     now_s: float
+    has_cloud: bool = False
+    experience: Experience = NOTHING_LEARNT
+    leaving: Set[Copy] = frozenset()  # what loads that run displace
 
 
 @dataclass(frozen=True, slots=True)

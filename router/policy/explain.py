@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from router.errors import Rejection
-from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
 from router.policy import verdicts
 from router.policy.candidates import Candidate, Circumstances, Facts, candidate_of, facts_of, in_order, rows_of
 from router.policy.filters import capped, largest_context, training_context
 from router.policy.guard import Refused, guard_num_ctx
 from router.policy.placement import Action, Load, Refuse, hopeless, place
+from router.policy.route import Passed, Reach, passed_over
 from router.policy.schedule import SAMPLE_MAX, Decision, Want, schedule
 from router.policy.verdicts import Verdict
 
@@ -30,7 +30,6 @@ class Question:
     targets: tuple[str, ...]  # model keys, as the aliases lead
     affinity: str = ""
     num_ctx: int = 0
-    is_cloud: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +68,11 @@ def explain(question: Question, at: Circumstances, rng: random.Random) -> Explan
         now_s=at.now_s,
         mode=at.mode,
         occupancy=at.occupancy,
+        experience=at.experience,
+        leaving=at.leaving,
     )
     candidates = sorted((candidate_of(key, row, facts) for key, row in rows_of(want, snapshot)), key=in_order)
-    refused = _refused_at_once(question, want, decision, snapshot)
+    refused = _refused_at_once(question, want, decision, at)
     return Explanation(
         model=question.model,
         targets=want.targets,
@@ -111,17 +112,21 @@ def _verdict(facts: Facts, candidates: Sequence[Candidate], actions: Sequence[Ac
     return _given_up(want, actions, at) or _waiting(want, candidates, actions, at)
 
 
-def _refused_at_once(question: Question, want: Want, decision: Decision, snapshot: Snapshot) -> Verdict | None:
+def _refused_at_once(question: Question, want: Want, decision: Decision, at: Circumstances) -> Verdict | None:
     """What a call is told before it may stand in line, in the order of `Pipeline.serve`."""
-    model = question.model
-    if not any(snapshot.is_known(key) for key in want.targets):
+    model, snapshot = question.model, at.snapshot
+    # What only observing finds is told in the line.
+    reach = Reach(has_cloud=at.has_cloud)
+    passed = [passed_over(key, snapshot, reach) for key in want.targets]
+    known = [why for why in passed if why is not Passed.UNKNOWN]
+    if not known:
         if snapshot.all_read:
             return verdicts.refused(Rejection.MODEL_NOT_FOUND, f"none of {len(snapshot.nodes)} nodes has '{model}'")
         unread = ", ".join(sorted(snapshot.unread))
         return verdicts.refused(Rejection.NO_NODE, f"no node that was read has '{model}', and not yet read: {unread}")
-    if question.is_cloud or any(row.is_cloud for key in want.targets for row in snapshot.holding(key).by_node.values()):
+    if None not in known and known[0] is Passed.CLOUD:
         return verdicts.refused(Rejection.CLOUD, f"'{model}' is a cloud model, and those are switched off")
-    if not any(snapshot.has_node_up(key) for key in want.targets):
+    if None not in known:
         return verdicts.refused(Rejection.NO_NODE, f"every node that has '{model}' is down or draining")
     if want.num_ctx and not decision.preferred:
         rows = snapshot.holding(want.targets[0])

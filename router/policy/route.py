@@ -16,6 +16,8 @@ from router.wire.names import is_cloud_key
 
 NO_NODE_RETRY_S = 5.0  # two probes and a little: a node that comes back is seen by then
 
+CLOUD_IS_OFF = "cloud models are switched off here: they spend the account of the node's owner"
+
 # With these a line is refused whose model cannot be had: then the plan's next target is.
 UNSERVABLE = (NoNode, NotLoaded, LoadFailed)
 
@@ -56,7 +58,7 @@ def ahead(plan: RoutePlan, snapshot: Snapshot, reach: Reach) -> Ahead | tuple[Pa
     """
     hindrances: list[Passed] = []
     for index, target in enumerate(plan.targets):
-        hindrance = _hindrance(target.model, snapshot, reach)
+        hindrance = passed_over(target.model, snapshot, reach)
         if hindrance is None:
             return Ahead(plan.without(index), tuple(hindrances))
         hindrances.append(hindrance)
@@ -66,7 +68,8 @@ def ahead(plan: RoutePlan, snapshot: Snapshot, reach: Reach) -> Ahead | tuple[Pa
     return tuple(hindrances)
 
 
-def _hindrance(key: str, snapshot: Snapshot, reach: Reach) -> Passed | None:
+def passed_over(key: str, snapshot: Snapshot, reach: Reach) -> Passed | None:
+    """Why a target cannot be had now."""
     rows = snapshot.holding(key)
     if not rows.by_node:
         return Passed.UNKNOWN
@@ -87,7 +90,7 @@ def nowhere(endpoint: Endpoint, sent_name: str, hindrances: Sequence[Passed], *,
             return unknown_model(endpoint, sent_name)
         return NoNode(f"not every node has been read yet: one of them may have '{sent_name}'")
     if known[0] is Passed.CLOUD:
-        return CloudRefused("cloud models are switched off here: they spend the account of the node's owner")
+        return CloudRefused(CLOUD_IS_OFF)
     return NoNode(f"every node that has '{sent_name}' is down or draining", retry_after_s=NO_NODE_RETRY_S)
 
 

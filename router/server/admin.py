@@ -10,7 +10,7 @@ import difflib
 import json
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,13 +22,14 @@ from router.errors import BadRequest
 from router.fleet.breaker import Circuit
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
-from router.policy.access import Access
-from router.policy.alias import DEFAULT_TEAM, Aliases
+from router.policy.alias import DEFAULT_TEAM
 from router.policy.candidates import Circumstances
+from router.policy.experience import Experience
 from router.policy.explain import Question, explain
 from router.policy.placement import LoadFailure, Mode
 from router.server import admin_views as views
 from router.server.admin_door import AdminRefusal, Door
+from router.upstream.rules import CallRules
 from router.wire.names import parse_name
 
 log = logging.getLogger(__name__)
@@ -58,12 +59,12 @@ class AdminSources:
     drained: Callable[[], Collection[str]]
     drain: Callable[[str], Awaitable[None]]
     resume: Callable[[str], Awaitable[None]]
-    aliases: Callable[[], Aliases]
-    access: Callable[[], Access]
+    rules: Callable[[], CallRules]
     settings: Callable[[], Mapping[str, Any]]  # without secrets
     now_s: Callable[[], float]  # the clock of `failures`
     mode: Callable[[], Mode]
-    keeps_context: Callable[[], bool]
+    experience: Callable[[], Experience]
+    leaving: Callable[[], Set[tuple[str, str]]]
 
 
 class Admin:
@@ -118,7 +119,7 @@ class Admin:
         return partial(views.node_view, _known(name, at.snapshot), at, drained)
 
     async def _models(self, request: web.Request) -> Page:
-        at, aliases = await self._circumstances(), self._sources.aliases()
+        at, aliases = await self._circumstances(), self._sources.rules().aliases
         return lambda: {"models": views.models_view(at, aliases)}
 
     async def _lines(self, request: web.Request) -> Page:
@@ -144,7 +145,8 @@ class Admin:
         unknown = [name for name in query if name not in ASKED]
         if unknown:
             raise AdminRefusal(400, f"{unknown[0]!r} is nothing to explain by: give {', '.join(ASKED)}")
-        access, team = self._sources.access(), query.get("team", DEFAULT_TEAM)
+        rules, team = self._sources.rules(), query.get("team", DEFAULT_TEAM)
+        access, aliases = rules.access, rules.aliases
         if team not in access.names:
             near = difflib.get_close_matches(team[:NAME_CHARS_MAX], access.names, n=1)
             hint = f"did you mean {near[0]}?" if near else "calls without a key are those of 'default'"
@@ -156,14 +158,13 @@ class Admin:
             raise AdminRefusal(400, f"{model!r}: {refusal.text}") from None
         if name is None:
             raise AdminRefusal(400, "say which model: /admin/explain?model=NAME")
-        num_ctx = 0 if self._sources.keeps_context() else _num_ctx(query.get("num_ctx", "0"))
-        aliases = self._sources.aliases()
+        num_ctx = 0 if rules.guards.keeps_context else _num_ctx(query.get("num_ctx", "0"))
         if not access.team(team).models.match(name.key):
             raise AdminRefusal(
                 404, f"team {team} may not see {name.display}: to its calls it is unknown (teams.{team}.models)"
             )
         targets = aliases.candidates(name.key, team) if name.key in aliases.names else (name.key,)
-        return Question(model, targets, query.get("affinity", ""), num_ctx, name.is_cloud)
+        return Question(model, targets, query.get("affinity", ""), num_ctx)
 
     async def _circumstances(self, targets: Sequence[str] = ()) -> Circumstances:
         """Copied where it changes under a reader's eyes."""
@@ -179,6 +180,9 @@ class Admin:
             failures=dict(sources.failures()),
             mode=sources.mode(),
             now_s=sources.now_s(),
+            has_cloud=sources.rules().reach.has_cloud,
+            experience=sources.experience(),
+            leaving=sources.leaving(),
         )
 
 

@@ -13,6 +13,7 @@ from router.errors import CloudRefused, NoNode, Refusal, UnknownModel, UpstreamF
 from router.fleet.node import DiskModel, Health, Node, NodeSpec
 from router.fleet.snapshot import UP, Snapshot
 from router.policy.access import Team
+from router.policy.route import CLOUD_IS_OFF
 from router.seams import NO_MORE, NodeFailed
 from router.server.catalog import Catalog
 from router.wire.names import parse_name
@@ -59,7 +60,7 @@ class Shows:
         listed = self._catalog.find(wish.model, team)
         model = listed.model
         if model.is_cloud or parse_name(wish.model).is_cloud:
-            raise CloudRefused("cloud models are switched off here: they spend the account of the node's owner")
+            raise CloudRefused(CLOUD_IS_OFF)
         shown = await self._shown(model, wish.more)
         return renamed(shown, listed.name, model.modified_at)
 

@@ -174,7 +174,7 @@ class Passage:
         if self._waiting.is_open and not content_type.startswith(EVENT_STREAM):
             self._break_off(UpstreamFailed(f"the node answered {content_type.decode('latin-1')} instead of a stream"))
             return
-        self._streams = content_type.startswith((b"text/event-stream", b"application/x-ndjson"))
+        self._streams = content_type.startswith((EVENT_STREAM, b"application/x-ndjson"))
         is_ok = attempt.status == 200
         attempt.meter = self._meter = Meter(
             errand.endpoint,

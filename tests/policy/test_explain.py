@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from router.fleet.node import Health
 from router.fleet.snapshot import Snapshot, snapshot_of
 from router.fleet.tickets import LineView
 from router.policy.candidates import Circumstances
+from router.policy.experience import NOTHING_LEARNT
 from router.policy.explain import Explanation, Question, explain
 from router.policy.filters import Bar, bar_of, usable
 from router.policy.placement import Load, LoadFailure, Mode, Refuse, place
@@ -33,7 +35,7 @@ def line(key: str, depth: int = 0, drain_per_s: float = 0.0) -> LineView:
 
 def at(snapshot: Snapshot, busy: Mapping[tuple[str, str], int] | None = None, **more: Any) -> Circumstances:
     basis: dict[str, Any] = {
-        "lines": {key: line(key) for key in ("x", "y", "a", "b")},
+        "lines": {key: line(key) for key in ("x", "y", "a", "b", "x:cloud")},
         "circuits": {},
         "loading": {},
         "failures": {},
@@ -218,7 +220,7 @@ def test_refusals_name_the_reason_that_the_call_would_get() -> None:
         (at(fleet(node("a", disk="y"))), {}, Rejection.MODEL_NOT_FOUND),
         (at(fleet(node("a", disk="y"), node("b", is_read=False))), {}, Rejection.NO_NODE),
         (at(fleet(node("a", cloud="x"))), {}, Rejection.CLOUD),
-        (at(loaded), {"is_cloud": True}, Rejection.CLOUD),
+        (at(fleet(node("a", disk="x:cloud"))), {"targets": ("x:cloud",)}, Rejection.CLOUD),
         (at(fleet(node("a", disk="x", health=Health.DOWN))), {}, Rejection.NO_NODE),
         (at(loaded), {"num_ctx": 5000}, Rejection.NUM_CTX),
         (full, {}, Rejection.QUEUE_FULL),
@@ -228,6 +230,21 @@ def test_refusals_name_the_reason_that_the_call_would_get() -> None:
     for moment, more, reason in cases:
         said = about(moment, **more)
         assert ending(said) == (End.REFUSED, "", reason), said.verdict
+
+
+def test_a_cloud_model_is_refused_only_where_they_are_switched_off_and_nothing_else_is_asked() -> None:
+    snapshot = fleet(node("a", disk="y", ready="y", cloud="x"))
+    assert about(at(snapshot, has_cloud=True)).verdict.reason != Rejection.CLOUD
+    assert ending(about(at(snapshot), targets=("x", "y"))) == (End.SERVED, "a", "loaded")
+
+
+def test_a_copy_that_serves_on_is_known_to_be_in_the_way() -> None:
+    crowded = fleet(node("a", disk="x y", ready="y", vram_bytes=1500))
+    young = replace(NOTHING_LEARNT, ready_since={("a", "w:y"): NOW_S - 2.0})
+    busy = {("a", "w:y"): 1}
+    waiting = {"x": replace(line("x", depth=2), oldest_wait_s=600.0), "y": line("y")}
+    assert ending(about(at(crowded, busy, lines=waiting))) == (End.WAITS, "a", "cold_load")
+    assert ending(about(at(crowded, busy, lines=waiting, experience=young))) == (End.WAITS, "", "cold_load")
 
 
 def test_a_load_that_runs_and_one_that_cannot_begin_are_waited_for() -> None:
