@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from router.simulation.catalog import model_of
 from router.simulation.pool import SimulatedPool
 from router.wiring import Router
@@ -26,6 +28,9 @@ ALIASES = {"gpt-4o": "llama3.2", "o4-mini": "qwen3", "text-embedding-3-small": "
 CHATS = ("llama3.2:latest", "LLaMA3.2", "gpt-4o")
 THINKERS = ("qwen3:latest", "QWen3", "o4-mini")
 EMBEDDERS = ("nomic-embed-text:latest", "Nomic-Embed-Text", "text-embedding-3-small")
+chats = pytest.mark.parametrize("model", CHATS)
+thinkers = pytest.mark.parametrize("model", THINKERS)
+embedders = pytest.mark.parametrize("model", EMBEDDERS)
 DIMENSIONS = 768
 
 LISTED = {model.name for model in MODELS} | {f"{alias}:latest" for alias in ALIASES}

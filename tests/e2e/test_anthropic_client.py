@@ -8,11 +8,9 @@ import anthropic
 import pytest
 
 from router.wiring import Router
-from tests.e2e.house import CHATS, CITY, MESSAGES, THINKERS, base
+from tests.e2e.house import CHATS, CITY, MESSAGES, base, chats, thinkers
 
 TOOL: Any = {"name": "get_weather", "description": "The weather of a city", "input_schema": CITY}
-
-chats = pytest.mark.parametrize("model", CHATS)
 
 
 def client_of(router: Router) -> anthropic.AsyncAnthropic:
@@ -69,7 +67,7 @@ async def test_a_tool_call_is_streamed(router: Router, model: str) -> None:
     assert isinstance(call.input["city"], str)
 
 
-@pytest.mark.parametrize("model", THINKERS)
+@thinkers
 async def test_thinking_is_a_block_of_its_own(router: Router, model: str) -> None:
     async with client_of(router) as client:
         answer = await client.messages.create(model=model, messages=MESSAGES, max_tokens=64)

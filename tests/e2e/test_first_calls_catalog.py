@@ -18,14 +18,12 @@ from router.simulation.catalog import RECORDED_MODELS, model_of
 from router.simulation.pool import SimulatedPool
 from router.wiring import Router
 from tests.e2e.dialogue import asked, ndjson, read, sse
-from tests.e2e.house import CHATS, EMBEDDERS, MESSAGES, base
+from tests.e2e.house import CHATS, EMBEDDERS, MESSAGES, base, chats
 from tests.e2e.javascript import told
 from tests.shell.house import router_before
 
 JSON = "Content-Type: application/json"
 NAME, _, ALIAS = CHATS
-
-chats = pytest.mark.parametrize("model", CHATS)
 
 
 @chats

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from router.wiring import Router
-from tests.e2e.house import CHATS, DIMENSIONS, EMBEDDERS, LISTED, NEW, OLD
+from tests.e2e.house import CHATS, DIMENSIONS, LISTED, NEW, OLD, chats, embedders
 from tests.e2e.javascript import told
 from tests.shell.clients import scrape
 from tests.shell.house import assert_at_rest, until
@@ -18,7 +18,6 @@ pytestmark = pytest.mark.js
 CLIENTS = ("openai", "ollama")
 
 both = pytest.mark.parametrize("client", CLIENTS)
-chats = pytest.mark.parametrize("model", CHATS)
 
 
 @both
@@ -45,7 +44,7 @@ async def test_tools_are_called_plain_and_streamed(router: Router, client: str, 
 
 
 @both
-@pytest.mark.parametrize("model", EMBEDDERS)
+@embedders
 async def test_texts_are_embedded(router: Router, client: str, model: str) -> None:
     said = await told(client, "embeddings", router, model)
     assert set(said["models"]) == {model}

@@ -21,17 +21,15 @@ from tests.e2e.house import (
     MESSAGES,
     PNG,
     QUESTION,
-    THINKERS,
     TOOL,
     base,
+    chats,
+    embedders,
+    thinkers,
 )
 from tests.shell.house import until
 
 FEW: Any = {"num_predict": 8}
-
-chats = pytest.mark.parametrize("model", CHATS)
-thinkers = pytest.mark.parametrize("model", THINKERS)
-embedders = pytest.mark.parametrize("model", EMBEDDERS)
 
 
 @asynccontextmanager

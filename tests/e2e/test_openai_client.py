@@ -24,14 +24,12 @@ from tests.e2e.house import (
     MESSAGES,
     PNG,
     QUESTION,
-    THINKERS,
     TOOL,
     base,
+    chats,
+    embedders,
+    thinkers,
 )
-
-chats = pytest.mark.parametrize("model", CHATS)
-thinkers = pytest.mark.parametrize("model", THINKERS)
-embedders = pytest.mark.parametrize("model", EMBEDDERS)
 
 
 def client_of(router: Router) -> openai.AsyncOpenAI:
