@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from router.control.keeper import FleetKeeper
+from router.control.placer import EPOCH
 from router.fleet.node import NodeSpec
 from router.fleet.snapshot import Row
 from router.policy.placement import Mode
@@ -19,7 +20,6 @@ from router.seams import NodeFailed, Store
 
 log = logging.getLogger(__name__)
 
-EPOCH = 1  # one process leads itself, as in `control.placer`
 WANTED_MAX = 1000  # models that await their turn: more than nodes ever hold in memory
 
 

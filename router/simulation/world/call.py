@@ -28,7 +28,7 @@ class Call:
     """Mutable, and owned by `Clients`; whoever serves it writes down what the client would see."""
 
     __slots__ = (
-        *("attempts", "began_s", "cached_tokens", "ended_s", "fate", "first_token_s", "front", "has_waited", "node"),
+        *("attempts", "began_s", "cached_tokens", "ended_s", "fate", "first_token_s", "front", "node"),
         *("request", "tries"),
     )
 
@@ -41,7 +41,6 @@ class Call:
         self.began_s: float | None = None  # got a slot at a node, last time
         self.first_token_s: float | None = None  # an embedding's is its answer
         self.ended_s: float | None = None
-        self.has_waited = False
         self.cached_tokens = 0
         self.fate: Fate | None = None
 

@@ -41,15 +41,19 @@ class Placing:
         self.epoch = 0
 
     def start(self) -> None:
-        replica = self._replica
-        life = self
+        agenda = self._replica.agenda
 
         def again() -> None:
-            if replica.is_up and replica.placing is life:
+            if self._is_alive:
                 self._pass()
-                replica.agenda.after(PASS_S, again)
+                agenda.after(PASS_S, again)
 
-        replica.agenda.after(PASS_S, again)
+        agenda.after(PASS_S, again)
+
+    @property
+    def _is_alive(self) -> bool:
+        """Its replica has not been killed since."""
+        return self._replica.is_up and self._replica.placing is self
 
     def wake(self) -> None:
         if not self._is_awake and self._leads():
@@ -58,7 +62,7 @@ class Placing:
 
     def _wake_up(self) -> None:
         self._is_awake = False
-        if self._replica.is_up and self._replica.placing is self:
+        if self._is_alive:
             self._pass()
 
     def die(self) -> None:
@@ -70,9 +74,8 @@ class Placing:
     def _pass(self) -> None:
         if not self._leads() or self._store.is_cut_off:
             return
-        self._passed_s = self._replica.agenda.now_s()
+        self._passed_s = now_s = self._replica.agenda.now_s()
         lines = [line for line in at_once(self._store.lines()) if line.depth]
-        now_s = self._replica.agenda.now_s()
         self._experience = looked(self._experience, lines, self._keeper.snapshot, self._store.occupancy, now_s)
         if not lines:
             return

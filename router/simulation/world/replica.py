@@ -6,7 +6,7 @@ Its decisions, keeper and store are those of production; its waiting and its soc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import Random
 
 from router.control.keeper import FleetKeeper
@@ -16,7 +16,7 @@ from router.fleet.node import Health
 from router.fleet.tickets import BEAT_S, Lease, Ticket
 from router.policy.retry import Budget, Failure, Retry, Tries, verdict
 from router.policy.schedule import Want, schedule
-from router.simulation.world.agenda import Agenda, Timer, at_once
+from router.simulation.world.agenda import Agenda, at_once
 from router.simulation.world.alone import Alone
 from router.simulation.world.call import Call, Fate, Passage
 from router.simulation.world.card import Card
@@ -51,8 +51,6 @@ class Case:
     has_met_dead_runner: bool = False
     is_counted: bool = False
     is_taken: bool = False  # its take reached the store
-    decision_s: float = 0.0
-    tries: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Replica:
@@ -72,7 +70,6 @@ class Replica:
         self.cases: dict[str, Case] = {}  # by ticket id, oldest first
         self.counted = 0  # retries at nodes
         self.running = 0
-        self._timers: list[Timer] = []
 
     def __repr__(self) -> str:
         state = "up" if self.is_up else "down"
@@ -97,8 +94,7 @@ class Replica:
             at_once(self.keeper.add(card.spec))
             self._probe(card, is_first=True)
         self.keeper.on_wake = self.placing.wake
-        life = self._lives
-        self._every(BEAT_S, self._beat, life)
+        self._every(BEAT_S, self._beat)
         self.placing.start()
 
     def go_down(self) -> None:
@@ -115,13 +111,12 @@ class Replica:
             else:
                 self._desk.sent_back(case.call)
 
-    def _every(self, seconds: float, do: Callable[[], None], life: int) -> None:
+    def _every(self, seconds: float, do: Callable[[], None]) -> None:
         def again() -> None:
-            if self.is_up and life == self._lives:
-                do()
-                self.agenda.after(seconds, again)
+            do()
+            self._soon(seconds, again)
 
-        self.agenda.after(self.rng.random() * seconds, again)
+        self._soon(self.rng.random() * seconds, again)
 
     def _beat(self) -> None:
         if not self.store.is_cut_off:
@@ -271,6 +266,7 @@ class Replica:
         self._soon(self._half_s, arrive)
 
     def _soon(self, seconds: float, do: Callable[[], None]) -> None:
+        """If this process still lives by then."""
         life = self._lives
 
         def arrive() -> None:
@@ -312,18 +308,16 @@ class Replica:
     # probes
 
     def _probe(self, card: Card, *, is_first: bool = False) -> None:
-        life = self._lives
         if is_first:
             self._look(card)
 
         def again() -> None:
-            if self.is_up and life == self._lives:
-                self._look(card)
-                self._probe(card)
+            self._look(card)
+            self._probe(card)
 
         node = self.keeper.snapshot.nodes[card.name]
         fails = self.keeper.fails_of(card.name)
-        self.agenda.after(next_probe_in_s(node.health, fails, PROBE_S, self.rng), again)
+        self._soon(next_probe_in_s(node.health, fails, PROBE_S, self.rng), again)
 
     def _look(self, card: Card) -> None:
         keeper = self.keeper
