@@ -117,7 +117,8 @@ class _Reader:
         later = [target for end in instead for target in (*end.drawn, *end.fallbacks)]
         later += [target for end in ends for target in end.fallbacks]
         return _End(
-            tuple(Target(model, share, wanted) for (model, wanted), share in shares.items()),
+            # Added up they may be a rounding more than the whole.
+            tuple(Target(model, min(share, 1.0), wanted) for (model, wanted), share in shares.items()),
             tuple(dict.fromkeys(Target(each.model, 0.0, overrides.over(each.overrides)) for each in later)),
             height,
         )
