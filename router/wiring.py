@@ -21,7 +21,7 @@ from router.control.placer import Placer
 from router.control.prober import Prober
 from router.control.replicas import beat_for_ever, watch_lag
 from router.control.unloader import Unloader
-from router.discovery.static import StaticDiscovery
+from router.discovery.joined import JoinedDiscovery
 from router.errors import Rejection
 from router.lifecycle import Lifecycle, Loops, Phase
 from router.pipeline import Pipeline
@@ -48,6 +48,7 @@ from router.upstream.node_api import HttpNodeApi
 from router.upstream.pool import ConnectionPool
 from router.upstream.resolver import Resolver
 from router.wiring_admin import listen_admin
+from router.wiring_discovery import joined_discovery, nodes_expected
 
 log = logging.getLogger("router")
 
@@ -155,9 +156,9 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
     resolver = Resolver()
     connections = ConnectionPool(connect_s=settings.timeouts.connect_s, resolve=resolver.addresses, access=access.of)
     stack.push_async_callback(connections.close)
-    discovery = StaticDiscovery(prepared.nodes)
-    # The keeper comes after what it tells: metrics look it up at the scrape.
-    metrics = _metrics(settings, store, discovery, logs, lambda: keeper)
+    # The keeper comes after what it tells, and discovery's sources after metrics: these look them up at the scrape.
+    metrics = _metrics(settings, store, lambda: discovery, logs, lambda: keeper)
+    discovery = joined_discovery(prepared, metrics, rng)
     keeper = FleetKeeper(
         store,
         clock,
@@ -261,7 +262,7 @@ def _inference(
 
 async def _listen(stack: AsyncExitStack, settings: Settings, parts: Parts) -> ClientListener:
     limits = meaning.client_limits(settings)
-    fitting, files = connections_within(limits.connections, len(settings.nodes))
+    fitting, files = connections_within(limits.connections, nodes_expected(settings))
     if fitting < limits.connections:
         text = "client.connections is %d instead of %d: this process may open %d files, and a call takes two"
         log.warning(text, fitting, limits.connections, files)
@@ -320,7 +321,11 @@ async def _listen_probes(stack: AsyncExitStack, settings: Settings, parts: Parts
 
 
 def _metrics(
-    settings: Settings, store: MemoryStore, discovery: StaticDiscovery, logs: Logs, keeper: Callable[[], FleetKeeper]
+    settings: Settings,
+    store: MemoryStore,
+    discovery: Callable[[], JoinedDiscovery],
+    logs: Logs,
+    keeper: Callable[[], FleetKeeper],
 ) -> Metrics:
     sources = Sources(
         snapshot=lambda: keeper().snapshot,
@@ -328,7 +333,8 @@ def _metrics(
         lines=store.lines,
         queue_limit=lambda key: store.limits.of(key),  # noqa: PLW0108 - the limits may be set anew
         circuits=lambda: keeper().circuits(),
-        discovered=lambda: {discovery.source: len(discovery.nodes)},
+        discovered=lambda: discovery().counts,
+        discovery_troubles=lambda: discovery().troubles,
         log_lines_dropped=lambda: logs.dropped,
     )
     told = settings.metrics

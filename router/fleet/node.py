@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -16,6 +16,14 @@ class Health(StrEnum):
     DEGRADED = "degraded"  # some probes fail; still served
     DRAINING = "draining"
     DOWN = "down"
+
+
+class Standing(StrEnum):
+    """What whoever names a node says of it; a node of a list always stands ready."""
+
+    READY = "ready"
+    LEAVING = "leaving"  # finishes what it has: its pod terminates, or an annotation drains it
+    NOT_READY = "not_ready"  # known, and served nothing, whatever it answers to probes
 
 
 class CopyState(StrEnum):
@@ -39,6 +47,9 @@ class NodeSpec:
     backlog: int = 0  # calls that may wait at the node beyond its slots
     vram_bytes: int | None = None
     weight: float = 1.0
+    standing: Standing = Standing.READY
+    machine: str = ""  # the Kubernetes node that its pod runs on
+    zone: str = ""
 
     @property
     def authority(self) -> str:
@@ -49,6 +60,9 @@ class NodeSpec:
     @property
     def url(self) -> str:
         return f"{'https' if self.is_tls else 'http'}://{self.authority}"
+
+    def named(self, name: str) -> NodeSpec:
+        return replace(self, name=name)
 
     def slots_of(self, keys: tuple[str, ...]) -> int:
         """Slots of a copy that serves these model keys; 1 where nothing is declared, Ollama's own default."""
