@@ -1,0 +1,172 @@
+"""On a real Kubernetes, in this order: install without a value, serve, follow pods, survive, upgrade, leave no trace.
+
+RBAC and Pod Security `restricted` are enforced there. `make e2e-kube` runs it; nothing else does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kube.cluster_house import (
+    CHART,
+    HERE,
+    IMAGE,
+    NAMESPACE,
+    RELEASE,
+    Cluster,
+    cluster,
+    needs_root,
+    until,
+)
+
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600), pytest.mark.xdist_group("kube")]
+CACHE = Path(os.environ.get("KUBE_CACHE", HERE.parents[1] / ".cache" / "kube"))
+STREAMS = 50
+SETTLED = {"ollama-0": "healthy", "ollama-1": "healthy"}
+
+
+@pytest.fixture(scope="module")
+def at() -> Iterator[Cluster]:
+    needs_root()
+    with cluster(CACHE / "bin", CACHE / "state") as found:
+        for archive in ("router.tar", "client.tar"):
+            found.load_image(CACHE / "images" / archive)
+        found.run("kubectl", "create", "namespace", NAMESPACE)
+        enforced = "pod-security.kubernetes.io/enforce=restricted"
+        found.run("kubectl", "label", "namespace", NAMESPACE, enforced)
+        found.kubectl("create", "configmap", "simulated-node", f"--from-file={HERE / 'node.py'}")
+        found.kubectl("apply", "-f", "-", given=(HERE / "ollama.yaml").read_text().replace("IMAGE", IMAGE))
+        found.kubectl("rollout", "status", "statefulset/ollama", "--timeout=120s")
+        yield found
+
+
+def settle(at: Cluster) -> None:
+    until(lambda: at.states() == SETTLED, "both nodes are healthy")
+
+
+def test_it_installs_without_a_value_and_tells_what_it_found(at: Cluster) -> None:
+    notes = at.helm("install", RELEASE, str(CHART), "--wait", "--timeout", "120s")
+    assert "2 Ollama pods are ready behind Services labelled app.kubernetes.io/name=ollama in llm." in notes
+    assert "NO NODE" not in notes
+    settle(at)
+    nodes = at.nodes()
+    assert {node["machine"] for node in nodes.values()} == {"lab"}
+
+
+def test_helm_test_passes(at: Cluster) -> None:
+    assert "Phase:          Succeeded" in at.helm("test", RELEASE, "--timeout", "120s")
+
+
+def test_the_official_client_chats_and_streams_from_another_pod(at: Cluster) -> None:
+    result = at.begin_load(streams=4, seconds=5).result()
+    assert result["failed"] == {}
+    assert set(result["done"]) == {"plain", "stream"}
+    assert sum(node["slots"] for node in at.nodes().values()) >= 64, "OLLAMA_NUM_PARALLEL, as the pods say"
+
+
+def test_the_pod_has_no_other_rights_than_to_look(at: Cluster) -> None:
+    account = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
+    for verb, what, answer in (
+        ("list", "endpointslices", "yes"),
+        ("watch", "pods", "yes"),
+        ("get", "secrets", "no"),
+        ("patch", "pods", "no"),
+        ("create", "pods/exec", "no"),
+    ):
+        assert at.kubectl("auth", "can-i", verb, what, f"--as={account}", may_fail=True).strip() == answer, (verb, what)
+
+
+def test_nodes_come_and_go_under_load_and_no_call_fails(at: Cluster) -> None:
+    load = at.begin_load(streams=10, seconds=30)
+    at.kubectl("scale", "statefulset/ollama", "--replicas=3")
+    until(lambda: at.states().get("ollama-2") == "healthy", "the third node is healthy")
+    at.kubectl("scale", "statefulset/ollama", "--replicas=2")
+    until(lambda: at.states() == SETTLED, "the third node is gone")
+    assert load.result()["failed"] == {}
+
+
+def test_an_annotation_empties_a_node_and_status_says_when_it_is_safe(at: Cluster) -> None:
+    load = at.begin_load(streams=10, seconds=20)
+    at.kubectl("annotate", "pod", "ollama-0", "ollama-router.io/drain=true")
+    until(lambda: at.states().get("ollama-0") == "draining", "the node drains")
+    until(lambda: at.nodes()["ollama-0"]["is_idle"], "nothing runs there any more")
+    at.kubectl("annotate", "pod", "ollama-0", "ollama-router.io/drain-")
+    settle(at)
+    assert load.result()["failed"] == {}
+
+
+def test_a_pod_that_is_deleted_ends_what_it_has_and_its_successor_is_another_start(at: Cluster) -> None:
+    load = at.begin_load(streams=10, seconds=25)
+    at.kubectl("delete", "pod", "ollama-1", "--wait=false")
+    until(lambda: at.states().get("ollama-1") != "healthy", "it is seen leaving")
+    until(lambda: at.states() == SETTLED, "its successor is healthy")
+    assert load.result()["failed"] == {}
+
+
+def test_a_node_that_is_killed_costs_its_open_streams_and_nothing_after_them(at: Cluster) -> None:
+    load = at.begin_load(streams=10, seconds=20)
+    at.kubectl("delete", "pod", "ollama-1", "--grace-period=0", "--force")
+    until(lambda: at.states() == SETTLED, "its successor is healthy")
+    failed = load.result()["failed"]
+    assert sum(failed.values()) <= 12, failed
+    assert at.begin_load(streams=4, seconds=3).result()["failed"] == {}
+
+
+def test_an_upgrade_and_a_roll_back_under_open_streams_fail_no_call(at: Cluster) -> None:
+    before = {pod["metadata"]["name"] for pod in routers(at)}
+    load = at.begin_load(streams=STREAMS, seconds=60)
+    at.helm("upgrade", RELEASE, str(CHART), "--set", "config.log.format=text", "--wait", "--timeout", "200s")
+    between = {pod["metadata"]["name"] for pod in routers(at)}
+    assert before.isdisjoint(between)
+    at.helm("rollback", RELEASE, "1", "--wait", "--timeout", "200s")
+    result = load.result()
+    assert result["failed"] == {}
+    assert result["done"]["stream"] > STREAMS
+
+
+def routers(at: Cluster) -> list[dict[str, object]]:
+    pods = at.items("pods")
+    return [
+        pod
+        for pod in pods
+        if pod["metadata"]["labels"].get("app.kubernetes.io/component") == "router"
+        and "deletionTimestamp" not in pod["metadata"]
+    ]
+
+
+def test_a_change_of_the_list_arrives_without_a_restart(at: Cluster) -> None:
+    before = {pod["metadata"]["name"] for pod in routers(at)}
+    at.helm("upgrade", RELEASE, str(CHART), "--set", "nodes={http://192.0.2.77:11434}", "--wait", "--timeout", "120s")
+    until(lambda: "192.0.2.77:11434" in at.states(), "the node of the list is known")
+    assert {pod["metadata"]["name"] for pod in routers(at)} == before
+    at.helm("rollback", RELEASE, "--wait", "--timeout", "120s")
+    settle(at)
+
+
+def test_a_router_that_is_killed_is_replaced_and_serves(at: Cluster) -> None:
+    (pod,) = routers(at)
+    at.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
+    at.kubectl("rollout", "status", f"deployment/{RELEASE}", "--timeout=120s")
+    settle(at)
+    assert at.begin_load(streams=4, seconds=3).result()["failed"] == {}
+
+
+def test_uninstalling_leaves_nothing(at: Cluster) -> None:
+    at.helm("uninstall", RELEASE, "--wait", "--timeout", "200s")
+    kinds = "all,configmaps,secrets,serviceaccounts,roles,rolebindings,persistentvolumeclaims,networkpolicies,ingresses"
+    selector = f"app.kubernetes.io/instance={RELEASE}"
+    until(lambda: not at.kubectl("get", kinds, "-l", selector, "-o", "name").strip(), "nothing of the release is left")
+    clusterwide = at.run("kubectl", "get", "clusterroles,clusterrolebindings", "-l", selector, "-o", "name")
+    assert clusterwide.strip() == ""
+
+
+def test_where_no_node_is_the_notes_say_why(at: Cluster) -> None:
+    at.kubectl("delete", "service", "ollama")
+    until(lambda: not at.items("endpointslices"), "the slices are gone")
+    notes = at.helm("install", RELEASE, str(CHART), "--wait", "--timeout", "120s")
+    assert "NO NODE FOUND: no Service in llm is labelled app.kubernetes.io/name=ollama." in notes
+    at.helm("uninstall", RELEASE, "--wait", "--timeout", "120s")
