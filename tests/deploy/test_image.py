@@ -15,7 +15,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
+from router.settings import load_settings
 from tests.ports import free_port
 from tests.shell.clients import get
 from tests.shell.scenes import QUICK, pool_of
@@ -131,3 +133,30 @@ def test_what_the_dockerfile_copies_exists_and_is_let_in() -> None:
     wanted = {name for names in copied for name in names.split()}
     assert wanted == let_in
     assert [name for name in wanted if not (ROOT / name).exists()] == []
+
+
+def test_a_laptop_s_pool_is_as_careful_as_the_chart() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
+    router = compose["services"]["router"]
+    assert router["read_only"] is True
+    assert router["cap_drop"] == ["ALL"]
+    names = {name: "http://ollama:11434" for name in router["environment"] if name.endswith("NODES")}
+    assert load_settings(environ={**names, "OLLAMA_ROUTER_LOG__FORMAT": "text"}).warnings == ()
+    published = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    assert [port for port in published if not port.startswith("127.0.0.1:")] == [], "on loopback only"
+    mounted = [volume for service in compose["services"].values() for volume in service.get("volumes", [])]
+    paths = [volume.split(":")[0] for volume in mounted if volume.startswith("./")]
+    assert [path for path in paths if not (ROOT / path).exists() and path != "./dashboards"] == []
+
+
+def test_a_release_publishes_what_the_chart_asks_for() -> None:
+    release = (ROOT / ".github/workflows/release.yaml").read_text()
+    values = yaml.safe_load((ROOT / "helm/ollama-router/values.yaml").read_text())["image"]
+    assert f"IMAGE: {values['registry']}/{values['repository']}" in release
+    jobs = yaml.safe_load(release)["jobs"]
+    (build,) = [step["with"] for step in jobs["image"]["steps"] if "build-push" in step.get("uses", "")]
+    assert (build["sbom"], build["provenance"]) == (True, "mode=max")
+    assert "arm64" in build["platforms"]
+    version = yaml.safe_load((ROOT / "helm/ollama-router/Chart.yaml").read_text())["version"]
+    assert f"ollama-router:{version}" in (ROOT / "docker-compose.yaml").read_text()
+    assert f"newTag: {version}" in (ROOT / "k8s/base/kustomization.yaml").read_text()

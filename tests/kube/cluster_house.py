@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,28 @@ IMAGE = f"ghcr.io/ollama-router/ollama-router:{VERSION}"
 NAMESPACE, RELEASE = "llm", "ollama-router"
 PATIENCE_S = 120.0
 CLIENT = "docker.io/library/client:dev"
+POD_CONTEXT = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
 RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Load:
-    """A team's program under way. `result` waits for its end."""
+    """A team's program under way, in a pod of its own. `result` waits for its end."""
 
-    process: subprocess.Popen[str]
-    told: list[str] = field(default_factory=list)
+    cluster: Cluster
+    pod: str
 
     def result(self) -> dict[str, dict[str, int]]:
-        output, errors = self.process.communicate(timeout=PATIENCE_S)
-        assert self.process.returncode == 0, errors
+        until(lambda: self._phase() in ("Succeeded", "Failed"), f"{self.pod} has ended")
+        output = self.cluster.kubectl("logs", self.pod)
+        assert self._phase() == "Succeeded", output
+        self.cluster.kubectl("delete", "pod", self.pod, "--wait=false")
         found: dict[str, dict[str, int]] = json.loads(output.strip().splitlines()[-1])
+        print(found)
         return found
+
+    def _phase(self) -> str:
+        return self.cluster.kubectl("get", "pod", self.pod, "-o", "jsonpath={.status.phase}")
 
 
 class Cluster:
@@ -79,27 +86,19 @@ class Cluster:
 
     def begin_load(self, streams: int, seconds: float) -> Load:
         """Returns when the program has begun."""
-        name = f"load-{time.monotonic_ns()}"
-        pod = {
-            "spec": {
-                "securityContext": {
-                    "runAsNonRoot": True,
-                    "runAsUser": 65532,
-                    "seccompProfile": {"type": "RuntimeDefault"},
-                },
-                "containers": [{"name": name, "image": CLIENT, "stdin": True, "securityContext": RESTRICTED}],
-            }
+        name, base_url = f"load-{time.monotonic_ns()}", f"http://{RELEASE}.{NAMESPACE}:11434/v1"
+        container = {
+            "name": "load",
+            "image": CLIENT,
+            "imagePullPolicy": "IfNotPresent",
+            "args": ["/opt/load.py", base_url, str(streams), str(seconds)],
+            "securityContext": RESTRICTED,
         }
-        base_url = f"http://{RELEASE}.{NAMESPACE}:11434/v1"
-        pod["spec"]["containers"][0]["args"] = ["/opt/load.py", base_url, str(streams), str(seconds)]
-        options = ["--restart=Never", "--rm", "-i", "--quiet", f"--image={CLIENT}", "--image-pull-policy=IfNotPresent"]
-        command = self._command("kubectl", "-n", NAMESPACE, "run", name, *options, f"--overrides={json.dumps(pod)}")
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n", process.communicate()
-        return Load(process)
+        spec = {"restartPolicy": "Never", "securityContext": POD_CONTEXT, "containers": [container]}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+        self.kubectl("apply", "-f", "-", given=json.dumps(pod))
+        until(lambda: self.kubectl("logs", name, may_fail=True).startswith("begun"), f"{name} has begun")
+        return Load(self, name)
 
 
 def until(holds: Callable[[], bool], what: str) -> None:
