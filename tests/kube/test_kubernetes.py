@@ -6,6 +6,7 @@ RBAC and Pod Security `restricted` are enforced there. `make e2e-kube` runs it; 
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def routers(at: Cluster) -> list[dict[str, object]]:
     return [
         pod
         for pod in pods
-        if pod["metadata"]["labels"].get("app.kubernetes.io/component") == "router"
+        if pod["metadata"].get("labels", {}).get("app.kubernetes.io/component") == "router"
         and "deletionTimestamp" not in pod["metadata"]
     ]
 
@@ -170,3 +171,21 @@ def test_where_no_node_is_the_notes_say_why(at: Cluster) -> None:
     notes = at.helm("install", RELEASE, str(CHART), "--wait", "--timeout", "120s")
     assert "NO NODE FOUND: no Service in llm is labelled app.kubernetes.io/name=ollama." in notes
     at.helm("uninstall", RELEASE, "--wait", "--timeout", "120s")
+
+
+@pytest.mark.parametrize("path", sorted(CHART.glob("ci/*.yaml")), ids=lambda path: path.stem.removesuffix("-values"))
+def test_the_api_server_takes_what_every_values_file_makes(at: Cluster, path: Path) -> None:
+    """Strictly, and with the published definitions of the operators' kinds."""
+    for name in definitions(at):
+        at.run("kubectl", "apply", "--server-side", "-f", name)
+    for namespace in ("lab", "monitoring"):
+        at.run("kubectl", "create", "namespace", namespace, may_fail=True)
+    objects = at.helm("template", "full", str(CHART), "--values", str(path))
+    at.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", given=objects)
+
+
+def definitions(at: Cluster) -> list[str]:
+    known = at.run("kubectl", "get", "crds", "-o", "name")
+    if "scaledobjects.keda.sh" in known:
+        return []
+    return subprocess.run([HERE / "crds.sh"], capture_output=True, text=True, check=True).stdout.split()
