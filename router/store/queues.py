@@ -140,7 +140,7 @@ class Queues:
         fairest = self.waiting[choice.order]
         if choice.lane == DUE or _prefers(fairest, node):
             return fairest, ()
-        overtaken = []
+        overtaken: list[Entry] = []
         for order in queue.window(choice, fits, self._cost):
             entry = self.waiting[order]
             if _prefers(entry, node):
@@ -157,8 +157,8 @@ class Queues:
     def granted(self, turn: Turn, now_s: float) -> None:
         """The one whose turn it was steps out and its team is charged."""
         entry, copy, line, choice, overtaken = turn
-        for other in overtaken:
-            other.passes += 1
+        for before in overtaken:
+            before.passes += 1
         if choice.lane != DUE:
             self._front(entry, line.key).serve(choice.rank[0])
         for key in copy.keys:
