@@ -159,7 +159,7 @@ class FairModel:
     def turn(
         self, keys: Iterable[str], node: str, waiting: Sequence[Held], may_go: Callable[[Held], bool], now: float
     ) -> tuple[Held, list[Held], str] | None:
-        """Who gets a slot that these keys wait for, who is before it in fair order, the fairest first, in which line."""
+        """Who gets a slot that these keys wait for, who is before it in fair order, and in which line."""
         found = []
         for key in keys:
             line = [held for held in waiting if key in held.keys]

@@ -49,6 +49,7 @@ class World:
         self.replicas: list[Replica] = []
         self.leader = "0"
         self.is_store_up = True
+        self.requests: Sequence[Request] = ()
         self._enter()
         for fault in scenario.faults:
             self.agenda.at(fault.at_s, partial(self._strike, fault))
@@ -63,6 +64,7 @@ class World:
         after_each: Callable[[], None] | None = None,
         progress: Progress | None = None,
     ) -> None:
+        self.requests = requests
         self.clients.expect(requests)
         self.history.watch(self.clients)
         end_s = self.scenario.trace.duration_s + OVERTIME_S
