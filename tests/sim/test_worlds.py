@@ -165,6 +165,23 @@ def test_without_the_store_all_replicas_ask_one_node_for_a_cold_model(replicas: 
     assert world.clients.calls[0].ended_s < 30  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(("kind", "target"), [("node_down", "n-0"), ("router_down", "0"), ("store_down", "store")])
+def test_what_two_faults_strike_at_once_is_well_when_the_later_one_ends(kind: str, target: str) -> None:
+    faults = [{"kind": kind, "target": target, "at_s": at_s, "for_s": for_s} for at_s, for_s in ((5, 10), (8, 20))]
+    world = World(scenario_of(pool(faults=faults), Path()), "ours")
+    is_well = {
+        "node_down": lambda: world.cards["n-0"].is_up,
+        "router_down": lambda: world.fronts[0].is_up,
+        "store_down": lambda: world.is_store_up,
+    }[kind]
+    seen = {}
+    for at_s in (4.0, 6.0, 16.0, 27.0, 29.0):
+        world.agenda.at(at_s, lambda at_s=at_s: seen.update({at_s: is_well()}))  # type: ignore[misc]
+    while len(seen) < 5:
+        assert world.agenda.next()
+    assert list(seen.values()) == [True, False, False, False, True]
+
+
 def test_the_checks_see_a_line_that_looks_at_arrivals_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
