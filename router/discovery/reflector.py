@@ -26,6 +26,8 @@ Pause = Callable[[float], Awaitable[None]]
 OBJECTS_MAX = 20_000
 # A watch that the server ends is usual and begins again at once, but for a server that ends it over and over.
 REWATCH_S = 0.2
+# After so many failures in a row nobody waits any longer for what is optional.
+OPTIONAL_FAILS = 3
 # Rights that were refused may be granted later, and nobody waits for it.
 REFUSED_S = 300.0
 
@@ -129,6 +131,9 @@ class Reflector(Generic[T]):
             self.has_listed.set()
             self._on_change()
             return REFUSED_S
+        if self._is_optional and self._fails >= OPTIONAL_FAILS and not self.has_listed.is_set():
+            self.has_listed.set()
+            self._on_change()
         if failed.status != 410 or self._fails > 1:
             self._on_trouble(self._part, failed)
         return pause_s(self._fails, self._rng)

@@ -185,6 +185,16 @@ async def test_without_the_right_to_read_pods_it_does_without(caplog: pytest.Log
         assert any(text.startswith("discovery: may not read pods in namespace llm") for text in caplog.messages)
 
 
+async def test_pods_that_cannot_be_read_are_not_waited_for_and_come_later() -> None:
+    async with scene(slice_of(BOTH[0]), pods=(pod_of("ollama-0", OLLAMA_NUM_PARALLEL="4"),), broken={"pods"}) as at:
+        await at.shows("ollama-0")
+        assert "pods in namespace llm cannot be read: 500" in at.discovery.trouble
+        assert at.watched.said[-1][0].slots is None
+        at.api.broken.clear()
+        await at.watched.until(lambda: at.watched.said[-1][0].slots == 4)
+        assert at.discovery.trouble == ""
+
+
 async def test_without_the_right_to_read_slices_nobody_is_named_and_it_is_said_what_is_missing() -> None:
     async with scene(slice_of(*BOTH), forbidden={"endpointslices"}) as at:
         await at.watched.until(lambda: "forbidden" in at.errors)

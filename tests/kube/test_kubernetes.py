@@ -34,7 +34,7 @@ SETTLED = {"ollama-0": "healthy", "ollama-1": "healthy"}
 def at() -> Iterator[Cluster]:
     needs_root()
     with cluster(CACHE / "bin", CACHE / "state") as found:
-        for archive in ("router.tar", "client.tar"):
+        for archive in ("router.tar", "client.tar", "valkey.tar"):
             found.load_image(CACHE / "images" / archive)
         found.run("kubectl", "create", "namespace", NAMESPACE)
         enforced = "pod-security.kubernetes.io/enforce=restricted"
@@ -163,6 +163,26 @@ def test_uninstalling_leaves_nothing(at: Cluster) -> None:
     until(lambda: not at.kubectl("get", kinds, "-l", selector, "-o", "name").strip(), "nothing of the release is left")
     clusterwide = at.run("kubectl", "get", "clusterroles,clusterrolebindings", "-l", selector, "-o", "name")
     assert clusterwide.strip() == ""
+
+
+def test_the_chart_s_valkey_runs_and_asks_for_its_password(at: Cluster) -> None:
+    shown = at.helm("template", "kv", str(CHART), "--set", "redis.enabled=true", "--show-only", "templates/redis.yaml")
+    at.kubectl("apply", "-f", "-", given=shown)
+    name = "statefulset/kv-ollama-router-redis"
+    at.kubectl("rollout", "status", name, "--timeout=120s")
+    assert "NOAUTH" in at.kubectl("exec", name, "--", "valkey-cli", "ping")
+    command = 'REDISCLI_AUTH="$(cat /etc/redis/password)" valkey-cli config get maxmemory-policy'
+    assert "noeviction" in at.kubectl("exec", name, "--", "sh", "-c", command)
+    at.kubectl("delete", "-f", "-", given=shown)
+
+
+def test_without_helm_the_same_router_serves(at: Cluster) -> None:
+    overlay = str(CHART.parents[1] / "k8s" / "overlays" / "dev")
+    at.kubectl("apply", "-k", overlay)
+    at.kubectl("rollout", "status", f"deployment/{RELEASE}", "--timeout=120s")
+    settle(at)
+    assert at.begin_load(streams=2, seconds=2).result()["failed"] == {}
+    at.kubectl("delete", "-k", overlay)
 
 
 def test_where_no_node_is_the_notes_say_why(at: Cluster) -> None:
