@@ -70,7 +70,7 @@ e2e-kube: $(DEV)  ## the chart on a real Kubernetes, built from Go modules into 
 chart-files: $(DEV)  ## what is made for Kubernetes: the chart's README, schema, dashboards and alerts, and k8s/
 	@mkdir -p helm/ollama-router/dashboards helm/ollama-router/alerts
 	@for file in dashboards/*.json; do [ ! -e "$$file" ] || cp "$$file" helm/ollama-router/dashboards/; done
-	@for file in alerts/*.yaml; do [ ! -e "$$file" ] || cp "$$file" helm/ollama-router/alerts/; done
+	@for file in dashboards/rules/*.yaml; do [ ! -e "$$file" ] || cp "$$file" helm/ollama-router/alerts/; done
 	$(PY) -m tests.deploy.chart_docs
 	$(PY) -m tests.deploy.kustomize
 
