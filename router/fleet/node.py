@@ -61,6 +61,10 @@ class NodeSpec:
     def url(self) -> str:
         return f"{'https' if self.is_tls else 'http'}://{self.authority}"
 
+    def is_another_than(self, other: NodeSpec) -> bool:
+        """Another server under the same name. A uid that only one of them knows says nothing."""
+        return self.url != other.url or (bool(self.uid and other.uid) and self.uid != other.uid)
+
     def named(self, name: str) -> NodeSpec:
         return replace(self, name=name)
 

@@ -156,6 +156,17 @@ async def test_a_listed_node_that_is_a_pod_too_is_one_node(monkeypatch: pytest.M
             await until(lambda: health(router, "gpu-1") is Health.DRAINING)
 
 
+async def test_a_listed_node_that_turns_out_to_be_a_pod_stays_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with cluster(1, monkeypatch) as at:
+        listed = {"nodes": [{"url": at.pool.nodes[0].url, "name": "gpu-1"}]}
+        async with router_before([], **KUBERNETES, **listed) as router:
+            await until(lambda: router.keeper.snapshot.all_read and bool(at.api.watched("endpointslices")))
+            await at.put(at.pool.nodes[0])
+            await until(lambda: router.keeper.spec_of("gpu-1").machine == "worker-1")
+            assert router.keeper.snapshot.nodes["gpu-1"].is_read
+            assert (await generate(router, QUICK)).status == 200
+
+
 async def test_another_pod_under_the_same_name_is_another_start(monkeypatch: pytest.MonkeyPatch) -> None:
     async with cluster(1, monkeypatch) as at, discovering(at) as router:
         assert (await generate(router, QUICK)).status == 200
