@@ -156,6 +156,36 @@ def test_a_router_that_is_killed_is_replaced_and_serves(at: Cluster) -> None:
     assert at.begin_load(streams=4, seconds=3).result()["failed"] == {}
 
 
+def asked_with(at: Cluster, key: str) -> str:
+    """The status of a list that is asked for with this key."""
+    url = f"http://{RELEASE}:11434/v1/models"
+    code = (
+        "import sys, urllib.request as u, urllib.error as e\n"
+        "try: print(u.urlopen(u.Request(sys.argv[1], headers={'Authorization': 'Bearer ' + sys.argv[2]})).status)\n"
+        "except e.HTTPError as error: print(error.code)"
+    )
+    return at.kubectl("exec", f"deploy/{RELEASE}", "--", "python3", "-c", code, url, key).strip()
+
+
+def test_keys_are_asked_for_and_rotated_without_a_restart(at: Cluster) -> None:
+    first, second = "first-key-of-research", "second-key-of-research"
+
+    def give(key: str) -> None:
+        keys = ("--set", "auth.enabled=true", "--set", f"auth.apiKeys[0].team=research,auth.apiKeys[0].key={key}")
+        at.helm("upgrade", RELEASE, str(CHART), *keys, "--wait", "--timeout", "200s")
+
+    give(first)
+    until(lambda: asked_with(at, first) == "200", "the key is known")
+    assert asked_with(at, second) == "401"
+    assert "Phase:          Succeeded" in at.helm("test", RELEASE, "--timeout", "120s")
+    before = {pod["metadata"]["name"] for pod in routers(at)}
+    give(second)
+    until(lambda: asked_with(at, second) == "200", "the next key is known, as soon as kubelet has brought it")
+    assert asked_with(at, first) == "401"
+    assert {pod["metadata"]["name"] for pod in routers(at)} == before
+    at.helm("upgrade", RELEASE, str(CHART), "--wait", "--timeout", "200s")
+
+
 def test_uninstalling_leaves_nothing(at: Cluster) -> None:
     at.helm("uninstall", RELEASE, "--wait", "--timeout", "200s")
     kinds = "all,configmaps,secrets,serviceaccounts,roles,rolebindings,persistentvolumeclaims,networkpolicies,ingresses"
