@@ -31,11 +31,15 @@ AS_SENT = Overrides()
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A model by its key. `share` is how many of the alias's calls are drawn for it, 0 to 1; 0 for a fallback."""
+    """A model by its key. `share` is how many of the alias's calls are drawn for it, 0 to 1; 0 for a fallback.
+
+    `overflow_after_s`: in line for it, after which a call also stands in the line of the plan's next; None is never.
+    """
 
     model: str
     share: float = 1.0
     overrides: Overrides = AS_SENT
+    overflow_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,13 @@ class RoutePlan:
     def without(self, passed: int) -> RoutePlan:
         """Less the first ones, as many as were passed over."""
         return RoutePlan(self.targets[passed:], self.alias) if passed else self
+
+    def led_by(self, model: str) -> RoutePlan:
+        """With this one of its targets first: the others may still be tried after it."""
+        if self.first.model == model:
+            return self
+        leader = next(target for target in self.targets if target.model == model)
+        return RoutePlan((leader, *(target for target in self.targets if target is not leader)), self.alias)
 
 
 @dataclass(frozen=True, slots=True)
