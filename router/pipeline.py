@@ -239,7 +239,9 @@ class Pipeline:
 
     def _overflow(  # noqa: PLR0917 - all that is known of the call by now
         self, ticket: Ticket, call: Call, intent: Intent, plan: RoutePlan, rules: CallRules, record: Record
-    ) -> Overflow:
+    ) -> Overflow | None:
+        if len(plan.targets) == 1:
+            return None
         since_s = self._clock.now_s() - record.queued_s
         return Overflow(plan, ticket, call.endpoint, intent, rules.guards, rules.reach, since_s)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from random import Random
 from types import MappingProxyType
 
@@ -108,6 +108,17 @@ class Aliases:
     def candidates(self, alias: str, team: str = DEFAULT_TEAM) -> tuple[str, ...]:
         """Model keys of `targets`, each once: the first that can be served is what the alias is listed as."""
         return tuple(dict.fromkeys(target.model for target in self.targets(alias, team)))
+
+    def overflows(self, alias: str, team: str = DEFAULT_TEAM) -> tuple[tuple[str, float], ...]:
+        """Of calls for its heaviest target: the models in whose lines they stand besides, after so many seconds."""
+        plan = max(self._of(team)[alias].plans, key=lambda plan: plan.first.share)
+        steps, waited_s = [], 0.0
+        for target, following in pairwise(plan.targets):
+            if target.overflow_after_s is None:
+                break
+            waited_s += target.overflow_after_s
+            steps.append((following.model, waited_s))
+        return tuple(steps)
 
     def missing(self, is_known: Collection[str]) -> tuple[tuple[str, str], ...]:
         """(alias, model key) for each target or fallback, of any team, that is not among these keys; sorted."""

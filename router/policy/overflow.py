@@ -41,8 +41,7 @@ class Overflow:
     @property
     def due_s(self) -> float:
         """Of the first look; infinite for those who stay in one line."""
-        plan = self.plan
-        after_s = plan.first.overflow_after_s if len(plan.targets) > 1 else None
+        after_s = self.plan.first.overflow_after_s
         return math.inf if after_s is None else self.since_s + after_s
 
 

@@ -133,6 +133,13 @@ def test_an_overflow_that_leads_nowhere_is_a_mistake(alias: Said) -> None:
         aliases_of({"a": alias})
 
 
+def test_what_is_told_of_an_overflow_is_that_of_calls_for_the_heaviest_target() -> None:
+    targets = said(("m:1", 1), ("m:2", 3), fallbacks="m:3", overflow_after_s=5.0)
+    aliases = aliases_of({"a": targets, "b": said("m:1", fallbacks="m:2")})
+    assert aliases.overflows("a:latest") == (("m:3", 5.0), ("m:1", 10.0))
+    assert aliases.overflows("b:latest") == ()
+
+
 def test_a_plan_led_by_another_target_keeps_the_rest_in_order() -> None:
     whole = RoutePlan((Target("m:1"), Target("m:2", 0.0), Target("m:3", 0.0)), "a:latest")
     assert whole.led_by("m:1") is whole

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from router.cli_tables import explanation
 from router.simulation.catalog import model_of
 from router.simulation.pool import SimulatedPool
 from router.wiring import Router
@@ -32,6 +33,7 @@ from tests.shell.scenes import (
     ready_on,
     slotted,
 )
+from tests.shell.test_admin import explained
 from tests.shell.test_aliases import COMPAT, NATIVE, TOOL, USER, alias_of, bodies, fallbacks, model
 from tests.shell.test_reload import Mounted, mounted, reading, reloads
 
@@ -354,3 +356,11 @@ async def test_the_log_says_that_a_call_overflowed() -> None:
     (line,) = [line for line in told if line.get("request_id") == "it"]
     assert (line["model_requested"], line["model"], line["reason"]) == ("gpt", QUICK, "overflow")
     assert line["queue_ms"] >= SOON_S * 1000
+
+
+async def test_explain_says_what_a_call_would_wait_for_and_where_it_would_go_then() -> None:
+    async with busy(aliases=gpt(after_s=20)) as (_, router, _):
+        said = await explained(router, "gpt")
+        assert (said["verdict"]["end"], said["overflows"]) == ("waits", [[QUICK, 20.0]])
+        *_, last = explanation(dict(said)).splitlines()
+        assert last == f"after 20 s in line it stands in that of {QUICK} as well"
