@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from router.admission import Admission
-from router.errors import LoadFailed, NumCtxRefused, QueueFull, QueueTimeout
+from router.errors import LoadFailed, NumCtxRefused, Outcome, QueueFull, QueueTimeout
 from router.fleet.node import CopyState
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import CopyReport, Lease, Place, Ticket
@@ -38,6 +38,8 @@ from tests.shell.scenes import ENDLESS, holding, let_run, running
 def late(place: Place | None) -> QueueTimeout:
     return QueueTimeout("too late", retry_after_s=1)
 
+
+T = TypeVar("T")
 
 PATIENT_S = 1e9  # loop time
 
@@ -229,28 +231,29 @@ async def _history(slots: int, max_waiting: int, steps: list[tuple[str, int]]) -
 
 
 class FarStore(MemoryStore):
-    """Each command is under way for a turn of the loop, and so is its answer; grants come in between."""
+    """Each command is carried out a turn of the loop later, in order, whatever has become by then of whoever sent it,
+    and its answer is under way for another; grants come in between."""
 
     async def take(self, ticket: Ticket) -> Lease | Place:
-        await asyncio.sleep(0)
-        answer = await super().take(ticket)
-        await asyncio.sleep(0)
-        return answer
+        return await _sent(super().take(ticket))
 
     async def widen(self, ticket_id: str, targets: tuple[str, ...]) -> Lease | Place:
-        await asyncio.sleep(0)
-        answer = await super().widen(ticket_id, targets)
-        await asyncio.sleep(0)
-        return answer
+        return await _sent(super().widen(ticket_id, targets))
 
     async def place_of(self, ticket_id: str) -> Place | None:
-        place = await super().place_of(ticket_id)
-        await asyncio.sleep(0)
-        return place
+        return await _sent(super().place_of(ticket_id))
 
     async def leave(self, ticket_id: str, tokens: int = 0) -> None:
-        await asyncio.sleep(0)
-        await super().leave(ticket_id, tokens)
+        await _sent(super().leave(ticket_id, tokens))
+
+    async def give_back(self, lease: Lease, outcome: Outcome, tokens: int) -> None:
+        await _sent(super().give_back(lease, outcome, tokens))
+
+
+async def _sent(command: Coroutine[Any, Any, T]) -> T:
+    carried_out = asyncio.ensure_future(command)
+    carried_out.add_done_callback(lambda done: done.exception())  # also of those that nobody waits for
+    return await asyncio.shield(carried_out)
 
 
 BOTH = fleet(node("a", ready="m"), node("b", ready="k"))
@@ -276,7 +279,10 @@ async def far_counter(slots: Mapping[str, int], max_waiting: int) -> tuple[Admis
     return admission, store
 
 
-STEPS = ["arrive", "arrive", "stay", "leave", "finish", "turn", "turn", "refuse m", "refuse k", "shrink", "grow"]
+STEPS = [
+    *("arrive", "arrive", "arrive", "stay", "leave", "finish", "turn", "turn", "turn", "turn"),
+    *("refuse m", "refuse k", "shrink", "grow"),
+]
 
 
 @examples(max_examples=150, deadline=None)
@@ -318,15 +324,18 @@ async def _races(slots: dict[str, int], max_waiting: int, steps: list[tuple[str,
         elif kind in ("shrink", "grow"):
             state = CopyState.READY if kind == "grow" else CopyState.ON_DISK
             await store.set_copy(CopyReport("b", 1, "w:k", ("k",), state, slots["k"], 4096, 0.0))
-        elif kind == "turn":
+        for _ in range(1 + which % 4 if kind == "turn" else 0):
             await asyncio.sleep(0)
         invariants(store.book)
         assert all(store.occupancy.get(copy, 0) <= slots[copy[1][-1]] for copy in (("a", "w:m"), ("b", "w:k")))
     for end in ends:
         end.set()
+    # Whose own line was refused waits for k alone.
+    await store.set_copy(CopyReport("b", 1, "w:k", ("k",), CopyState.READY, 2, 4096, 0.0))
     results = await asyncio.gather(*calls, return_exceptions=True)
     told = str | asyncio.CancelledError | QueueFull | LoadFailed
     assert all(isinstance(result, told) for result in results), results
+    await asyncio.sleep(0)  # what was sent by a call that was cancelled once more on its way out
     invariants(store.book)
     assert is_empty(store)
     assert admission.waiting == 0

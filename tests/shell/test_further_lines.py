@@ -256,6 +256,33 @@ async def test_what_the_other_model_cannot_do_goes_back_to_the_front_of_its_own_
         await until(lambda: not router.pipeline.live)
 
 
+async def test_where_the_other_models_node_dies_the_call_goes_on_to_another_of_its_nodes() -> None:
+    async with pool_of(1) as one, pool_of(2) as others:
+        for number, node in enumerate(others.nodes):
+            node.name = f"other-{number}"
+            load_into(node, QUICK)
+        load_into(one.nodes[0], ENDLESS)
+        nodes = [*slotted(one, 1), *slotted(others, 1)]
+        async with (
+            router_before([], nodes=nodes, aliases=gpt(), probe={"interval_s": 100}) as router,
+            Client(router.port) as served,
+        ):
+            await until(lambda: ready_on(router, QUICK) == 2)
+            await until(lambda: ready_on(router, ENDLESS) == 1)
+            served.send("/api/generate", {"model": ENDLESS, "prompt": "?"})
+            await served.first(b'"done":false')
+            await others.nodes[0].set_fault("refuse")
+            answers = [await generate(router, "gpt") for _ in range(8)]
+            assert {(answer.status, model(answer), answer.node) for answer in answers} == {(200, QUICK, "other-1")}
+            assert {answer.headers["x-ollama-router-reason"] for answer in answers} == {"overflow"}
+            assert sorted(answer.headers["x-ollama-router-attempts"] for answer in answers)[-2:] == ["1", "2"]
+            page = await scrape(router)
+            assert page.value("alias_overflows_total", alias="gpt:latest", model=QUICK) == 8
+            assert await fallbacks(router) == {}
+            served.leave()
+            await at_rest(router)
+
+
 # loads
 
 
