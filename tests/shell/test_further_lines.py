@@ -34,6 +34,7 @@ from tests.shell.scenes import (
     slotted,
 )
 from tests.shell.test_admin import explained
+from tests.shell.test_admin import told as told_by_admin
 from tests.shell.test_aliases import COMPAT, NATIVE, TOOL, USER, alias_of, bodies, fallbacks, model
 from tests.shell.test_reload import Mounted, mounted, reading, reloads
 
@@ -356,6 +357,8 @@ async def test_clients_that_leave_several_lines_leave_nothing_behind() -> None:
         await stands(router, {ENDLESS: (6, 0), SILENT: (6, 6)})
         page = await scrape(router)
         assert [page.value("queue_depth", model=each) for each in (ENDLESS, SILENT)] == [6, 6]
+        told = {line["model"]: line for line in (await told_by_admin(router, "/admin/lines"))["lines"]}
+        assert [(told[each]["waiting"], told[each]["overflowed"]) for each in (ENDLESS, SILENT)] == [(6, 0), (6, 6)]
         for client in (*waiting[:3], *served, *waiting[3:]):
             client.leave()
         await at_rest(router)
