@@ -59,12 +59,16 @@ def nodes(items: Sequence[Item]) -> str:
 
 
 def models(items: Sequence[Item]) -> str:
-    header = ("MODEL", "NODES", "LOADED", "USED", "SLOTS", "WAITING", "LONGEST", "ALIASES")
+    """What is declared has a column where anything is, and below the table why it does not stand."""
+    declares = any(model["declared"] for model in items)
+    declared = ("DECLARED",) if declares else ()
+    header = ("MODEL", "NODES", "LOADED", *declared, "USED", "SLOTS", "WAITING", "LONGEST", "ALIASES")
     rows = [
         (
             model["model"],
             model["nodes"],
             model["loaded"],
+            *((_declared(model["declared"]),) if declares else ()),
             model["used"],
             model["slots"],
             model["waiting"],
@@ -73,7 +77,8 @@ def models(items: Sequence[Item]) -> str:
         )
         for model in items
     ]
-    return table(header, rows)
+    short = [model["declared"]["text"] for model in items if model["declared"] and model["declared"]["text"]]
+    return "\n\n".join([table(header, rows), *(["\n".join(map(_text, short))] if short else [])])
 
 
 def explanation(answer: Item) -> str:
@@ -96,10 +101,17 @@ def explanation(answer: Item) -> str:
     ]
     parts = [answer["verdict"]["text"]]
     parts += [table(header, rows)] if rows else []
-    lines = [_line(line) for line in answer["lines"]]
+    lines = [_line(line) for line in answer["lines"]] + [_text(note) for note in answer["notes"]]
     if answer["is_sampled"]:
         lines.append("so many copies that a call looks at a sample of them: another call may see others")
     return "\n\n".join([*parts, "\n".join(lines)])
+
+
+def _declared(declared: Item | None) -> str:
+    if declared is None:
+        return ""
+    counts = f"{min(len(declared['standing']), declared['copies'])}/{declared['copies']}"
+    return f"{counts} pinned" if declared["is_pinned"] else counts
 
 
 def order(node: Item) -> str:
@@ -128,7 +140,8 @@ def _copy(copy: Item) -> str:
     name = copy["models"][0] if copy["models"] else "?"
     if copy["state"] != "ready":
         return f"{name} (about to go)" if copy["state"] == "on_disk" else f"{name} ({copy['state']})"
-    told = (("on CPU too", copy["is_spilled"]), ("circuit open", copy["circuit"] == "open"))
+    is_open = copy["circuit"] == "open"
+    told = (("on CPU too", copy["is_spilled"]), ("circuit open", is_open), ("pinned", copy["is_pinned"]))
     notes = [note for note, holds in told if holds]
     return f"{name} {copy['used']}/{copy['slots']}" + (f" ({', '.join(notes)})" if notes else "")
 

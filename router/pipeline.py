@@ -245,6 +245,7 @@ class Pipeline:
             is_alias=bool(plan.alias),
             overrides=plan.first.overrides,
             loaded_ctx=self._fleet.loaded_ctx(lease.node, lease.weights),
+            is_kept=rules.keeps(self._fleet.snapshot, lease),
         )
         note_guarded(record, changes.guarded)
         return errand_for(

@@ -162,6 +162,8 @@ class Reloader:
         settings, late = kept(self.settings, loaded.settings)
         self._wanted = settings
         self.on_named()
+        for warning in loaded.warnings:
+            log.warning("%s", warning)
         return self._preparer.prepare(Loaded(settings, loaded.warnings, loaded.place)), late
 
     def _apply(self, prepared: Prepared) -> None:
@@ -183,6 +185,7 @@ class Reloader:
         parts.keeper.interval_s = settings.probe.interval_s
         parts.keeper.cloud_slots = meaning.cloud_slots(settings)
         parts.placer.mode = settings.placement.mode
+        parts.placer.declarations.declared = meaning.declarations(settings)
         parts.inference.limits = meaning.body_limits(settings)
         parts.inference.stall_s = settings.client.client_stall_s
         parts.buffers.limit = settings.limits.buffered_bytes

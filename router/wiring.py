@@ -39,7 +39,6 @@ from router.server.show import NODE_S, QUESTIONS_MAX, Shows
 from router.server.tls import ListenerTls
 from router.settings import Loaded, Origin, Settings, host_port, is_loopback
 from router.store.memory import MemoryStore
-from router.telemetry.gauges import Sources
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
 from router.telemetry.observer import Telemetry
@@ -48,6 +47,7 @@ from router.upstream.node_api import HttpNodeApi
 from router.upstream.pool import ConnectionPool
 from router.upstream.resolver import Resolver
 from router.wiring_admin import listen_admin
+from router.wiring_metrics import metrics_of
 
 log = logging.getLogger("router")
 
@@ -156,8 +156,7 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
     connections = ConnectionPool(connect_s=settings.timeouts.connect_s, resolve=resolver.addresses, access=access.of)
     stack.push_async_callback(connections.close)
     discovery = StaticDiscovery(prepared.nodes)
-    # The keeper comes after what it tells: metrics look it up at the scrape.
-    metrics = _metrics(settings, store, discovery, logs, lambda: keeper)
+    metrics = metrics_of(settings, store, discovery, logs, lambda: keeper, lambda: placer)
     keeper = FleetKeeper(
         store,
         clock,
@@ -183,6 +182,7 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
     placer = Placer(
         api=api, keeper=keeper, store=store, clock=clock, mode=settings.placement.mode, observe=metrics.load_ended
     )
+    placer.declarations.declared = meaning.declarations(settings)
     pipeline = await _pipeline(prepared, store, keeper, connections, Telemetry(metrics, logs), clock, rng)
     lifecycle = Lifecycle(meaning.drain_limits(settings))
     buffers = Buffers(settings.limits.buffered_bytes)
@@ -211,7 +211,10 @@ def _loops(stack: AsyncExitStack, parts: Parts) -> Loops:
     stack.push_async_callback(loops.close)
     loops.start("discovery", parts.prober.follow(parts.discovery))
     loops.start("placer", parts.placer.run())
-    unloader = Unloader(parts.api, parts.keeper, parts.store, lambda: parts.placer.mode)
+    placer = parts.placer
+    unloader = Unloader(
+        parts.api, parts.keeper, parts.store, lambda: placer.mode, lambda: placer.declarations.holds.declared
+    )
     parts.keeper.on_unload = unloader.want
     loops.start("unloader", unloader.run())
     loops.start("heartbeat", beat_for_ever(parts.store))
@@ -317,24 +320,6 @@ async def _listen_probes(stack: AsyncExitStack, settings: Settings, parts: Parts
     port, close = await listen_pages(probes, *host_port(settings.metrics_listen))
     stack.push_async_callback(close)
     return port
-
-
-def _metrics(
-    settings: Settings, store: MemoryStore, discovery: StaticDiscovery, logs: Logs, keeper: Callable[[], FleetKeeper]
-) -> Metrics:
-    sources = Sources(
-        snapshot=lambda: keeper().snapshot,
-        occupancy=lambda: store.occupancy,
-        lines=store.lines,
-        queue_limit=lambda key: store.limits.of(key),  # noqa: PLW0108 - the limits may be set anew
-        circuits=lambda: keeper().circuits(),
-        discovered=lambda: {discovery.source: len(discovery.nodes)},
-        log_lines_dropped=lambda: logs.dropped,
-    )
-    told = settings.metrics
-    named = meaning.named_models(settings)
-    teams_max = told.teams_max if told.teams else None
-    return Metrics(sources, models_max=told.models_max, named=named, teams_max=teams_max)
 
 
 def _ids() -> Callable[[], str]:

@@ -20,7 +20,8 @@ from router.fleet.cloud import with_cloud
 from router.fleet.health import Event, Vitals
 from router.fleet.node import Copy, CopyState, Health, Node, NodeSpec
 from router.fleet.reports import PsEntry, Shown, TagEntry
-from router.fleet.snapshot import Snapshot, apply_ps, apply_tags, apply_version, slots_of
+from router.fleet.slots import unseen_copy
+from router.fleet.snapshot import Snapshot, apply_ps, apply_tags, apply_version
 from router.fleet.tickets import Gate, Lease, report_of
 from router.policy.retry import Blame, Failure, blame_of
 from router.seams import Clock, Store
@@ -195,9 +196,8 @@ class FleetKeeper:
         num_ctx = has_ctx or named_ctx
         now_s = self._store.now_s()
         self._resident_since_s[name] = now_s
-        keys = node.keys_of(weights)
         known = node.copies.get(weights)
-        copy = known if known is not None else Copy(weights, CopyState.READY, keys, slots_of(node, keys, node.models))
+        copy = known if known is not None else unseen_copy(node, weights)
         # A renewal that names what the copy had leaves it as it was: the node's default, or ours.
         is_as_before = is_renewal and named_ctx == copy.num_ctx
         is_ours = copy.named_ctx > 0 if is_as_before else named_ctx > 0

@@ -1,14 +1,14 @@
 """Unloads that teams ask for: every idle copy of the weights leaves memory, and nobody waits for it.
 
 The request path only says what is wanted. A copy that serves somebody stays, and so does everything where placement
-only observes.
+only observes, and what is declared: it would be loaded again at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Protocol
 
 from router.control.keeper import FleetKeeper
@@ -32,11 +32,20 @@ class UnloadApi(Protocol):
 class Unloader:
     """Owns what is wanted out of memory: keys of models, in the order in which they were named."""
 
-    def __init__(self, api: UnloadApi, keeper: FleetKeeper, store: Store, mode: Callable[[], Mode]) -> None:
+    def __init__(
+        self,
+        api: UnloadApi,
+        keeper: FleetKeeper,
+        store: Store,
+        mode: Callable[[], Mode],
+        declared: Callable[[], Set[tuple[str, str]]] = frozenset,
+    ) -> None:
+        """`declared` copies, by (node, weights), stay."""
         self._api = api
         self._keeper = keeper
         self._store = store
         self._mode = mode
+        self._declared = declared
         self._wanted: dict[str, None] = {}
         self._is_wanted = asyncio.Event()
 
@@ -60,7 +69,7 @@ class Unloader:
 
     async def _unload(self, row: Row) -> None:
         # No await between looking and beginning: a call could take a slot of the copy, and lose the model under it.
-        if self._store.occupancy.get(row.copy):
+        if row.copy in self._declared() or self._store.occupancy.get(row.copy):
             return
         if not await self._store.begin(*row.copy, loading=False, epoch=EPOCH):
             return

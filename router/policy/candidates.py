@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from router.fleet.breaker import Circuit
@@ -11,9 +11,11 @@ from router.fleet.node import CopyState
 from router.fleet.snapshot import Row, Snapshot
 from router.fleet.tickets import LineView
 from router.policy import verdicts
+from router.policy.declared import Standing
 from router.policy.experience import NOTHING_LEARNT, Experience
 from router.policy.filters import Bar, bar_of
 from router.policy.placement import Hindrance, LoadFailure, Mode, hindrance
+from router.policy.room import NO_HOLDS, Holds, Pool, cost_of
 from router.policy.schedule import Decision, Want
 from router.policy.scorers import FULL, affine_rows, by_load
 
@@ -35,6 +37,8 @@ class Circumstances:
     has_cloud: bool = False
     experience: Experience = NOTHING_LEARNT
     leaving: Set[Copy] = frozenset()  # what loads that run displace
+    holds: Holds = NO_HOLDS
+    standings: Sequence[Standing] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +164,8 @@ def _why(row: Row, bar: Bar | None, used: int, facts: Facts) -> Iterator[str]:
         yield verdicts.bar_text(bar, health, row.num_ctx, facts.want.num_ctx)
         return
     yield verdicts.slots_text(used, row.slots)
+    if row.copy in facts.at.holds.declared:
+        yield "pinned here" if row.copy in facts.at.holds.pinned else "a declared copy"
     if row.is_spilled:
         yield "partly in CPU memory: a last resort"
     circuit = _circuit(row, facts.at)
@@ -182,4 +188,13 @@ def _why_not_loaded(row: Row, facts: Facts) -> str:
         return f"on disk; its last load failed, not again for {failure.until_s - at.now_s:.0f} s: {failure.text}"
     if why_not is Hindrance.UNLISTED:
         return "about to leave memory, and in no list of its disk"
+    if _is_crowded_out(row, at):
+        return "on disk; pinned copies fill the memory that it would need"
     return "about to leave memory" if row.is_resident else "on disk, not in memory"
+
+
+def _is_crowded_out(row: Row, at: Circumstances) -> bool:
+    if all(node != row.node for node, _ in at.holds.pinned):
+        return False
+    pool = Pool(at.snapshot, at.occupancy, at.experience, {}, {}, at.leaving, at.now_s, at.holds)
+    return cost_of(row, pool).needs_pinned

@@ -51,6 +51,7 @@ class Explanation:
     candidates: tuple[Candidate, ...]  # preferred ones first, each node once a target
     lines: tuple[Wait, ...]
     is_sampled: bool  # so many copies that only some were scored
+    notes: tuple[str, ...] = ()  # what is worth knowing of the models themselves
 
 
 def explain(question: Question, at: Circumstances, rng: random.Random) -> Explanation:
@@ -70,6 +71,7 @@ def explain(question: Question, at: Circumstances, rng: random.Random) -> Explan
         occupancy=at.occupancy,
         experience=at.experience,
         leaving=at.leaving,
+        holds=at.holds,
     )
     candidates = sorted((candidate_of(key, row, facts) for key, row in rows_of(want, snapshot)), key=in_order)
     refused = _refused_at_once(question, want, decision, at)
@@ -80,7 +82,13 @@ def explain(question: Question, at: Circumstances, rng: random.Random) -> Explan
         candidates=tuple(candidates),
         lines=tuple(_wait(at.lines[key]) for key in want.targets),
         is_sampled=any(len(snapshot.holding(key).ready.rows) > SAMPLE_MAX for key in want.targets),
+        notes=tuple(_notes(want, at)),
     )
+
+
+def _notes(want: Want, at: Circumstances) -> Iterator[str]:
+    short = (one for one in at.standings if one.declaration.key in want.targets and one.lack is not None)
+    yield from map(verdicts.lack_text, short)
 
 
 def _joined(want: Want, at: Circumstances) -> Iterator[LineView]:

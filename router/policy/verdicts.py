@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from router.errors import Rejection
+from router.policy.declared import Lack, Standing
 from router.policy.filters import Bar
 from router.policy.schedule import Reason
 
@@ -36,6 +37,28 @@ _BECAUSE = {
     Reason.COLD_LOAD: "its model was just loaded there",
     Reason.FALLBACK: "only copies that are otherwise avoided are there",
 }
+
+_LACKS = {
+    Lack.LOADING: "it loads",
+    Lack.NODE_BUSY: "its node loads another model first",
+    Lack.LEAVING: "it is about to leave memory, and comes back then",
+    Lack.IN_USE: "calls need the memory that it would take",
+    Lack.BACKOFF: "its last load failed, and is tried again later",
+    Lack.LOST: "it was taken out of memory again and again, not by this router, and is loaded again later",
+    Lack.NO_ROOM: "other declared copies fill the memory where it could be",
+    Lack.DRAINING: "its node drains",
+    Lack.DOWN: "its node is down",
+    Lack.NOT_ON_DISK: "no further node has it on its disk, and the router pulls nothing",
+    Lack.NOT_MANAGED: "placement.mode is not managed: nothing is done about it",
+}
+
+
+def lack_text(standing: Standing) -> str:
+    """Of a declaration; empty where it stands."""
+    if standing.lack is None:
+        return ""
+    there, copies = len(standing.nodes), standing.declaration.copies
+    return f"{there} of {copies} declared copies of {standing.declaration.key} stand: {_LACKS[standing.lack]}"
 
 
 def served(node: str, model: str, reason: Reason, used: int, slots: int) -> Verdict:

@@ -12,7 +12,9 @@ from router.fleet.snapshot import Rows, Snapshot
 from router.fleet.tickets import LineView
 from router.policy.alias import Aliases
 from router.policy.candidates import Circumstances
+from router.policy.declared import Standing
 from router.policy.explain import Explanation
+from router.policy.verdicts import lack_text
 
 View = dict[str, Any]
 
@@ -76,6 +78,8 @@ def _copy(node: Node, copy: Copy, used: int, at: Circumstances) -> View:
         "vram_bytes": copy.vram_bytes,
         "is_spilled": copy.is_spilled,
         "circuit": at.circuits.get((node.name, copy.weights), Circuit.CLOSED).value,
+        "is_declared": (node.name, copy.weights) in at.holds.declared,
+        "is_pinned": (node.name, copy.weights) in at.holds.pinned,
     }
 
 
@@ -84,14 +88,18 @@ def _name_of(node: Node, weights: str) -> str:
 
 
 def models_view(at: Circumstances, aliases: Aliases) -> list[View]:
-    """Every model that a node lists or an alias leads to, in order of their names."""
+    """Every model that a node lists, an alias leads to or the operator declares, in order of their names."""
+    standing = {one.declaration.key: one for one in at.standings}
     called: dict[str, list[str]] = {}
     for alias in sorted(aliases.names):
         for target in aliases.candidates(alias):
             called.setdefault(target, []).append(alias)
     return [
-        _model(key, at.snapshot, at.occupancy, at.lines.get(key), called.get(key, []))
-        for key in sorted(at.snapshot.keys | called.keys())
+        {
+            **_model(key, at.snapshot, at.occupancy, at.lines.get(key), called.get(key, [])),
+            "declared": _declared(standing[key]) if key in standing else None,
+        }
+        for key in sorted(at.snapshot.keys | called.keys() | standing.keys())
     ]
 
 
@@ -113,6 +121,20 @@ def _model(
         "used": sum(occupancy.get(row.copy, 0) for row in rows),
         "waiting": line.depth if line is not None else 0,
         "oldest_wait_s": line.oldest_wait_s if line is not None else 0.0,
+    }
+
+
+def _declared(standing: Standing) -> View:
+    """`preferred` as declared; `lack` and `text` are null and empty where it stands."""
+    declaration = standing.declaration
+    return {
+        "copies": declaration.copies,
+        "is_pinned": declaration.is_pinned,
+        "preferred": list(declaration.nodes),
+        "standing": list(standing.nodes),
+        "loading": list(standing.loading),
+        "lack": standing.lack.value if standing.lack is not None else None,
+        "text": lack_text(standing),
     }
 
 

@@ -10,6 +10,7 @@ from router.fleet.breaker import Circuit
 from router.fleet.node import Copy, CopyState, Health, Node
 from router.fleet.snapshot import UP, Rows, Snapshot
 from router.fleet.tickets import LineView
+from router.policy.declared import Standing
 from router.telemetry.names import UNKNOWN, ModelNames
 from router.telemetry.series import Sample
 
@@ -26,6 +27,7 @@ class Sources:
     queue_limit: Callable[[str], int]
     circuits: Callable[[], Circuits] = dict
     discovered: Callable[[], Mapping[str, int]] = dict  # nodes by source
+    standings: Callable[[], Sequence[Standing]] = tuple
     is_degraded: Callable[[], bool] = bool
     log_lines_dropped: Callable[[], int] = int
 
@@ -39,6 +41,7 @@ class Moment:
     lines: Sequence[LineView]
     circuits: Circuits
     discovered: Mapping[str, int]
+    standings: Sequence[Standing]
     is_degraded: bool
     in_flight: Mapping[tuple[str, str], int]  # by (route, model key)
     queue_limit: Callable[[str], int]
@@ -145,6 +148,13 @@ def _model_digest_skew(at: Moment) -> Iterator[Sample]:
             yield (key,), digests
 
 
+def _model_copies(at: Moment) -> Iterator[Sample]:
+    for standing in at.standings:
+        label = at.names.label(standing.declaration.key)
+        yield (label, "declared"), standing.declaration.copies
+        yield (label, "standing"), min(len(standing.nodes), standing.declaration.copies)
+
+
 def _discovery_nodes(at: Moment) -> Iterator[Sample]:
     yield from (((source,), count) for source, count in at.discovered.items())
 
@@ -172,6 +182,7 @@ GAUGES: Mapping[str, Gauge] = {
     "circuit_state": _circuit_state,
     "model_nodes": _model_nodes,
     "model_digest_skew": _model_digest_skew,
+    "model_copies": _model_copies,
     "discovery_nodes": _discovery_nodes,
     "build_info": _build_info,
     "degraded_mode": _degraded_mode,

@@ -247,6 +247,7 @@ class Metrics:
             lines=await sources.lines(),
             circuits=sources.circuits(),
             discovered=sources.discovered(),
+            standings=sources.standings(),
             is_degraded=sources.is_degraded(),
             in_flight=dict(self._in_flight),
             queue_limit=sources.queue_limit,

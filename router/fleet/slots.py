@@ -1,0 +1,34 @@
+"""How many calls a copy serves at once, as far as it is declared and by Ollama's own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from router.fleet.node import Copy, CopyState, DiskModel, Node
+
+# server/sched.go: NUM_PARALLEL is 1 for these families, and for models that complete nothing, whatever is declared.
+SINGLE_SLOT_FAMILIES = frozenset(
+    {"mllama", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen3next", "lfm2", "lfm2moe"}
+    | {"nemotron_h", "nemotron_h_moe", "nemotron_h_omni"}
+)
+
+
+def slots_of(node: Node, keys: tuple[str, ...], models: Mapping[str, DiskModel]) -> int:
+    """Of a copy. What is declared for a model by name counts; a number for the whole node yields to Ollama's rules."""
+    is_named = any(key in node.spec.model_slots for key in keys)
+    if not is_named and any(_is_single(models[key]) for key in keys if key in models):
+        return 1
+    return node.spec.slots_of(keys)
+
+
+def unseen_copy(node: Node, weights: str) -> Copy:
+    """That was just loaded and that `/api/ps` has not shown: as large as on disk, lest its memory count as free."""
+    keys = node.keys_of(weights)
+    size_bytes = max((node.models[key].size_bytes for key in keys), default=0)
+    slots = slots_of(node, keys, node.models)
+    return Copy(weights, CopyState.READY, keys, slots, size_bytes=size_bytes, vram_bytes=size_bytes)
+
+
+def _is_single(model: DiskModel) -> bool:
+    completes = not model.capabilities or "completion" in model.capabilities
+    return not completes or model.family in SINGLE_SLOT_FAMILIES
