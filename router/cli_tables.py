@@ -55,7 +55,9 @@ def nodes(items: Sequence[Item]) -> str:
         )
         for node in items
     ]
-    return table(header, rows)
+    return _with_notes(
+        table(header, rows), [f"{node['name']}: {one['text']}" for node in items for one in node["thrash"]]
+    )
 
 
 def models(items: Sequence[Item]) -> str:
@@ -77,8 +79,8 @@ def models(items: Sequence[Item]) -> str:
         )
         for model in items
     ]
-    short = [model["declared"]["text"] for model in items if model["declared"] and model["declared"]["text"]]
-    return "\n\n".join([table(header, rows), *(["\n".join(map(_text, short))] if short else [])])
+    told = [told["text"] for model in items for told in (model["declared"], model["skew"]) if told and told["text"]]
+    return _with_notes(table(header, rows), told)
 
 
 def explanation(answer: Item) -> str:
@@ -123,6 +125,10 @@ def order(node: Item) -> str:
         return f"{name} drains, and nothing runs there: it may be stopped"
     calls = f"{node['used']} call{'s' if node['used'] != 1 else ''} still run{'s' if node['used'] == 1 else ''} there"
     return f"{name} drains: {calls}" + (f", and it loads {node['loading']}" if node["loading"] else "")
+
+
+def _with_notes(text: str, notes: Sequence[str]) -> str:
+    return "\n\n".join([text, *(["\n".join(map(_text, notes))] if notes else [])])
 
 
 def _state(node: Item) -> str:

@@ -15,6 +15,7 @@ from router import meaning
 from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
 from router.control.prober import Prober
+from router.control.watch import Watch
 from router.discovery.static import StaticDiscovery
 from router.fleet.node import NodeSpec
 from router.lifecycle import Lifecycle
@@ -72,6 +73,7 @@ class Parts:
     prober: Prober
     store: MemoryStore
     tls: ListenerTls | None
+    watch: Watch
 
 
 class Preparer:

@@ -21,6 +21,7 @@ from router.control.placer import Placer
 from router.control.prober import Prober
 from router.control.replicas import beat_for_ever, watch_lag
 from router.control.unloader import Unloader
+from router.control.watch import Watch
 from router.discovery.static import StaticDiscovery
 from router.errors import Rejection
 from router.lifecycle import Lifecycle, Loops, Phase
@@ -156,7 +157,7 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
     connections = ConnectionPool(connect_s=settings.timeouts.connect_s, resolve=resolver.addresses, access=access.of)
     stack.push_async_callback(connections.close)
     discovery = StaticDiscovery(prepared.nodes)
-    metrics = metrics_of(settings, store, discovery, logs, lambda: keeper, lambda: placer)
+    metrics = metrics_of(settings, store, discovery, logs, lambda: keeper, lambda: placer, lambda: watch)
     keeper = FleetKeeper(
         store,
         clock,
@@ -183,6 +184,7 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
         api=api, keeper=keeper, store=store, clock=clock, mode=settings.placement.mode, observe=metrics.load_ended
     )
     placer.declarations.declared = meaning.declarations(settings)
+    watch = Watch(keeper, clock, placer.recent, metrics.copy_evicted)
     pipeline = await _pipeline(prepared, store, keeper, connections, Telemetry(metrics, logs), clock, rng)
     lifecycle = Lifecycle(meaning.drain_limits(settings))
     buffers = Buffers(settings.limits.buffered_bytes)
@@ -202,6 +204,7 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
         prober=prober,
         store=store,
         tls=ListenerTls(prepared.serving) if prepared.serving is not None else None,
+        watch=watch,
     )
     return parts, _loops(stack, parts)
 
@@ -213,8 +216,14 @@ def _loops(stack: AsyncExitStack, parts: Parts) -> Loops:
     loops.start("placer", parts.placer.run())
     placer = parts.placer
     unloader = Unloader(
-        parts.api, parts.keeper, parts.store, lambda: placer.mode, lambda: placer.declarations.holds.declared
+        parts.api,
+        parts.keeper,
+        parts.store,
+        lambda: placer.mode,
+        declared=lambda: placer.declarations.holds.declared,
+        on_unload=parts.watch.unloaded,
     )
+    loops.start("watch", parts.watch.run())
     parts.keeper.on_unload = unloader.want
     loops.start("unloader", unloader.run())
     loops.start("heartbeat", beat_for_ever(parts.store))

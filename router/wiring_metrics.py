@@ -7,6 +7,7 @@ from collections.abc import Callable
 from router import meaning
 from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
+from router.control.watch import Watch
 from router.discovery.static import StaticDiscovery
 from router.settings import Settings
 from router.store.memory import MemoryStore
@@ -22,8 +23,9 @@ def metrics_of(  # noqa: PLR0917 - joined here and nowhere else
     logs: Logs,
     keeper: Callable[[], FleetKeeper],
     placer: Callable[[], Placer],
+    watch: Callable[[], Watch],
 ) -> Metrics:
-    """`keeper` and `placer` are looked up at the scrape: they come after what they tell."""
+    """The last three are looked up at the scrape: they come after what they tell."""
     sources = Sources(
         snapshot=lambda: keeper().snapshot,
         occupancy=lambda: store.occupancy,
@@ -32,6 +34,7 @@ def metrics_of(  # noqa: PLR0917 - joined here and nowhere else
         circuits=lambda: keeper().circuits(),
         discovered=lambda: {discovery.source: len(discovery.nodes)},
         standings=lambda: placer().declarations.standings,
+        troubles=lambda: watch().troubles,
         log_lines_dropped=lambda: logs.dropped,
     )
     told = settings.metrics

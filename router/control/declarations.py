@@ -54,8 +54,14 @@ class Declarations:
         short = sum(standing.lack is not None for standing in self.standings)
         return f"<Declarations {len(self.standings)} declared | {short} short>"
 
+    @property
+    def recent(self) -> tuple[Load, ...]:
+        """Loads that have just ended: what they did is still to be seen."""
+        return tuple(load for load, _ in self._recent.values())
+
     def ended(self, load: Load, now_s: float) -> None:
-        self._recent[load.node] = (load, now_s)
+        if not load.is_renewal:
+            self._recent[load.node] = (load, now_s)
 
     def look(self, at: Look) -> None:
         """Before anything is decided: what stands, and what was lost."""
@@ -64,7 +70,7 @@ class Declarations:
             self._memory, self.holds = NOTHING, NO_HOLDS
             self.standings = unkept(self.declared, at.snapshot)
             return
-        ended = [load for load, _ in self._recent.values()]
+        ended = self.recent
         self._memory = remember(
             self._memory,
             self.declared,

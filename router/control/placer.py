@@ -86,6 +86,10 @@ class Placer:
         """What these loads displace, by (node, weights)."""
         return frozenset((node, weights) for node, (load, _) in self._loads.items() for weights in load.displaces)
 
+    def recent(self) -> tuple[Load, ...]:
+        """Loads that run or have just ended."""
+        return (*self.declarations.recent, *(load for load, _ in self._loads.values()))
+
     @property
     def failures(self) -> Mapping[tuple[str, str], LoadFailure]:
         """By (node, weights)."""

@@ -38,14 +38,17 @@ class Unloader:
         keeper: FleetKeeper,
         store: Store,
         mode: Callable[[], Mode],
+        *,
         declared: Callable[[], Set[tuple[str, str]]] = frozenset,
+        on_unload: Callable[[str, str], None] = lambda node, weights: None,
     ) -> None:
-        """`declared` copies, by (node, weights), stay."""
+        """`declared` copies, by (node, weights), stay. `on_unload` hears of every node and weights that are asked."""
         self._api = api
         self._keeper = keeper
         self._store = store
         self._mode = mode
         self._declared = declared
+        self._on_unload = on_unload
         self._wanted: dict[str, None] = {}
         self._is_wanted = asyncio.Event()
 
@@ -73,6 +76,7 @@ class Unloader:
             return
         if not await self._store.begin(*row.copy, loading=False, epoch=EPOCH):
             return
+        self._on_unload(*row.copy)
         try:
             await self._api.unload(self._keeper.spec_of(row.node), row.name)
         except NodeFailed as failed:

@@ -18,6 +18,7 @@ from router.policy.placement import Hindrance, LoadFailure, Mode, hindrance
 from router.policy.room import NO_HOLDS, Holds, Pool, cost_of
 from router.policy.schedule import Decision, Want
 from router.policy.scorers import FULL, affine_rows, by_load
+from router.policy.troubles import NO_TROUBLES, Troubles
 
 Copy = tuple[str, str]  # (node, weights)
 
@@ -39,6 +40,7 @@ class Circumstances:
     leaving: Set[Copy] = frozenset()  # what loads that run displace
     holds: Holds = NO_HOLDS
     standings: Sequence[Standing] = ()
+    troubles: Troubles = NO_TROUBLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,14 @@ def _passes(row: Row, facts: Facts) -> bool:
 
 
 def _why(row: Row, bar: Bar | None, used: int, facts: Facts) -> Iterator[str]:
+    yield from _why_here(row, bar, used, facts)
+    names = facts.at.snapshot.nodes[row.node].keys_of(row.weights)
+    for pair in facts.at.troubles.pairs_of(row.node):
+        if not set(names).isdisjoint(pair.keys):
+            yield f"here {verdicts.pair_text(pair)}"
+
+
+def _why_here(row: Row, bar: Bar | None, used: int, facts: Facts) -> Iterator[str]:
     if bar is Bar.NOT_READY:
         yield _why_not_loaded(row, facts)
         return
@@ -167,7 +177,8 @@ def _why(row: Row, bar: Bar | None, used: int, facts: Facts) -> Iterator[str]:
     if row.copy in facts.at.holds.declared:
         yield "pinned here" if row.copy in facts.at.holds.pinned else "a declared copy"
     if row.is_spilled:
-        yield "partly in CPU memory: a last resort"
+        copy = facts.at.snapshot.nodes[row.node].copies[row.weights]
+        yield verdicts.spill_text(copy.size_bytes - copy.vram_bytes, copy.size_bytes)
     circuit = _circuit(row, facts.at)
     if circuit is not Circuit.CLOSED:
         yield f"its circuit is {circuit.replace('_', '-')}"

@@ -89,6 +89,8 @@ def explain(question: Question, at: Circumstances, rng: random.Random) -> Explan
 def _notes(want: Want, at: Circumstances) -> Iterator[str]:
     short = (one for one in at.standings if one.declaration.key in want.targets and one.lack is not None)
     yield from map(verdicts.lack_text, short)
+    skewed = at.troubles.skewed
+    yield from (verdicts.skew_text(key, skewed[key]) for key in want.targets if key in skewed)
 
 
 def _joined(want: Want, at: Circumstances) -> Iterator[LineView]:

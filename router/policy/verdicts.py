@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -9,6 +10,10 @@ from router.errors import Rejection
 from router.policy.declared import Lack, Standing
 from router.policy.filters import Bar
 from router.policy.schedule import Reason
+from router.policy.troubles import WINDOW_S, Pair
+
+DIGESTS_TOLD = 4
+NAMES_TOLD = 4
 
 
 class End(StrEnum):
@@ -59,6 +64,27 @@ def lack_text(standing: Standing) -> str:
         return ""
     there, copies = len(standing.nodes), standing.declaration.copies
     return f"{there} of {copies} declared copies of {standing.declaration.key} stand: {_LACKS[standing.lack]}"
+
+
+def pair_text(pair: Pair) -> str:
+    times = f"{pair.evictions} times" if pair.evictions != 2 else "twice"
+    return f"{pair.keys[0]} and {pair.keys[1]} evict one another: {times} in {WINDOW_S / 60:.0f} minutes"
+
+
+def skew_text(key: str, digests: Mapping[str, tuple[str, ...]]) -> str:
+    """The digest that most nodes have comes first."""
+    most = sorted(digests.items(), key=lambda item: (-len(item[1]), item[0]))[:DIGESTS_TOLD]
+    told = "; ".join(f"{digest.removeprefix('sha256:')[:12] or '?'} on {_few(names)}" for digest, names in most)
+    return f"{key} is not the same on all its nodes: {told}"
+
+
+def spill_text(outside_bytes: int, size_bytes: int) -> str:
+    return f"partly in CPU memory, {outside_bytes / size_bytes:.0%} of it: a last resort"
+
+
+def _few(names: tuple[str, ...]) -> str:
+    more = len(names) - NAMES_TOLD
+    return ", ".join(names[:NAMES_TOLD]) + (f" and {more} more" if more > 0 else "")
 
 
 def served(node: str, model: str, reason: Reason, used: int, slots: int) -> Verdict:

@@ -29,6 +29,7 @@ from router.policy.experience import Experience
 from router.policy.explain import Question, explain
 from router.policy.placement import LoadFailure, Mode
 from router.policy.room import Holds
+from router.policy.troubles import Troubles
 from router.server import admin_views as views
 from router.server.admin_door import AdminRefusal, Door
 from router.upstream.rules import CallRules
@@ -78,6 +79,7 @@ class AdminSources:
     experience: Callable[[], Experience]
     leaving: Callable[[], Set[tuple[str, str]]]
     declarations: Callable[[], Kept]
+    troubles: Callable[[], Troubles]
 
 
 class Admin:
@@ -198,6 +200,7 @@ class Admin:
             leaving=sources.leaving(),
             holds=kept.holds,
             standings=kept.standings,
+            troubles=sources.troubles(),
         )
 
 

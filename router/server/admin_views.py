@@ -14,7 +14,8 @@ from router.policy.alias import Aliases
 from router.policy.candidates import Circumstances
 from router.policy.declared import Standing
 from router.policy.explain import Explanation
-from router.policy.verdicts import lack_text
+from router.policy.troubles import Pair
+from router.policy.verdicts import lack_text, pair_text, skew_text
 
 View = dict[str, Any]
 
@@ -64,6 +65,7 @@ def _node(node: Node, at: Circumstances, held: Mapping[str, int], *, is_drained:
         "loading": None if loading is None else _name_of(node, loading),
         "on_disk": len(node.models),
         "copies": [_copy(node, copy, held.get(copy.weights, 0), at) for copy in node.copies.values()],
+        "thrash": [_pair(pair) for pair in at.troubles.pairs_of(node.name)],
     }
 
 
@@ -83,6 +85,10 @@ def _copy(node: Node, copy: Copy, used: int, at: Circumstances) -> View:
     }
 
 
+def _pair(pair: Pair) -> View:
+    return {"models": list(pair.keys), "evictions": pair.evictions, "text": pair_text(pair)}
+
+
 def _name_of(node: Node, weights: str) -> str:
     return next(iter(node.keys_of(weights)), weights)
 
@@ -98,6 +104,7 @@ def models_view(at: Circumstances, aliases: Aliases) -> list[View]:
         {
             **_model(key, at.snapshot, at.occupancy, at.lines.get(key), called.get(key, [])),
             "declared": _declared(standing[key]) if key in standing else None,
+            "skew": _skew(key, at.troubles.skewed.get(key)),
         }
         for key in sorted(at.snapshot.keys | called.keys() | standing.keys())
     ]
@@ -136,6 +143,13 @@ def _declared(standing: Standing) -> View:
         "lack": standing.lack.value if standing.lack is not None else None,
         "text": lack_text(standing),
     }
+
+
+def _skew(key: str, digests: Mapping[str, tuple[str, ...]] | None) -> View | None:
+    """Null where all nodes have the same under this name."""
+    if digests is None:
+        return None
+    return {"digests": {digest: list(names) for digest, names in digests.items()}, "text": skew_text(key, digests)}
 
 
 def lines_view(lines: Iterable[LineView]) -> list[View]:

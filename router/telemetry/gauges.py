@@ -11,6 +11,7 @@ from router.fleet.node import Copy, CopyState, Health, Node
 from router.fleet.snapshot import UP, Rows, Snapshot
 from router.fleet.tickets import LineView
 from router.policy.declared import Standing
+from router.policy.troubles import Troubles
 from router.telemetry.names import UNKNOWN, ModelNames
 from router.telemetry.series import Sample
 
@@ -28,6 +29,7 @@ class Sources:
     circuits: Callable[[], Circuits] = dict
     discovered: Callable[[], Mapping[str, int]] = dict  # nodes by source
     standings: Callable[[], Sequence[Standing]] = tuple
+    troubles: Callable[[], Troubles] = Troubles
     is_degraded: Callable[[], bool] = bool
     log_lines_dropped: Callable[[], int] = int
 
@@ -42,6 +44,7 @@ class Moment:
     circuits: Circuits
     discovered: Mapping[str, int]
     standings: Sequence[Standing]
+    troubles: Troubles
     is_degraded: bool
     in_flight: Mapping[tuple[str, str], int]  # by (route, model key)
     queue_limit: Callable[[str], int]
@@ -155,6 +158,14 @@ def _model_copies(at: Moment) -> Iterator[Sample]:
         yield (label, "standing"), min(len(standing.nodes), standing.declaration.copies)
 
 
+def _thrash_pairs(at: Moment) -> Iterator[Sample]:
+    counts = dict.fromkeys(at.snapshot.nodes, 0)
+    for pair in at.troubles.pairs:
+        if pair.node in counts:
+            counts[pair.node] += 1
+    yield from (((name,), count) for name, count in counts.items())
+
+
 def _discovery_nodes(at: Moment) -> Iterator[Sample]:
     yield from (((source,), count) for source, count in at.discovered.items())
 
@@ -183,6 +194,7 @@ GAUGES: Mapping[str, Gauge] = {
     "model_nodes": _model_nodes,
     "model_digest_skew": _model_digest_skew,
     "model_copies": _model_copies,
+    "thrash_pairs": _thrash_pairs,
     "discovery_nodes": _discovery_nodes,
     "build_info": _build_info,
     "degraded_mode": _degraded_mode,
