@@ -15,6 +15,7 @@ from router import meaning
 from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
 from router.control.prober import Prober
+from router.control.slots import SlotLearner
 from router.control.watch import Watch
 from router.discovery.static import StaticDiscovery
 from router.fleet.node import NodeSpec
@@ -73,6 +74,7 @@ class Parts:
     prober: Prober
     store: MemoryStore
     tls: ListenerTls | None
+    slots: SlotLearner
     watch: Watch
 
 

@@ -20,6 +20,7 @@ from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
 from router.control.prober import Prober
 from router.control.replicas import beat_for_ever, watch_lag
+from router.control.slots import SlotLearner
 from router.control.unloader import Unloader
 from router.control.watch import Watch
 from router.discovery.static import StaticDiscovery
@@ -157,7 +158,7 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
     connections = ConnectionPool(connect_s=settings.timeouts.connect_s, resolve=resolver.addresses, access=access.of)
     stack.push_async_callback(connections.close)
     discovery = StaticDiscovery(prepared.nodes)
-    metrics = metrics_of(settings, store, discovery, logs, lambda: keeper, lambda: placer, lambda: watch)
+    metrics = metrics_of(settings, store, discovery, logs, lambda: keeper, lambda: placer, lambda: parts.watch)
     keeper = FleetKeeper(
         store,
         clock,
@@ -184,7 +185,6 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
         api=api, keeper=keeper, store=store, clock=clock, mode=settings.placement.mode, observe=metrics.load_ended
     )
     placer.declarations.declared = meaning.declarations(settings)
-    watch = Watch(keeper, clock, placer.recent, metrics.copy_evicted)
     pipeline = await _pipeline(prepared, store, keeper, connections, Telemetry(metrics, logs), clock, rng)
     lifecycle = Lifecycle(meaning.drain_limits(settings))
     buffers = Buffers(settings.limits.buffered_bytes)
@@ -204,7 +204,8 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
         prober=prober,
         store=store,
         tls=ListenerTls(prepared.serving) if prepared.serving is not None else None,
-        watch=watch,
+        slots=SlotLearner(keeper, store, clock),
+        watch=Watch(keeper, clock, placer.recent, metrics.copy_evicted),
     )
     return parts, _loops(stack, parts)
 
@@ -223,7 +224,9 @@ def _loops(stack: AsyncExitStack, parts: Parts) -> Loops:
         declared=lambda: placer.declarations.holds.declared,
         on_unload=parts.watch.unloaded,
     )
+    parts.keeper.on_ran = parts.slots.ended
     loops.start("watch", parts.watch.run())
+    loops.start("slots", parts.slots.run())
     parts.keeper.on_unload = unloader.want
     loops.start("unloader", unloader.run())
     loops.start("heartbeat", beat_for_ever(parts.store))

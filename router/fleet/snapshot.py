@@ -304,7 +304,7 @@ def _placed(
     weights = _weights(copy.digest, shown) if copy.digest else copy.weights
     sharing = tuple(sorted(key for key, model in models.items() if model.weights == weights))
     keys = sharing + tuple(key for key in alone if key not in models)
-    return replace(copy, weights=weights, keys=keys, slots=slots_of(node, keys, models))
+    return replace(copy, weights=weights, keys=keys, slots=slots_of(node, keys, models, weights))
 
 
 def _disk_model(entry: TagEntry, shown: Mapping[str, Shown]) -> DiskModel:

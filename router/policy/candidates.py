@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from router.fleet.breaker import Circuit
 from router.fleet.node import CopyState
+from router.fleet.slots import declared_slots
 from router.fleet.snapshot import Row, Snapshot
 from router.fleet.tickets import LineView
 from router.policy import verdicts
@@ -174,10 +175,14 @@ def _why_here(row: Row, bar: Bar | None, used: int, facts: Facts) -> Iterator[st
         yield verdicts.bar_text(bar, health, row.num_ctx, facts.want.num_ctx)
         return
     yield verdicts.slots_text(used, row.slots)
+    node = facts.at.snapshot.nodes[row.node]
+    learnt = node.learnt.get(row.weights)
+    if learnt is not None:
+        yield verdicts.learnt_text(learnt, declared_slots(node, row.weights))
     if row.copy in facts.at.holds.declared:
         yield "pinned here" if row.copy in facts.at.holds.pinned else "a declared copy"
     if row.is_spilled:
-        copy = facts.at.snapshot.nodes[row.node].copies[row.weights]
+        copy = node.copies[row.weights]
         yield verdicts.spill_text(copy.size_bytes - copy.vram_bytes, copy.size_bytes)
     circuit = _circuit(row, facts.at)
     if circuit is not Circuit.CLOSED:

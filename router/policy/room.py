@@ -75,7 +75,7 @@ class Pool:
         """Of a copy there, whether it is in memory or not."""
         node = self.snapshot.nodes[row.node]
         keys = node.keys_of(row.weights)
-        return max(1, slots_of(node, keys, node.models))
+        return max(1, slots_of(node, keys, node.models, row.weights))
 
     def ready_for_s(self, place: Place) -> float:
         """Longer than anything that we know of, where we did not see it come."""

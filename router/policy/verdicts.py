@@ -127,5 +127,11 @@ def slots_text(used: int, slots: int) -> str:
     return f"{used} of {slots} slots taken"
 
 
+def learnt_text(learnt: int, declared: int | None) -> str:
+    if declared is None:
+        return f"slots learned: {learnt}, none are declared"
+    return f"slots learned: {learnt} of {declared} declared, further calls waited inside the node"
+
+
 def _behind(ahead: int) -> str:
     return f"behind {ahead}" if ahead else "first"

@@ -8,6 +8,7 @@ from typing import Any
 
 from router.fleet.breaker import Circuit
 from router.fleet.node import Copy, CopyState, Node
+from router.fleet.slots import declared_slots
 from router.fleet.snapshot import Rows, Snapshot
 from router.fleet.tickets import LineView
 from router.policy.alias import Aliases
@@ -74,6 +75,8 @@ def _copy(node: Node, copy: Copy, used: int, at: Circumstances) -> View:
         "models": list(copy.keys),
         "state": copy.state.value,
         "slots": copy.slots + node.spec.backlog,
+        "slots_declared": declared_slots(node, copy.weights),
+        "slots_learned": node.learnt.get(copy.weights),
         "used": used,
         "num_ctx": copy.num_ctx,
         "size_bytes": copy.size_bytes,

@@ -96,6 +96,9 @@ _TABLE = (
            "Video memory of a copy, under the first of its names, so that the sum is the node's."),
     Family("copy_cpu_bytes", GAUGE, ("node", "model"), "S",
            "Bytes of a copy that are not in video memory, under the first of its names."),
+    Family("copy_slots", GAUGE, ("node", "model", "kind"), "S",
+           "Calls that a copy in memory serves at once, under the first of its names: declared, and learned where "
+           "calls have shown another number."),
     Family("node_probe_duration_seconds", HISTOGRAM, ("node",), "L", "Probes, failed ones too.", PROBE_S),
     Family("node_probe_failures_total", COUNTER, ("node", "reason"), "L", "Probes that failed."),
     Family("circuit_state", GAUGE, ("node", "model", "state"), "S",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from router.fleet.breaker import Circuit
 from router.fleet.node import Copy, CopyState, Health, Node
+from router.fleet.slots import declared_slots
 from router.fleet.snapshot import UP, Rows, Snapshot
 from router.fleet.tickets import LineView
 from router.policy.declared import Standing
@@ -117,6 +118,18 @@ def _copy_cpu_bytes(at: Moment) -> Iterator[Sample]:
     return _by_copy(at, lambda copy: copy.size_bytes - copy.vram_bytes)
 
 
+def _copy_slots(at: Moment) -> Iterator[Sample]:
+    for name, node in at.snapshot.nodes.items():
+        found: dict[tuple[str, str], int] = {}
+        for copy in _ready(node):
+            label = at.names.label(copy.keys[0]) if copy.keys else UNKNOWN
+            kinds = (("declared", declared_slots(node, copy.weights)), ("learned", node.learnt.get(copy.weights)))
+            for kind, slots in kinds:
+                if slots is not None:
+                    found[label, kind] = found.get((label, kind), 0) + slots
+        yield from (((name, *labels), slots) for labels, slots in found.items())
+
+
 def _circuit_state(at: Moment) -> Iterator[Sample]:
     found: set[tuple[str, str, str]] = set()
     for (name, weights), circuit in at.circuits.items():
@@ -190,6 +203,7 @@ GAUGES: Mapping[str, Gauge] = {
     "node_model_loaded": _node_model_loaded,
     "node_model_vram_bytes": _node_model_vram_bytes,
     "copy_cpu_bytes": _copy_cpu_bytes,
+    "copy_slots": _copy_slots,
     "circuit_state": _circuit_state,
     "model_nodes": _model_nodes,
     "model_digest_skew": _model_digest_skew,
