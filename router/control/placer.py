@@ -204,7 +204,7 @@ class Placer:
         self._failures.pop((load.node, load.weights), None)
         self._observe(load.node, load.key, reason, "ok", took_s)
         log.info("loaded %s on %s in %.1f s", load.key, load.node, took_s)
-        if not load.displaces:  # else it waited for what had to go
+        if not load.displaces and not load.is_renewal:  # else it waited for what had to go, or had nothing to load
             self.experience = loaded(self.experience, load.weights, took_s)
         has_ctx = await self._context_of(load)
         await self._keeper.loaded(load.node, load.weights, load.num_ctx, has_ctx=has_ctx, is_renewal=load.is_renewal)

@@ -34,6 +34,7 @@ class Watch:
         self._recent = recent
         self._on_evicted = on_evicted
         self._unloaded: dict[tuple[str, str], float] = {}
+        self._turn = asyncio.Lock()
         self.troubles = NO_TROUBLES
 
     def __repr__(self) -> str:
@@ -45,15 +46,22 @@ class Watch:
 
     async def run(self) -> None:
         while True:
-            self.look()
+            await self.look()
             await asyncio.sleep(LOOK_EVERY_S)
 
-    def look(self) -> None:
+    async def look(self) -> None:
+        """One at a time: what has left memory is counted once."""
+        async with self._turn:
+            await self._look()
+
+    async def _look(self) -> None:
         now_s, before = self._clock.now_s(), self.troubles
         self._unloaded = {place: at_s for place, at_s in self._unloaded.items() if now_s - at_s < UNLOADED_S}
         loads = [load for load in self._recent() if not load.is_renewal]
         displaced = {(load.node, weights) for load in loads for weights in load.displaces}
-        self.troubles, evictions = saw(
+        # In a thread: all disks of a thousand nodes must not stop a stream.
+        self.troubles, evictions = await asyncio.to_thread(
+            saw,
             before,
             self._keeper.snapshot,
             loaders={load.node: load.weights for load in loads},

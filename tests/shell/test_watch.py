@@ -18,15 +18,15 @@ from tests.shell.test_admin import told
 from tests.shell.test_teams import KEY, teams
 
 
-def look(router: Router) -> None:
-    router.reloader._parts.watch.look()
+async def look(router: Router) -> None:
+    await router.reloader._parts.watch.look()
 
 
 async def swap(router: Router, node: SimulatedNode, name: str) -> None:
     """Somebody else has it loaded; the router sees it."""
     load_into(node, name)
     await until(lambda: ready_on(router, name) == 1)
-    look(router)
+    await look(router)
 
 
 async def test_models_that_evict_one_another_are_told_with_how_often(caplog: pytest.LogCaptureFixture) -> None:
@@ -53,7 +53,7 @@ async def test_an_unload_that_a_team_asked_for_is_ours() -> None:
         await swap(router, pool.nodes[0], QUICK)
         await ask(router, "/api/generate", {"model": QUICK, "keep_alive": 0}, x_api_key=KEY)
         await until(lambda: ready_on(router, QUICK) == 0)
-        look(router)
+        await look(router)
         assert (await scrape(router)).value("model_evictions_total", model=QUICK, cause="ours") == 1
 
 
@@ -63,7 +63,7 @@ async def test_a_name_with_several_digests_is_told_until_it_has_one(caplog: pyte
         old = pool.nodes[2].disk[QUICK]
         pool.nodes[2].disk[QUICK] = replace(old, digest="0123456789ab" + old.digest[12:])
         async with router_before(pool.nodes) as router:
-            look(router)
+            await look(router)
             models = {one["model"]: one["skew"] for one in (await told(router, "/admin/models"))["models"]}
             digests = [key for key, skew in models.items() if skew is not None]
             assert digests == [QUICK]
@@ -74,7 +74,7 @@ async def test_a_name_with_several_digests_is_told_until_it_has_one(caplog: pyte
             assert (await scrape(router)).value("model_digest_skew", model=QUICK) == 2
             pool.nodes[2].disk[QUICK] = old
             await until(lambda: len({model.digest for _, model in router.keeper.snapshot.stored(QUICK)}) == 1)
-            look(router)
+            await look(router)
             assert caplog.records[-1].message == f"{QUICK} is the same on all its nodes again"
 
 
@@ -86,7 +86,7 @@ async def test_a_copy_that_does_not_fit_is_told_as_partly_in_cpu_memory(caplog: 
         node = router.keeper.snapshot.nodes["sim-1"]
         (copy,) = node.copies.values()
         router.keeper._swap(replace(node, copies={copy.weights: replace(copy, size_bytes=4 * GIB, vram_bytes=3 * GIB)}))
-        look(router)
+        await look(router)
         assert f"{QUICK} on sim-1 is partly in CPU memory: {GIB} of {4 * GIB} bytes" in caplog.text
         explained = await told(router, f"/admin/explain?model={QUICK}")
         assert any("25% of it: a last resort" in why for why in explained["candidates"][0]["why"])
