@@ -43,11 +43,9 @@ def with_learnt(node: Node, weights: str, slots: int) -> Node:
 
 
 def unseen_copy(node: Node, weights: str) -> Copy:
-    """That was just loaded and that `/api/ps` has not shown: as large as on disk, lest its memory count as free."""
+    """That was just loaded and that `/api/ps` has not shown: nobody knows its size yet."""
     keys = node.keys_of(weights)
-    size_bytes = max((node.models[key].size_bytes for key in keys), default=0)
-    slots = slots_of(node, keys, node.models, weights)
-    return Copy(weights, CopyState.READY, keys, slots, size_bytes=size_bytes, vram_bytes=size_bytes)
+    return Copy(weights, CopyState.READY, keys, slots_of(node, keys, node.models, weights))
 
 
 def _is_single(model: DiskModel) -> bool:

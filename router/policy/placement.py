@@ -23,6 +23,7 @@ from router.policy.filters import has_context, usable
 from router.policy.room import NO_HOLDS, Cost, Holds, Pool, cost_of
 
 SECOND_AFTER_S = 2.0  # a line that is younger, or its copies, may be a burst that is served in a moment
+BUSY = 0.7  # of its slots in use: below it a model has enough of them, and a line is a burst
 SWAPS = 2.0  # a further copy in the place of one that is used must pay for its own load and for the way back
 COSTED_MAX = 64  # nodes whose cost is looked at, those with the fewest models first: a pass stays short in large pools
 TURN = 1.0  # slot-seconds that a line waits for each that its load costs others: about half of the time is serving
@@ -171,11 +172,12 @@ def _choose(
 
 
 def _outlasts_a_load(line: LineView, serving: Sequence[Row], pool: Pool) -> bool:
-    """Whether those in line would wait longer for the copies that serve them than another one takes to load. Copies
-    that have just come show first what they make of the line."""
+    """Whether those in line would wait longer for the copies that serve them than another one takes to load, and not
+    only now. Copies that have just come show first what they make of the line."""
     load_s = pool.load_s(serving[0].weights, pool.resident_bytes(serving[0]))
     served_s = min(pool.ready_for_s(row.copy) for row in serving)
-    is_line = min(served_s, line.oldest_wait_s) >= SECOND_AFTER_S
+    is_busy = pool.experience.utilization_of(serving[0].weights) >= BUSY
+    is_line = is_busy and min(served_s, line.oldest_wait_s) >= SECOND_AFTER_S
     return is_line and _estimate_s(line) > load_s
 
 

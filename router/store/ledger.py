@@ -254,7 +254,7 @@ class Ledger:
 
     def _serve(self, entry: Entry, copy: CopyEntry, key: str) -> Lease:
         """Without a wait: nobody else who may use this copy is there."""
-        self.queues.served(entry, key)
+        self.queues.charge(entry, copy)
         return self._lend(entry, copy, key)
 
     def _lend(self, entry: Entry, copy: CopyEntry, key: str) -> Lease:
@@ -297,11 +297,14 @@ class Ledger:
         return freed
 
     def uncharge(self, entry: Entry) -> None:
-        entry.team.account.charge(-entry.cost)
+        if entry.is_charged:
+            entry.team.account.charge(-entry.cost)
+            entry.is_charged = False
 
     def _settle(self, entry: Entry, tokens: int) -> None:
         """What the call really used, in place of its estimate."""
-        entry.team.account.charge(max(COST_MIN_TOKENS, tokens) - entry.cost)
+        if entry.is_charged:
+            entry.team.account.charge(max(COST_MIN_TOKENS, tokens) - entry.cost)
         entry.team.book(tokens - entry.estimate)
 
     def _answer(self, entry: Entry) -> Lease | Place:

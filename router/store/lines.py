@@ -27,8 +27,8 @@ class Entry:
     """A ticket as the store keeps it: with a lease it is served, without one it waits in the lines of `keys`."""
 
     __slots__ = (
-        *("arrival", "arrived_s", "band", "copy", "cost", "estimate", "granted_s", "is_due", "keys", "lease", "passes"),
-        *("replica", "spot", "team", "ticket"),
+        *("arrival", "arrived_s", "band", "copy", "cost", "estimate", "granted_s", "is_charged", "is_due", "keys"),
+        *("lease", "passes", "replica", "spot", "team", "ticket"),
     )
 
     def __init__(self, ticket: Ticket, replica: str, team: Team, arrival: int, arrived_s: float) -> None:
@@ -40,10 +40,11 @@ class Entry:
         targets = ticket.targets
         self.keys = targets if len(targets) == 1 else tuple(dict.fromkeys(targets))
         self.estimate = ticket.estimate_tokens
-        self.cost = self.estimate or 1  # what its team is charged when it gets a slot
+        self.cost = self.estimate or 1  # what its team is charged when it gets a slot that others wait for
         self.lease: Lease | None = None
         self.copy: CopyEntry | None = None
         self.granted_s = 0.0  # answering time (`Book`), of a grant that nobody has acknowledged
+        self.is_charged = False  # for the slot that it has
         self.is_due = False  # it had a lease before, so its turn has been
         self.passes = 0  # slots that were its own and went to a ticket whose prompt their node knows
         allowed, asked = team.limits.priority, ticket.priority

@@ -159,17 +159,17 @@ class Queues:
             if (other := self.lines.get(key)) is not None:
                 other.queue.passed_over(choice.lane)
         line.queue.served(choice.lane, now_s)
+        self.charge(entry, copy)
         self.step_out(entry)
         entry.team.refused = max(0, entry.team.refused - 1)
-        self.shares.serve(entry.team.account, entry.cost)
 
-    def served(self, entry: Entry, key: str) -> None:
-        """A ticket that stands in no line got a slot that nobody waited for."""
-        shares, account = self.shares, entry.team.account
-        if not entry.is_due:
-            front = self._front(entry, key)
-            front.serve(shares.enter(front, account).tag)
-        shares.serve(account, entry.cost)
+    def charge(self, entry: Entry, copy: CopyEntry) -> None:
+        """For a slot of this copy; one that no other team waited for is free."""
+        account = entry.team.account
+        lines = [self.lines[key] for key in copy.keys if key in self.lines]
+        entry.is_charged = any(line.queue.is_waited_for(account.name) for line in lines)
+        if entry.is_charged:
+            self.shares.serve(account, entry.cost)
 
     def heads(self, team: Team) -> list[Entry]:
         """The first of each kind in each of its lines, in its own order: if none of these gets a slot nobody does."""

@@ -24,6 +24,7 @@ class Held:
     limits: TeamLimits
     lease: Lease | None = None
     unclaimed_since: float | None = None
+    is_charged: bool = False
     is_due: bool = False
     passes: int = 0
 
@@ -93,9 +94,17 @@ class FairModel:
     def charge(self, team: str, tokens: float) -> None:
         self.used[team] += tokens / self.table.of(team).weight
 
-    def serve(self, held: Held) -> None:
-        self.level = max(self.level, self.used[held.ticket.team])
-        self.charge(held.ticket.team, held.cost)
+    def serve(self, held: Held, *, is_waited_for: bool) -> None:
+        held.is_charged = is_waited_for
+        if is_waited_for:
+            self.level = max(self.level, self.used[held.ticket.team])
+            self.charge(held.ticket.team, held.cost)
+
+    def correct(self, held: Held, tokens: int) -> None:
+        """What it truly cost, in place of what it was charged."""
+        if held.is_charged:
+            self.charge(held.ticket.team, tokens - held.cost)
+        held.is_charged = False
 
     def group(self, key: str) -> int:
         if key not in self.groups:
@@ -220,7 +229,6 @@ class FairModel:
             if name in copy_keys and DUE < held.lane < lane:
                 aging.passed += 1
         self.aging[key, held.lane] = Aging(now)
-        self.serve(held)
 
     # places
 
