@@ -46,7 +46,7 @@ class Entry:
         self.granted_s = 0.0  # answering time (`Book`), of a grant that nobody has acknowledged
         self.is_charged = False  # for the slot that it has
         self.is_due = False  # it had a lease before, so its turn has been
-        self.passes = 0  # slots that were its own and went to a ticket whose prompt their node knows
+        self.passes = 0  # tickets behind it that went first, since their node knows their prompt
         allowed, asked = team.limits.priority, ticket.priority
         # From the highest, 0: what it asks for, never above what its team may.
         self.band = _HIGHEST - (allowed if asked is None or asked > allowed else asked)

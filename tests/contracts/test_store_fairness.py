@@ -314,6 +314,16 @@ def test_nobody_is_passed_over_for_ever(pool: Pool) -> None:
     assert order[LOOKAHEAD] == "x0"
 
 
+def test_nobody_is_passed_over_for_ever_by_its_own_team(pool: Pool) -> None:
+    """x0 is never the fairest: its team always has a little more than y, by the calls that overtook it."""
+    lease = occupied(pool)
+    wait_in_line(pool, " ".join(f"y{i}" for i in range(30)), cost=100)
+    wait_in_line(pool, "x0", cost=100)
+    wait_in_line(pool, " ".join(f"x{i}" for i in range(1, 30)), preferred=("n1",), cost=100)
+    order = [name for name in serve(pool, lease, 50, tokens=100).split() if name[0] == "x"]
+    assert order.index("x0") == LOOKAHEAD
+
+
 def test_look_ahead_leaves_no_slot_empty(pool: Pool) -> None:
     lease = occupied(pool)
     wait_in_line(pool, "x1 x2", preferred=("elsewhere",))

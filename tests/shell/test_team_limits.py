@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-
-import openai
 
 from router.fleet.tickets import Priority
 from router.settings import Settings
@@ -108,20 +105,3 @@ async def test_limits_are_in_force_after_a_reload(mounted: Mounted, tmp_path: Pa
             await reloads(router, "ok")
             statuses = [(await generate(router, QUICK, x_api_key=KEY)).status for _ in range(2)]
             assert statuses == [200, 429]
-
-
-async def test_the_official_client_comes_back_when_it_was_told_to() -> None:
-    async with pool_of(1) as pool, router_before(pool.nodes, teams=research(requests_per_minute=60)) as router:
-        messages: Any = [{"role": "user", "content": "?"}]
-        # Of its own accord it would come back within half a second, and once: too early for the second that it takes.
-        async with openai.AsyncOpenAI(
-            base_url=f"http://127.0.0.1:{router.port}/v1", api_key=KEY, max_retries=1
-        ) as client:
-            hasty = client.with_options(max_retries=0).chat.completions
-            served = 0
-            with suppress(openai.RateLimitError):
-                while True:
-                    await hasty.create(model=QUICK, messages=messages)
-                    served += 1
-            assert (await client.chat.completions.create(model=QUICK, messages=messages)).choices
-        assert (await scrape(router)).value("requests_total", outcome="ok") == served + 1
