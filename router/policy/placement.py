@@ -2,7 +2,7 @@
 
 A load belongs to the router, one at a time per set of weights and per node; tickets wait in line for it. A further copy
 comes when those in line would wait longer than it takes to load, and takes nobody's memory who needs it as much. What
-declared copies and pins ask for is not decided here.
+declared copies ask for beside the lines is `policy.declared`'s; here they are spared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from router.fleet.snapshot import Row, Snapshot, point_of
 from router.fleet.tickets import LineView
 from router.policy.experience import NOTHING_LEARNT, Experience, in_line, with_leases
 from router.policy.filters import has_context, usable
-from router.policy.room import Cost, Pool, cost_of
+from router.policy.room import NO_HOLDS, Cost, Holds, Pool, cost_of
 
 SECOND_AFTER_S = 2.0  # a line that is younger, or its copies, may be a burst that is served in a moment
 BUSY = 0.7  # of its slots in use: below it a model has enough of them, and a line is a burst
@@ -41,6 +41,15 @@ class Mode(StrEnum):
     MANAGED = "managed"
 
 
+class Cause(StrEnum):
+    """What a load is for: label of `model_loads_total`, where a renewal is told as `renew`."""
+
+    LINE = "line"
+    COPY = "copy"  # of a declared minimum
+    PIN = "pin"
+    REWARM = "rewarm"  # a declared copy that its node had before it began anew
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """`num_ctx` is 0 and `keep_alive_s` None where nobody asked. `is_renewal`: in memory still, but about to expire."""
@@ -54,6 +63,7 @@ class Load:
     is_renewal: bool = False
     is_default: bool = False  # somebody who waits for it needs the node's own context
     displaces: tuple[str, ...] = ()  # weights that Ollama will evict for it: they should get no new calls
+    cause: Cause = Cause.LINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +112,16 @@ def place(
     occupancy: Copies = MappingProxyType({}),
     experience: Experience = NOTHING_LEARNT,
     leaving: Set[tuple[str, str]] = frozenset(),
+    holds: Holds = NO_HOLDS,
 ) -> tuple[Action, ...]:
     """`loading`: node -> weights of loads that run, and `leaving`: the copies that they displace. `backoff`: (node,
-    weights) -> not before, on the clock of now_s.
+    weights) -> not before, on the clock of now_s. `holds`: declared copies that stand.
 
     The line that waits longest chooses first. Those of nobody but calls that overflowed take what is left.
     """
     waiting = in_line(lines, snapshot)
     asked = with_leases(waiting, occupancy)
-    pool = Pool(snapshot, occupancy, experience, asked, waiting, leaving, now_s)
+    pool = Pool(snapshot, occupancy, experience, asked, waiting, leaving, now_s, holds)
     refusals: list[Action] = []
     loads: dict[str, Load] = {}  # by node
     for line in sorted(lines, key=lambda line: (not line.own, -line.oldest_wait_s, line.model)):
@@ -183,7 +194,7 @@ def _estimate_s(line: LineView) -> float:
 def _is_worth(line: LineView, cost: Cost, slots: int, *, has_copy: bool) -> bool:
     """Collating: what is in memory serves on until those who wait for something else have waited as many slot-seconds
     as its going costs. Waiting grows and harm does not, so everybody's turn comes."""
-    if not cost.is_foreseeable:
+    if cost.needs_pinned or not cost.is_foreseeable:
         return False
     if not cost.harm:
         return True

@@ -82,6 +82,7 @@ class Metrics:
         self._probe_failures = self._counter("node_probe_failures_total")
         self._circuit_changes = self._counter("circuit_state_changes_total")
         self._loads = self._counter("model_loads_total")
+        self._evictions = self._counter("model_evictions_total")
         self._lag = self._histogram("event_loop_lag_seconds")
         self._dropped = self._counter("log_lines_dropped_total")
         self._is_reloaded = self._counter("config_last_reload_successful")
@@ -185,6 +186,9 @@ class Metrics:
         if result == "ok":
             self._load_time.observe((label,), duration_s)
 
+    def copy_evicted(self, node: str, model: str, cause: str) -> None:
+        self._evictions.add((node, self._names.label(model), cause))
+
     def circuit_changed(self, node: str, circuit: Circuit) -> None:
         self._circuit_changes.add((node, circuit.value))
 
@@ -250,6 +254,8 @@ class Metrics:
             lines=await sources.lines(),
             circuits=sources.circuits(),
             discovered=sources.discovered(),
+            standings=sources.standings(),
+            troubles=sources.troubles(),
             is_degraded=sources.is_degraded(),
             in_flight=dict(self._in_flight),
             queue_limit=sources.queue_limit,
