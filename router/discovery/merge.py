@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from router.fleet.node import NodeSpec, Standing
+from router.fleet.node import NodeSpec, Presence
 
 # Each node is probed every two seconds; a selector that takes in a whole cluster is a slip.
 NODES_MAX = 5_000
@@ -37,7 +37,7 @@ def _both(first: NodeSpec, second: NodeSpec) -> NodeSpec:
         uid=first.uid or second.uid,
         slots=second.slots if first.slots is None else first.slots,
         vram_bytes=second.vram_bytes if first.vram_bytes is None else first.vram_bytes,
-        standing=second.standing if first.standing is Standing.READY else first.standing,
+        presence=second.presence if first.presence is Presence.READY else first.presence,
         machine=first.machine or second.machine,
         zone=first.zone or second.zone,
     )

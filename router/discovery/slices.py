@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.discovery.said import NOTHING, Said, said_by, slots
-from router.fleet.node import NodeSpec, Standing
+from router.fleet.node import NodeSpec, Presence
 
 Object = Mapping[str, Any]  # of the API, as its JSON says it
 
 SERVICE_NAME = "kubernetes.io/service-name"
 NUM_PARALLEL = "OLLAMA_NUM_PARALLEL"
 # Of two words about one pod: a pod that leaves never stays, and what is ready somewhere serves.
-_RANK = {Standing.LEAVING: 0, Standing.READY: 1, Standing.NOT_READY: 2}
+_RANK = {Presence.LEAVING: 0, Presence.READY: 1, Presence.NOT_READY: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Endpoint:
 
     host: str
     port: int
-    standing: Standing
+    presence: Presence
     namespace: str = ""
     pod: str = ""
     uid: str = ""
@@ -83,17 +83,17 @@ def read_slice(item: Object, wanted: Wanted) -> Slice:
 
 
 def _endpoint(told: Object, port: int, namespace: str, said: Said) -> Endpoint | None:
-    standing = _standing(_mapping(told.get("conditions")))
+    presence = _presence(_mapping(told.get("conditions")))
     addresses = told.get("addresses")
     host = _text(addresses[0]) if isinstance(addresses, list) and addresses else ""
-    if standing is None or not host:
+    if presence is None or not host:
         return None
     target = _mapping(told.get("targetRef"))
     is_pod = target.get("kind") == "Pod"
     return Endpoint(
         host=host,
         port=port,
-        standing=standing,
+        presence=presence,
         namespace=_text(target.get("namespace")) or namespace,
         pod=_text(target.get("name")) if is_pod else "",
         uid=_text(target.get("uid")) if is_pod else "",
@@ -103,13 +103,13 @@ def _endpoint(told: Object, port: int, namespace: str, said: Said) -> Endpoint |
     )
 
 
-def _standing(conditions: Object) -> Standing | None:
+def _presence(conditions: Object) -> Presence | None:
     """Absent `ready` means ready, absent `serving` is what `ready` says; None for what is over."""
     ready = conditions.get("ready") is not False
     serving = ready if conditions.get("serving") is None else conditions["serving"] is True
     if conditions.get("terminating") is True:
-        return Standing.LEAVING if serving else None
-    return Standing.READY if ready else Standing.NOT_READY
+        return Presence.LEAVING if serving else None
+    return Presence.READY if ready else Presence.NOT_READY
 
 
 def _port_of(item: Object, wanted: Wanted) -> int | None:
@@ -153,12 +153,12 @@ def nodes_of(slices: Iterable[Slice], pods: Mapping[str, Pod], wanted: Wanted) -
 
 def _order(endpoint: Endpoint) -> tuple[int, bool, str, int]:
     """IPv4 before IPv6; the rest only so that every replica chooses alike."""
-    return _RANK[endpoint.standing], ":" in endpoint.host, endpoint.host, endpoint.port
+    return _RANK[endpoint.presence], ":" in endpoint.host, endpoint.host, endpoint.port
 
 
 def _node(endpoint: Endpoint, pod: Pod | None, wanted: Wanted) -> NodeSpec:
     said = pod.said.over(endpoint.said) if pod is not None else endpoint.said
-    drains = said.drains is True and endpoint.standing is Standing.READY
+    drains = said.drains is True and endpoint.presence is Presence.READY
     node = NodeSpec(
         name=endpoint.pod,
         host=endpoint.host,
@@ -167,7 +167,7 @@ def _node(endpoint: Endpoint, pod: Pod | None, wanted: Wanted) -> NodeSpec:
         slots=said.slots,
         vram_bytes=said.vram_bytes,
         weight=said.weight or 1.0,
-        standing=Standing.LEAVING if drains else endpoint.standing,
+        presence=Presence.LEAVING if drains else endpoint.presence,
         machine=endpoint.machine,
         zone=endpoint.zone,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 
-from router.fleet.node import Health, Standing
+from router.fleet.node import Health, Presence
 
 DOWN_AFTER = 3  # failed probes in a row: one lost packet is no outage, 6 s of silence are
 BACK_AFTER = 2  # good probes in a row: a server that starts may answer once and die
@@ -60,7 +60,7 @@ class Vitals:
     oks: int = 0  # probes in a row
     returns: int = 0
     is_drained: bool = False  # by an operator's word to a router
-    standing: Standing = Standing.READY
+    presence: Presence = Presence.READY
 
     def start_of(self, uid: str) -> str:
         """Names one start of the node: another pod, or back after it was down."""
@@ -68,14 +68,14 @@ class Vitals:
 
     @property
     def drains(self) -> bool:
-        return self.is_drained or self.standing is Standing.LEAVING
+        return self.is_drained or self.presence is Presence.LEAVING
 
     @property
     def health(self) -> Health:
         """A drained node that is down shows as down, and drains again when it comes back."""
         if self.reach not in _REACHABLE:
             return self.reach
-        if self.standing is Standing.NOT_READY:
+        if self.presence is Presence.NOT_READY:
             return Health.DOWN
         return Health.DRAINING if self.drains else self.reach
 
@@ -94,11 +94,11 @@ def step(vitals: Vitals, event: Event) -> Vitals:
     return replace(vitals, reach=reach, fails=fails, oks=oks, returns=vitals.returns + came_back)
 
 
-def stand(vitals: Vitals, standing: Standing) -> Vitals:
+def stand(vitals: Vitals, presence: Presence) -> Vitals:
     """What discovery says of the node now. Ready after it was not is another start, as back after down is."""
-    was_down = vitals.standing is Standing.NOT_READY and vitals.reach in _REACHABLE
-    came_back = was_down and standing is not Standing.NOT_READY
-    return replace(vitals, standing=standing, returns=vitals.returns + came_back)
+    was_down = vitals.presence is Presence.NOT_READY and vitals.reach in _REACHABLE
+    came_back = was_down and presence is not Presence.NOT_READY
+    return replace(vitals, presence=presence, returns=vitals.returns + came_back)
 
 
 def _counted(vitals: Vitals, event: Event) -> tuple[int, int]:

@@ -18,7 +18,7 @@ class Health(StrEnum):
     DOWN = "down"
 
 
-class Standing(StrEnum):
+class Presence(StrEnum):
     """What whoever names a node says of it; a node of a list always stands ready."""
 
     READY = "ready"
@@ -47,7 +47,7 @@ class NodeSpec:
     backlog: int = 0  # calls that may wait at the node beyond its slots
     vram_bytes: int | None = None
     weight: float = 1.0
-    standing: Standing = Standing.READY
+    presence: Presence = Presence.READY
     machine: str = ""  # the Kubernetes node that its pod runs on
     zone: str = ""
 
@@ -128,10 +128,23 @@ class Node:
     models: Mapping[str, DiskModel] = field(default_factory=lambda: MappingProxyType({}))  # by key
     copies: Mapping[str, Copy] = field(default_factory=lambda: MappingProxyType({}))  # by weights
     is_read: bool = False  # /api/tags was read at least once
+    learnt: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # slots, by weights
 
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def begun_anew(self) -> Node:
+        """With nothing in memory, and nothing learnt."""
+        return replace(self, copies=MappingProxyType({}), learnt=MappingProxyType({}))
+
+    def under(self, spec: NodeSpec) -> Node:
+        """What was learnt counts while the same is said of it."""
+        is_same = (
+            replace(spec, presence=self.spec.presence, machine=self.spec.machine, zone=self.spec.zone) == self.spec
+        )
+        return replace(self, spec=spec, learnt=self.learnt if is_same else MappingProxyType({}))
 
     def keys_of(self, weights: str) -> tuple[str, ...]:
         """Every model key on its disk that stands for these weights, sorted."""

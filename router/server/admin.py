@@ -13,21 +13,24 @@ import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 from aiohttp import web
 
 from router.errors import BadRequest
 from router.fleet.breaker import Circuit
-from router.fleet.node import Standing
+from router.fleet.node import Presence
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
 from router.policy.alias import DEFAULT_TEAM
 from router.policy.candidates import Circumstances
+from router.policy.declared import Standing
 from router.policy.experience import Experience
 from router.policy.explain import Question, explain
 from router.policy.placement import LoadFailure, Mode
+from router.policy.room import Holds
+from router.policy.troubles import Troubles
 from router.server import admin_views as views
 from router.server.admin_door import AdminRefusal, Door
 from router.upstream.rules import CallRules
@@ -50,6 +53,16 @@ kubectl annotate pod {name} ollama-router.io/drain-"""
 Page = Callable[[], object]
 
 
+class Kept(Protocol):
+    """What came of the declared copies."""
+
+    @property
+    def holds(self) -> Holds: ...
+
+    @property
+    def standings(self) -> Sequence[Standing]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminSources:
     """Where a page looks, and what `drain` and `resume` do. `queue_limit` is by model key."""
@@ -70,6 +83,8 @@ class AdminSources:
     mode: Callable[[], Mode]
     experience: Callable[[], Experience]
     leaving: Callable[[], Set[tuple[str, str]]]
+    declarations: Callable[[], Kept]
+    troubles: Callable[[], Troubles]
 
 
 class Admin:
@@ -143,7 +158,7 @@ class Admin:
     async def _obey(self, order: str, name: str, request: web.Request) -> Page:
         await _read_nothing(request)
         node = self._sources.snapshot().nodes[_known(name, self._sources.snapshot())]
-        if order == "resume" and node.spec.standing is Standing.LEAVING:
+        if order == "resume" and node.spec.presence is Presence.LEAVING:
             raise AdminRefusal(409, LEAVES.format(name=name))
         await self._orders[order](name)
         log.info("%s %s: told by the admin API", order, name)
@@ -171,12 +186,14 @@ class Admin:
             raise AdminRefusal(
                 404, f"team {team} may not see {name.display}: to its calls it is unknown (teams.{team}.models)"
             )
-        targets = aliases.candidates(name.key, team) if name.key in aliases.names else (name.key,)
-        return Question(model, targets, query.get("affinity", ""), num_ctx)
+        is_alias = name.key in aliases.names
+        targets = aliases.candidates(name.key, team) if is_alias else (name.key,)
+        overflows = aliases.overflows(name.key, team) if is_alias else ()
+        return Question(model, targets, query.get("affinity", ""), num_ctx, overflows)
 
     async def _circumstances(self, targets: Sequence[str] = ()) -> Circumstances:
         """Copied where it changes under a reader's eyes."""
-        sources = self._sources
+        sources, kept = self._sources, self._sources.declarations()
         waiting = {line.model: line for line in await sources.lines()}
         empty = {key: LineView(key, 0, 0.0, 0, None, sources.queue_limit(key), 0.0) for key in targets}
         return Circumstances(
@@ -191,6 +208,9 @@ class Admin:
             has_cloud=sources.rules().reach.has_cloud,
             experience=sources.experience(),
             leaving=sources.leaving(),
+            holds=kept.holds,
+            standings=kept.standings,
+            troubles=sources.troubles(),
         )
 
 

@@ -18,7 +18,7 @@ from kubernetes.aio import client
 from router.discovery.api_server import ApiServer
 from router.discovery.kubernetes import KubernetesDiscovery, Selection
 from router.discovery.reflector import Kind, Part, Reflector
-from router.fleet.node import Standing
+from router.fleet.node import Presence
 from tests.discovery.watching import Pauses, Watched, watched
 from tests.fakes.kubernetes_api import FakeApi, endpoint, kubernetes_api, pod_of, slice_of
 
@@ -83,11 +83,11 @@ async def test_pods_come_go_and_stop_being_ready() -> None:
         await at.api.put(
             "endpointslices", slice_of(BOTH[0], endpoint("10.0.0.2", "ollama-1", ready=False, serving=False))
         )
-        await at.watched.until(lambda: at.watched.said[-1][1].standing is Standing.NOT_READY)
+        await at.watched.until(lambda: at.watched.said[-1][1].presence is Presence.NOT_READY)
         await at.api.put(
             "endpointslices", slice_of(BOTH[0], endpoint("10.0.0.2", "ollama-1", ready=False, terminating=True))
         )
-        await at.watched.until(lambda: at.watched.said[-1][1].standing is Standing.LEAVING)
+        await at.watched.until(lambda: at.watched.said[-1][1].presence is Presence.LEAVING)
         await at.api.put("endpointslices", slice_of(BOTH[0]))
         await at.shows("ollama-0")
         await at.api.remove("endpointslices", "ollama-abcde")
@@ -101,9 +101,9 @@ async def test_an_annotation_drains_and_its_end_resumes() -> None:
         await at.shows("ollama-0")
         assert at.watched.said[0][0].slots == 4, "from the first word on"
         await at.watches("pods")
-        for annotations, standing in (({"ollama-router.io/drain": "true"}, Standing.LEAVING), ({}, Standing.READY)):
+        for annotations, presence in (({"ollama-router.io/drain": "true"}, Presence.LEAVING), ({}, Presence.READY)):
             await at.api.put("pods", pod_of("ollama-0", annotations))
-            await at.watched.until(lambda standing=standing: at.watched.said[-1][0].standing is standing)
+            await at.watched.until(lambda presence=presence: at.watched.said[-1][0].presence is presence)
 
 
 async def test_what_changes_nothing_says_nothing() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from router.discovery.merge import merged
-from router.fleet.node import NodeSpec, Standing
+from router.fleet.node import NodeSpec, Presence
 
 LISTED = NodeSpec("gpu-1", "10.0.0.1", 11434, slots=4)
 POD = NodeSpec("ollama-0", "10.0.0.1", 11434, uid="u", slots=2, zone="a", machine="m", vram_bytes=5)
@@ -16,8 +16,8 @@ def test_the_same_url_is_one_node_with_the_first_name_and_what_the_others_know()
 
 
 def test_a_listed_node_whose_pod_leaves_leaves() -> None:
-    (node,) = merged([[LISTED], [replace(POD, standing=Standing.LEAVING)]])
-    assert (node.name, node.standing) == ("gpu-1", Standing.LEAVING)
+    (node,) = merged([[LISTED], [replace(POD, presence=Presence.LEAVING)]])
+    assert (node.name, node.presence) == ("gpu-1", Presence.LEAVING)
 
 
 def test_a_name_that_is_taken_gives_way_to_the_address() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from router.discovery.said import GIB
 from router.discovery.slices import Pod, Wanted, nodes_of, read_pod, read_slice
-from router.fleet.node import NodeSpec, Standing
+from router.fleet.node import NodeSpec, Presence
 from tests.fakes.kubernetes_api import endpoint, pod_of, slice_of
 
 WANTED = Wanted("http", 11434)
@@ -23,7 +23,7 @@ def nodes(*slices: dict[str, Any], pods: tuple[Pod, ...] = (), wanted: Wanted = 
 def test_a_node_is_named_after_its_pod_and_knows_its_place() -> None:
     (node,) = nodes(slice_of(endpoint("10.0.0.7", "ollama-0")))
     assert (node.name, node.url, node.uid) == ("ollama-0", "http://10.0.0.7:11434", "uid-ollama-0")
-    assert (node.machine, node.zone, node.standing) == ("worker-1", "eu-1a", Standing.READY)
+    assert (node.machine, node.zone, node.presence) == ("worker-1", "eu-1a", Presence.READY)
     assert (node.slots, node.weight) == (None, 1.0)
 
 
@@ -35,26 +35,26 @@ def test_with_several_namespaces_a_name_carries_its_own() -> None:
 def test_what_no_pod_stands_behind_is_named_by_its_address() -> None:
     bare = {"addresses": ["192.0.2.9"]}
     (node,) = nodes(slice_of(bare))
-    assert (node.name, node.standing) == ("192.0.2.9:11434", Standing.READY)
+    assert (node.name, node.presence) == ("192.0.2.9:11434", Presence.READY)
     (six,) = nodes(slice_of({"addresses": ["2001:db8::9"]}, addressType="IPv6"))
     assert (six.name, six.url) == ("[2001:db8::9]:11434", "http://[2001:db8::9]:11434")
 
 
 @pytest.mark.parametrize(
-    ("conditions", "standing"),
+    ("conditions", "presence"),
     [
-        ({}, Standing.READY),
-        ({"ready": None, "serving": None, "terminating": None}, Standing.READY),
-        ({"ready": False, "serving": False}, Standing.NOT_READY),
-        ({"ready": False, "serving": None}, Standing.NOT_READY),
-        ({"ready": False, "serving": True, "terminating": True}, Standing.LEAVING),
-        ({"ready": True, "serving": None, "terminating": True}, Standing.LEAVING),
+        ({}, Presence.READY),
+        ({"ready": None, "serving": None, "terminating": None}, Presence.READY),
+        ({"ready": False, "serving": False}, Presence.NOT_READY),
+        ({"ready": False, "serving": None}, Presence.NOT_READY),
+        ({"ready": False, "serving": True, "terminating": True}, Presence.LEAVING),
+        ({"ready": True, "serving": None, "terminating": True}, Presence.LEAVING),
         ({"ready": False, "serving": False, "terminating": True}, None),
     ],
 )
-def test_conditions_say_how_a_node_stands(conditions: dict[str, bool | None], standing: Standing | None) -> None:
+def test_conditions_say_how_a_node_stands(conditions: dict[str, bool | None], presence: Presence | None) -> None:
     found = nodes(slice_of(endpoint("10.0.0.7", "ollama-0", **conditions)))
-    assert [node.standing for node in found] == ([] if standing is None else [standing])
+    assert [node.presence for node in found] == ([] if presence is None else [presence])
 
 
 def test_a_pod_in_several_slices_is_one_node() -> None:
@@ -66,13 +66,13 @@ def test_a_pod_in_several_slices_is_one_node() -> None:
 def test_a_pod_that_leaves_in_one_slice_leaves() -> None:
     leaving = endpoint("10.0.0.7", "ollama-0", ready=False, terminating=True)
     (node,) = nodes(slice_of(endpoint("10.0.0.7", "ollama-0")), slice_of(leaving, name="newer"))
-    assert node.standing is Standing.LEAVING
+    assert node.presence is Presence.LEAVING
 
 
 def test_a_pod_that_is_ready_in_one_slice_is_ready() -> None:
     waiting = endpoint("10.0.0.7", "ollama-0", ready=False, serving=False)
     (node,) = nodes(slice_of(waiting), slice_of(endpoint("10.0.0.7", "ollama-0"), name="publishes-not-ready"))
-    assert node.standing is Standing.READY
+    assert node.presence is Presence.READY
 
 
 @pytest.mark.parametrize(
@@ -117,9 +117,9 @@ def test_annotations_of_the_pod_come_before_labels_of_the_service_and_before_its
 
 def test_an_annotation_drains_a_node_and_its_absence_does_not() -> None:
     one = slice_of(endpoint("10.0.0.7", "ollama-0"))
-    for text, standing in (("true", Standing.LEAVING), ("false", Standing.READY), ("", Standing.READY)):
+    for text, presence in (("true", Presence.LEAVING), ("false", Presence.READY), ("", Presence.READY)):
         (node,) = nodes(one, pods=(read_pod(pod_of("ollama-0", {"ollama-router.io/drain": text})),))
-        assert node.standing is standing
+        assert node.presence is presence
 
 
 def test_a_label_of_the_service_drains_all_of_it_but_for_pods_that_say_otherwise() -> None:
@@ -127,7 +127,7 @@ def test_a_label_of_the_service_drains_all_of_it_but_for_pods_that_say_otherwise
         endpoint("10.0.0.7", "ollama-0"), endpoint("10.0.0.8", "ollama-1"), labels={"ollama-router.io/drain": "true"}
     )
     found = nodes(one, pods=(read_pod(pod_of("ollama-1", {"ollama-router.io/drain": "false"})),))
-    assert [node.standing for node in found] == [Standing.LEAVING, Standing.READY]
+    assert [node.presence for node in found] == [Presence.LEAVING, Presence.READY]
 
 
 @pytest.mark.parametrize(

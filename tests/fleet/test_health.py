@@ -19,7 +19,7 @@ from router.fleet.health import (
     stand,
     step,
 )
-from router.fleet.node import Health, Standing
+from router.fleet.node import Health, Presence
 
 REACH = [health for health in Health if health is not Health.DRAINING]
 MOVES = [event for event in Event if event not in (Event.DRAINED, Event.RESUMED)]
@@ -125,21 +125,21 @@ def test_probes_slow_down_for_a_node_long_down(fails: int, usual_s: float) -> No
 
 
 def test_a_node_that_leaves_drains_whatever_an_operator_says() -> None:
-    vitals = stand(after(Event.PROBE_OK), Standing.LEAVING)
+    vitals = stand(after(Event.PROBE_OK), Presence.LEAVING)
     assert (vitals.health, vitals.drains) == (Health.DRAINING, True)
     assert step(vitals, Event.RESUMED).health is Health.DRAINING
-    assert stand(vitals, Standing.READY).health is Health.HEALTHY
-    assert stand(step(vitals, Event.DRAINED), Standing.READY).health is Health.DRAINING, "the operator's word stands"
+    assert stand(vitals, Presence.READY).health is Health.HEALTHY
+    assert stand(step(vitals, Event.DRAINED), Presence.READY).health is Health.DRAINING, "the operator's word stands"
 
 
 def test_a_node_that_is_not_ready_is_down_whatever_it_answers() -> None:
-    vitals = stand(after(Event.PROBE_OK), Standing.NOT_READY)
+    vitals = stand(after(Event.PROBE_OK), Presence.NOT_READY)
     assert step(vitals, Event.PROBE_OK).health is Health.DOWN
-    assert stand(Vitals(), Standing.NOT_READY).health is Health.UNREAD
+    assert stand(Vitals(), Presence.NOT_READY).health is Health.UNREAD
 
 
 def test_ready_again_is_another_start() -> None:
-    vitals = stand(after(Event.PROBE_OK), Standing.NOT_READY)
-    assert stand(vitals, Standing.READY).returns == vitals.returns + 1
-    assert stand(vitals, Standing.NOT_READY).returns == vitals.returns
-    assert stand(stand(Vitals(), Standing.NOT_READY), Standing.READY).returns == 0, "it never served"
+    vitals = stand(after(Event.PROBE_OK), Presence.NOT_READY)
+    assert stand(vitals, Presence.READY).returns == vitals.returns + 1
+    assert stand(vitals, Presence.NOT_READY).returns == vitals.returns
+    assert stand(stand(Vitals(), Presence.NOT_READY), Presence.READY).returns == 0, "it never served"
