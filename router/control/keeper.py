@@ -67,7 +67,6 @@ class FleetKeeper:
         self.on_unload: Callable[[str], None] = lambda key: None
         # Told the keys of a copy that became ready with a known context. Set by whoever holds the waiting calls.
         self.on_context: Callable[[Sequence[str]], None] = lambda keys: None
-
         # Told what a call showed of its copy's slots. Set by whoever learns from it.
         self.on_ran: Callable[[Lease, Ran], Awaitable[None]] | None = None
 
@@ -110,6 +109,7 @@ class FleetKeeper:
         incarnation = await self._store.incarnate(spec.name, vitals.start_of(spec.uid))
         known = self.snapshot.nodes.get(spec.name, Node(spec))
         self._swap(replace(known.under(spec), incarnation=incarnation))
+        vitals = self._vitals[spec.name]  # probes may have spoken while the store was asked
         if vitals.presence is not spec.presence:
             await self._become(spec.name, health.stand(vitals, spec.presence))
             await self._tell_gate((spec.name, None))

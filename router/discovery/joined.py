@@ -52,7 +52,8 @@ class JoinedDiscovery:
 
     @property
     def nodes(self) -> tuple[NodeSpec, ...]:
-        return merged((self._listed, *self._found.values()))
+        # In the order of the wanted, not of their answers: every replica has to give a node the same name.
+        return merged((self._listed, *(self._found[one] for one in self._wanted if one in self._found)))
 
     @property
     def counts(self) -> dict[str, int]:

@@ -72,6 +72,19 @@ async def test_the_first_word_waits_for_every_source() -> None:
         assert joined.counts == {"static": 1, "dns": 0, "kubernetes": 1}
 
 
+async def test_names_do_not_depend_on_who_answers_first() -> None:
+    by_address = (FOUND[0].named("10.0.1.1:11434"),)
+    for first, second in (("kubernetes", "dns"), ("dns", "kubernetes")):
+        sources = Sources()
+        joined = JoinedDiscovery((), {"kubernetes": 1, "dns": 1}, sources.make, first_word_s=NEVER_S)
+        async with watched(joined) as seen:
+            await seen.until(lambda sources=sources: len(sources.made) == 2)
+            for source in (first, second):
+                sources.made[source, 1].say(FOUND if source == "kubernetes" else by_address)
+                await settled(seen)
+            await seen.until(lambda seen=seen: seen.names == ["ollama-0"])
+
+
 async def test_a_source_that_stays_silent_holds_up_nobody_who_has_nodes(caplog: pytest.LogCaptureFixture) -> None:
     sources = Sources()
     async with watched(JoinedDiscovery(LISTED, {"dns": 1}, sources.make, first_word_s=0.01)) as seen:
