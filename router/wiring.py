@@ -152,9 +152,8 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
     """All that serves calls but for the sockets, and the loops that keep it fresh."""
     settings, clock = prepared.settings, SystemClock()
     store = MemoryStore(clock, rng, prepared.line_limits)
-    access = AccessBook()
+    access, resolver = AccessBook(), Resolver()
     access.replace(prepared.accesses)
-    resolver = Resolver()
     connections = ConnectionPool(connect_s=settings.timeouts.connect_s, resolve=resolver.addresses, access=access.of)
     stack.push_async_callback(connections.close)
     # The keeper comes after what it tells, and discovery's sources after metrics: these look them up at the scrape.
