@@ -121,12 +121,12 @@ def loaded(old: Experience, weights: str, took_s: float) -> Experience:
 
 
 def in_line(lines: Iterable[LineView], snapshot: Snapshot) -> dict[str, float]:
-    """Slots that are waited for, by weights."""
+    """Slots that are waited for, by weights; of a call in several lines, in its first."""
     waiting: dict[str, float] = {}
     for line in lines:
         stored = {row.weights for row in snapshot.holding(line.model).by_node.values()}
         for weights in stored:  # several where a name stands for different weights on different nodes
-            waiting[weights] = waiting.get(weights, 0.0) + line.depth / len(stored)
+            waiting[weights] = waiting.get(weights, 0.0) + line.own / len(stored)
     return waiting
 
 

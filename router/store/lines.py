@@ -135,11 +135,12 @@ class Line:
 
     def view(self, entries: Iterable[Entry], now_s: float) -> LineView:
         entries = tuple(entries)
-        tickets = [entry.ticket for entry in entries]
+        own = [entry for entry in entries if entry.keys[0] == self.key]
+        tickets = [entry.ticket for entry in own or entries]
         return LineView(
             model=self.key,
             depth=len(entries),
-            oldest_wait_s=now_s - min(entry.arrived_s for entry in entries),
+            oldest_wait_s=now_s - min(entry.arrived_s for entry in own or entries),
             num_ctx=max(ticket.num_ctx for ticket in tickets),
             keep_alive_s=max((t.keep_alive_s for t in tickets if t.keep_alive_s is not None), default=None),
             max_waiting=self.max_waiting,
@@ -147,6 +148,7 @@ class Line:
             excluded=frozenset.intersection(*(ticket.excluded for ticket in tickets)),
             names_no_ctx=any(ticket.names_no_ctx for ticket in tickets),
             teams=MappingProxyType(dict(self.queue.counts)),
+            overflowed=len(entries) - len(own),
         )
 
 

@@ -250,6 +250,21 @@ def test_replicas_of_a_simulation_share_a_book_and_hear_of_each_other_at_the_bea
     assert mine.leases == []
 
 
+def test_replica_that_was_reaped_comes_back_into_all_its_lines(clock: VirtualClock) -> None:
+    book, mine, theirs = Book(Random(1), settle_s=0.0), Waiters(), Waiters()
+    a = store_of(clock, mine, replica="a", book=book)
+    b = store_of(clock, theirs, replica="b", book=book)
+    at_once(a.take(call("1")))
+    at_once(a.widen("1", ("k",)))
+    for _ in range(7):
+        clock.at_s += 1.0
+        at_once(b.beat())
+    assert at_once(b.lines()) == ()
+    at_once(a.beat())
+    assert {line.model: (line.depth, line.own) for line in at_once(b.lines())} == {"m": (1, 1), "k": (1, 0)}
+    invariants(book)
+
+
 def test_replica_that_was_reaped_says_hello_with_what_it_holds(clock: VirtualClock) -> None:
     book, mine, theirs = Book(Random(1), settle_s=0.0), Waiters(), Waiters()
     a = store_of(clock, mine, replica="a", book=book)

@@ -19,8 +19,8 @@ class Backlog:
     """Who waits for which model, by team, and what each team got of the slots that several of them wanted.
 
     A slot can only go to those who wait for its model: whoever waits for another has no claim to it. And a team has a
-    backlog while more than one of its calls waits: a single one is served in its turn, and counting that turn as a share
-    of all would make whoever calls now and then look favoured.
+    backlog while more than one of its calls waits: a single one is served in its turn, and to count that as a share of
+    all would make whoever calls now and then look favoured.
     """
 
     def __init__(self) -> None:

@@ -71,7 +71,7 @@ def jain(backlog: Backlog) -> float | None:
         return None
     got, due = sum(backlog.got.values()), sum(backlog.due.values())
     squares = sum(tokens * tokens / backlog.due[team] for team, tokens in backlog.got.items())
-    return _rounded(got * got / (due * squares))
+    return round(got * got / (due * squares), 6)
 
 
 def _shares(backlog: Backlog) -> dict[str, float]:
