@@ -225,6 +225,7 @@ def _loops(stack: AsyncExitStack, parts: Parts) -> Loops:
         on_unload=parts.watch.unloaded,
     )
     parts.keeper.on_ran = parts.slots.ended
+    placer.declarations.has_looked = parts.prober.has_looked.is_set
     loops.start("watch", parts.watch.run())
     loops.start("slots", parts.slots.run())
     parts.keeper.on_unload = unloader.want

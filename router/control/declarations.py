@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from router.fleet.snapshot import Snapshot
@@ -46,6 +46,8 @@ class Declarations:
         self.declared: tuple[Declaration, ...] = ()
         self.holds = NO_HOLDS
         self.standings: tuple[Standing, ...] = ()
+        # Whether every node's memory was read: before, what stands already would be loaded elsewhere. Set by wiring.
+        self.has_looked: Callable[[], bool] = lambda: True
         self._memory = NOTHING
         self._recent: dict[str, tuple[Load, float]] = {}  # by node: the load that ended last, and when
         self._told: dict[str, tuple[Lack | None, float]] = {}  # by model
@@ -85,7 +87,7 @@ class Declarations:
 
     def keep(self, at: Look) -> tuple[Load, ...]:
         """After the lines were served: what is to be loaded or renewed."""
-        if at.mode is not Mode.MANAGED or not self.declared:
+        if at.mode is not Mode.MANAGED or not self.declared or not self.has_looked():
             return ()
         waiting = in_line(at.lines, at.snapshot)
         pool = Pool(

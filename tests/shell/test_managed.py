@@ -184,7 +184,7 @@ async def test_calls_go_before_a_minimum_that_is_not_pinned_and_it_comes_back_wh
         await until(lambda: stands(router, ENDLESS))
         assert (await generate(router, QUICK)).status == 200
         assert in_memory(pool.nodes[0]) == {QUICK}
-        await until(lambda: not stands(router, ENDLESS))
+        await until(lambda: [str(one.lack) for one in router.placer.declarations.standings] == ["in_use"])
         (told_of,) = [one for one in (await told(router, "/admin/models"))["models"] if one["model"] == ENDLESS]
         assert told_of["declared"]["lack"] == "in_use"
         assert pool.nodes[0].journal.loads_started == 2
