@@ -89,6 +89,6 @@ def _restore(ledger: Ledger, replica: str, lease: Lease) -> Sequence[CopyEntry]:
     else:
         ledger.queues.step_out(entry)
     copy = ledger.copies.copy(lease.node, lease.weights)
-    ledger.queues.charge(entry, copy)
+    ledger.queues.charge(entry, copy, lease.model)
     ledger.hold(entry, lease, copy)
     return freed

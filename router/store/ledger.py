@@ -255,7 +255,7 @@ class Ledger:
 
     def _serve(self, entry: Entry, copy: CopyEntry, key: str, left: Allowances | None) -> Lease:
         """Without a wait: nobody else who may use this copy is there."""
-        self.queues.charge(entry, copy)
+        self.queues.served(entry, copy, key)
         return self._lend(entry, copy, key, left)
 
     def _lend(self, entry: Entry, copy: CopyEntry, key: str, left: Allowances | None = None) -> Lease:
@@ -298,14 +298,14 @@ class Ledger:
         return freed
 
     def uncharge(self, entry: Entry) -> None:
-        if entry.is_charged:
-            entry.team.account.charge(-entry.cost)
-            entry.is_charged = False
+        if entry.payer is not None:
+            entry.payer.charge(-entry.cost)
+            entry.payer = None
 
     def _settle(self, entry: Entry, tokens: int) -> None:
         """What the call really used, in place of its estimate."""
-        if entry.is_charged:
-            entry.team.account.charge(max(COST_MIN_TOKENS, tokens) - entry.cost)
+        if entry.payer is not None:
+            entry.payer.charge(max(COST_MIN_TOKENS, tokens) - entry.cost)
         entry.team.book(tokens - entry.estimate)
 
     def _answer(self, entry: Entry) -> Lease | Place:

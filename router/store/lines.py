@@ -11,6 +11,7 @@ from typing import Generic, NamedTuple, TypeVar
 from router.fleet.tickets import Lease, LineView, Priority, Ticket
 from router.policy.advice import come_back_s
 from router.policy.fair_queue import DUE, FairQueue, Kind, Spot
+from router.policy.shares import Account, Standing
 from router.store.nodes import CopyEntry
 from router.store.teams import Team
 
@@ -27,8 +28,8 @@ class Entry:
     """A ticket as the store keeps it: with a lease it is served, without one it waits in the lines of `keys`."""
 
     __slots__ = (
-        *("arrival", "arrived_s", "band", "copy", "cost", "estimate", "granted_s", "is_charged", "is_due", "keys"),
-        *("lease", "passes", "replica", "spot", "team", "ticket"),
+        *("arrival", "arrived_s", "band", "copy", "cost", "estimate", "granted_s", "is_due", "keys", "lease"),
+        *("passes", "payer", "replica", "spot", "team", "ticket"),
     )
 
     def __init__(self, ticket: Ticket, replica: str, team: Team, arrival: int, arrived_s: float) -> None:
@@ -44,7 +45,7 @@ class Entry:
         self.lease: Lease | None = None
         self.copy: CopyEntry | None = None
         self.granted_s = 0.0  # answering time (`Book`), of a grant that nobody has acknowledged
-        self.is_charged = False  # for the slot that it has
+        self.payer: Account | Standing | None = None  # of the slot that it has
         self.is_due = False  # it had a lease before, so its turn has been
         self.passes = 0  # tickets behind it that went first, since their node knows their prompt
         allowed, asked = team.limits.priority, ticket.priority

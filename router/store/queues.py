@@ -165,17 +165,28 @@ class Queues:
             if (other := self.lines.get(key)) is not None:
                 other.queue.passed_over(choice.lane)
         line.queue.served(choice.lane, now_s)
-        self.charge(entry, copy)
+        self.charge(entry, copy, line.key)
         self.step_out(entry)
         entry.team.refused = max(0, entry.team.refused - 1)
 
-    def charge(self, entry: Entry, copy: CopyEntry) -> None:
-        """For a slot of this copy; one that no other team waited for is free."""
+    def served(self, entry: Entry, copy: CopyEntry, key: str) -> None:
+        """A ticket that stands in no line got a slot that nobody waited for who may use it."""
+        if not entry.is_due:
+            front = self._front(entry, key)
+            front.serve(self.shares.enter(front, entry.team.account).tag)
+        self.charge(entry, copy, key)
+
+    def charge(self, entry: Entry, copy: CopyEntry, key: str) -> None:
+        """For a slot of this copy. One that no other team waits for takes nothing from anybody: it counts in this line
+        only, so that whoever comes there next has the next turn."""
         account = entry.team.account
-        lines = [self.lines[key] for key in copy.keys if key in self.lines]
-        entry.is_charged = any(line.queue.is_waited_for(account.name) for line in lines)
-        if entry.is_charged:
+        lines = [self.lines[name] for name in copy.keys if name in self.lines]
+        if any(line.queue.is_waited_for(account.name) for line in lines):
+            entry.payer = account
             self.shares.serve(account, entry.cost)
+        elif not entry.is_due:
+            entry.payer = standing = self.shares.enter(self._front(entry, key), account)
+            standing.charge(entry.cost)
 
     def heads(self, team: Team) -> list[Entry]:
         """The first of each kind in each of its lines, in its own order: if none of these gets a slot nobody does."""

@@ -24,7 +24,6 @@ class Held:
     limits: TeamLimits
     lease: Lease | None = None
     unclaimed_since: float | None = None
-    is_charged: bool = False
     is_due: bool = False
     passes: int = 0
 
@@ -73,6 +72,9 @@ class FairModel:
     groups: dict[str, int] = field(default_factory=dict)  # keys with the same number share a front
     times: dict[tuple[int, int], float] = field(default_factory=dict)  # by group and band
     offsets: dict[tuple[int, int, str], float] = field(default_factory=dict)
+    payers: dict[str, str | tuple[int, int, str] | None] = field(
+        default_factory=dict
+    )  # by ticket: its team, here or in all
     aging: dict[tuple[str, int], Aging] = field(default_factory=dict)  # by key and lane
     purses: dict[str, list[Purse]] = field(default_factory=dict)  # requests first, where limited
     made: int = 0
@@ -94,17 +96,27 @@ class FairModel:
     def charge(self, team: str, tokens: float) -> None:
         self.used[team] += tokens / self.table.of(team).weight
 
-    def serve(self, held: Held, *, is_waited_for: bool) -> None:
-        held.is_charged = is_waited_for
+    def serve(self, held: Held, key: str, waiting: Sequence[Held], *, is_waited_for: bool) -> None:
+        team = held.ticket.team
         if is_waited_for:
-            self.level = max(self.level, self.used[held.ticket.team])
-            self.charge(held.ticket.team, held.cost)
+            self.payers[held.ticket.id] = team
+            self.level = max(self.level, self.used[team])
+        elif not held.is_due:
+            self.enter(held, key, waiting)
+            self.payers[held.ticket.id] = (self.group(key), held.band, team)
+        self._pay(held, held.cost)
 
     def correct(self, held: Held, tokens: int) -> None:
         """What it truly cost, in place of what it was charged."""
-        if held.is_charged:
-            self.charge(held.ticket.team, tokens - held.cost)
-        held.is_charged = False
+        self._pay(held, tokens - held.cost)
+        self.payers.pop(held.ticket.id, None)
+
+    def _pay(self, held: Held, tokens: float) -> None:
+        payer = self.payers.get(held.ticket.id)
+        if isinstance(payer, str):
+            self.charge(payer, tokens)
+        elif payer in self.offsets:
+            self.offsets[payer] += tokens / self.table.of(payer[2]).weight
 
     def group(self, key: str) -> int:
         if key not in self.groups:
@@ -126,7 +138,11 @@ class FairModel:
                 if group == old:
                     shift = self.times.get((into, band), 0.0) - self.times.get((old, band), 0.0)
                     moved = self.offsets.pop((group, band, team)) + shift
+                    is_new = (into, band, team) not in self.offsets
                     self.offsets[into, band, team] = max(moved, self.offsets.get((into, band, team), moved))
+                    for ticket, payer in self.payers.items():
+                        if payer == (group, band, team):
+                            self.payers[ticket] = (into, band, team) if is_new else None
 
     def forget(self, is_needed: Callable[[str], bool]) -> None:
         self.groups = {key: group for key, group in self.groups.items() if is_needed(key)}

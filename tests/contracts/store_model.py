@@ -161,17 +161,19 @@ class Model:
         assert turn is not None
         assert held is turn[0], f"{held.ticket.id} was served, and it was the turn of {turn[0].ticket.id}"
         self.fair.granted(*turn, copy.keys, self.now)
-        self._charge(held, copy)
+        self._charge(held, copy, turn[-1])
         self.grants.setdefault(lease.model, []).append(self.now)
         self._lend(held, lease, copy)
 
-    def _charge(self, held: Held, copy: CopyFacts) -> None:
+    def _charge(self, held: Held, copy: CopyFacts, key: str, *, is_in_line: bool = True) -> None:
         others = [
             other.ticket.team
             for other in self.waiting()
             if other.ticket.team != held.ticket.team and any(key in copy.keys for key in other.keys)
         ]
-        self.fair.serve(held, is_waited_for=not all(self.is_held_back(team) for team in others))
+        is_waited_for = not all(self.is_held_back(team) for team in others)
+        waiting = [other for other in self.waiting() if is_in_line or other is not held]
+        self.fair.serve(held, key, waiting, is_waited_for=is_waited_for)
 
     def _lend(self, held: Held, lease: Lease, copy: CopyFacts) -> None:
         assert lease.model == next(key for key in held.keys if key in copy.keys)
@@ -259,7 +261,10 @@ class Model:
         copy = self.copy(lease.node, lease.weights)
         assert copy in choices
         assert lease.model in copy.keys
-        self._charge(held, copy)
+        self.fair.enter(held, lease.model, self.waiting())
+        if not held.is_due:
+            self.fair.advance(held, lease.model, self.fair.tag(held, lease.model))
+        self._charge(held, copy, lease.model)
         self.held.append(held)
         assert (lease.attempt, lease.num_ctx, lease.team) == (held.ticket.attempt, copy.num_ctx, held.ticket.team)
         held.lease = lease
@@ -438,7 +443,7 @@ class Model:
             self.held.append(held)
         elif held.lease is not None:
             self.fair.correct(held, 0)
-        self._charge(held, self.copy(lease.node, lease.weights))
+        self._charge(held, self.copy(lease.node, lease.weights), lease.model, is_in_line=False)
         held.lease = lease
 
     def _drop(self, held: Held) -> None:

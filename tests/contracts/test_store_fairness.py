@@ -118,23 +118,34 @@ def test_time_without_a_call_earns_nothing(pool: Pool) -> None:
     wait_in_line(pool, " ".join(f"x{i}" for i in range(30)))
     serve(pool, lease, 20)
     wait_in_line(pool, "y1 y2 y3")
-    assert serve(pool, pool.got["a"][-1], 4) == "x20 y1 x21 y2"
+    assert serve(pool, pool.got["a"][-1], 4) == "y1 x20 y2 x21"
 
 
-def test_slots_that_no_other_team_waits_for_are_free(pool: Pool) -> None:
-    """Whoever uses what would stand idle takes nothing from anybody: a night alone costs nothing in the morning."""
+def test_slots_that_no_other_team_waits_for_cost_nothing_in_other_lines(pool: Pool) -> None:
+    """Whoever uses what would stand idle takes nothing from anybody."""
+    elsewhere = occupied(pool, "n2", weights="v", keys="other", team="x")
+    wait_in_line(pool, "x9", "other", cost=1_000_000)
+    serve(pool, elsewhere, 1, tokens=1_000_000)
+    lease = occupied(pool)
+    wait_in_line(pool, "x1 x2 y1 y2")
+    assert serve(pool, lease, 4) == "x1 y1 x2 y2"
+
+
+def test_who_comes_to_a_line_has_the_next_turn_before_who_was_there_alone(pool: Pool) -> None:
+    """Each time: a client that sends its next call when the last is answered gets every other slot beside a flood."""
     lease = occupied(pool, team="x")
-    wait_in_line(pool, "x1 x2", cost=1_000_000)
-    serve(pool, lease, 1, tokens=1_000_000)
-    wait_in_line(pool, "y1 y2")
-    assert serve(pool, pool.got["a"][-1], 3, tokens=1_000_000) == "x2 y1 y2"
+    wait_in_line(pool, " ".join(f"x{i}" for i in range(9)))
+    for turn in range(3):
+        wait_in_line(pool, f"y{turn}")
+        assert serve(pool, lease, 2) == f"y{turn} x{turn}"
+        lease = pool.got["a"][-1]
 
 
-def test_what_one_call_cost_puts_a_team_back_by_no_more_than_the_largest_debt(pool: Pool) -> None:
+def test_a_night_alone_costs_no_more_than_the_largest_debt(pool: Pool) -> None:
     lease = occupied(pool, team="x")
     wait_in_line(pool, "x1", cost=1_000_000)
+    serve(pool, lease, 1)
     wait_in_line(pool, " ".join(f"y{i}" for i in range(60)))
-    assert serve(pool, lease, 1) == "x1"
     wait_in_line(pool, "x2")
     calls = int(DEBT_MAX_TOKENS / 1000) + 2
     assert "x2" in serve(pool, pool.got["a"][-1], calls, tokens=1000)

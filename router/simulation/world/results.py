@@ -12,7 +12,7 @@ from router.simulation.world.scenario import Scenario
 from router.simulation.world.world import World
 
 SOON_S = 5.0
-TURNS_MIN = 30  # calls differ so much that fewer make Jain's index of a fair line anything from 0.8 to 1
+TURNS_MIN = 50  # calls differ so much that fewer make the index of a fair line anything from 0.8 to 1
 BIN_S = 30.0  # of the series over time
 
 
