@@ -29,7 +29,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet install
 
 OLLAMA_HERE := http://127.0.0.1:11434
 
-.PHONY: help run demo test e2e e2e-clients fuzz check fmt lint contracts types bench sim sim-large lock clean
+.PHONY: help run demo test e2e e2e-clients e2e-kube chart-files fuzz check fmt lint contracts types bench sim sim-large lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*  ## (.*)/\1\t\2/' | expand -t 12
@@ -61,6 +61,18 @@ e2e: $(DEV) e2e-clients  ## the official JavaScript clients against the router; 
 e2e-clients:  ## only fetches these clients
 	@command -v node >/dev/null && command -v npm >/dev/null || { echo "No node or no npm on PATH: install Node 20 or newer" >&2; exit 1; }
 	npm ci --prefix tests/e2e/js --omit=optional --no-audit --no-fund
+
+e2e-kube: $(DEV)  ## the chart on a real Kubernetes, built from Go modules into .cache/kube; needs root, Go and some of Debian's packages
+	@for tool in go gcc runc debootstrap iptables conntrack ip nsenter; do command -v $$tool >/dev/null || \
+		{ echo "No $$tool on PATH: see tests/kube/cluster/README.md" >&2; exit 1; }; done
+	$(PY) -m pytest -m kube $(ARGS)
+
+chart-files: $(DEV)  ## what is made for Kubernetes: the chart's README, schema, dashboards and alerts, and k8s/
+	@mkdir -p helm/ollama-router/dashboards helm/ollama-router/alerts
+	@for file in dashboards/*.json; do [ ! -e "$$file" ] || cp "$$file" helm/ollama-router/dashboards/; done
+	@for file in dashboards/rules/*.yaml; do [ ! -e "$$file" ] || cp "$$file" helm/ollama-router/alerts/; done
+	$(PY) -m tests.deploy.chart_docs
+	$(PY) -m tests.deploy.kustomize
 
 fuzz: $(DEV)  ## broken requests over raw sockets for MINUTES=5, from SEED= if one is named
 	$(PY) -m tests.fuzz $(MINUTES) $(SEED)

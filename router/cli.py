@@ -32,7 +32,7 @@ NO_NODE = """\
 no node is configured, so there is nothing to route to. Name the Ollama servers, for example:
     ollama-router serve --node http://gpu-1:11434 --node http://gpu-2:11434
     OLLAMA_ROUTER_NODES=http://gpu-1:11434,http://gpu-2:11434 ollama-router serve
-    ollama-router serve --config router.yaml        # with nodes: [http://gpu-1:11434]
+    ollama-router serve --config router.yaml        # with nodes: [http://gpu-1:11434], or discovery
 To try it without any server: ollama-router demo"""
 
 
@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     origin = _origin(options, {"nodes": list(options.node)} if options.node else {})
-    if not _settings(origin).nodes:
+    settings = _settings(origin)
+    if not settings.nodes and not settings.discovery.is_on:
         _complain(NO_NODE)
         return MISUSED
     from router import process  # noqa: PLC0415 - the other commands need neither aiohttp nor uvloop

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from router.control.prober import ProbeLimits
+from router.discovery.dns import DnsDiscovery
+from router.discovery.kubernetes import KubernetesDiscovery, Selection
 from router.lifecycle import DrainLimits
 from router.policy.deadlines import Deadlines
 from router.policy.declared import Declaration
@@ -11,7 +15,7 @@ from router.policy.placement import Mode
 from router.policy.route import Reach
 from router.server.client_limits import ClientLimits
 from router.server.inference import BodyLimits
-from router.settings import Settings, access_from, aliases_from
+from router.settings import Settings, access_from, aliases_from, host_port
 from router.settings.teams import NO_KEYS, Keys, team_table
 from router.store.answers import Limits
 from router.upstream.course import RetryLimits
@@ -58,6 +62,23 @@ def deadlines(settings: Settings) -> Deadlines:
 def line_limits(settings: Settings) -> Limits:
     by_key = {key: own.max_waiting for key, own in settings.line.models.items() if own.max_waiting is not None}
     return Limits(settings.line.max_waiting_per_model, by_key, team_table(settings.teams))
+
+
+def discovery_sources(settings: Settings) -> Mapping[str, object]:
+    """What each source beside the list is to look for, by its name; only those that are switched on."""
+    dns, kubernetes = settings.discovery.dns, settings.discovery.kubernetes
+    sources: dict[str, object] = {}
+    if kubernetes.enabled:
+        sources[KubernetesDiscovery.source] = Selection(
+            namespaces=kubernetes.namespaces,
+            label_selector=kubernetes.label_selector,
+            service_names=kubernetes.service_names,
+            port_name=kubernetes.port_name,
+            port=kubernetes.port,
+        )
+    if dns.enabled:
+        sources[DnsDiscovery.source] = tuple(host_port(host) for host in dns.hosts)
+    return sources
 
 
 def cloud_slots(settings: Settings) -> int:

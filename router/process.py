@@ -13,6 +13,7 @@ import uvloop
 
 from router.control.config import Files
 from router.lifecycle import LoopDied, Loops
+from router.meaning import discovery_sources
 from router.settings import Loaded, Origin, Settings
 from router.simulation.pool import SimulatedPool
 from router.telemetry.logs import Logs
@@ -47,7 +48,7 @@ async def _serve(origin: Origin) -> int:
 async def _demo(settings: Settings, nodes: int, seed: int) -> int:
     async with SimulatedPool(nodes=nodes, seed=seed) as pool:
         simulated = [{"url": node.url, "name": node.name} for node in pool.nodes]
-        return await _run(Loaded(Settings(**{**settings.model_dump(), "nodes": simulated})), None)
+        return await _run(Loaded(Settings(**{**settings.model_dump(), "nodes": simulated, "discovery": {}})), None)
 
 
 async def _run(loaded: Loaded, rereading: Rereading | None) -> int:
@@ -59,12 +60,12 @@ async def _run(loaded: Loaded, rereading: Rereading | None) -> int:
     try:
         async with running(loaded, logs, Random(), rereading) as router:
             log.info(
-                "serving on %s, metrics and health on %s, admin on %s, %d nodes: %s",
+                "serving on %s, metrics and health on %s, admin on %s, %d nodes by: %s",
                 settings.listen,
                 settings.metrics_listen,
                 settings.admin.listen,
-                len(settings.nodes),
-                ", ".join(node.url for node in settings.nodes),
+                len(router.keeper.snapshot.nodes),
+                ", ".join([*(node.url for node in settings.nodes), *discovery_sources(settings)]),
             )
             # What stands now stands until the end: the collector need not walk it during a stream.
             gc.collect()

@@ -17,7 +17,7 @@ from router.control.placer import Placer
 from router.control.prober import Prober
 from router.control.slots import SlotLearner
 from router.control.watch import Watch
-from router.discovery.static import StaticDiscovery
+from router.discovery.joined import JoinedDiscovery
 from router.fleet.node import NodeSpec
 from router.lifecycle import Lifecycle
 from router.pipeline import Pipeline
@@ -63,7 +63,7 @@ class Parts:
     api: HttpNodeApi
     buffers: Buffers
     connections: ConnectionPool
-    discovery: StaticDiscovery
+    discovery: JoinedDiscovery
     inference: Inference
     keeper: FleetKeeper
     lifecycle: Lifecycle
@@ -182,7 +182,7 @@ class Reloader:
             parts.tls.replace(prepared.serving)
         parts.pipeline.rules = prepared.rules
         parts.store.set_limits(prepared.line_limits)
-        parts.discovery.replace(prepared.nodes)
+        parts.discovery.replace(prepared.nodes, meaning.discovery_sources(settings))
         parts.connections.connect_s = parts.api.connect_s = settings.timeouts.connect_s
         parts.api.timeout_s = settings.probe.timeout_s
         parts.prober.set_limits(meaning.probe_limits(settings))

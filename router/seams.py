@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
@@ -99,9 +99,15 @@ class Store(Protocol):
 class Discovery(Protocol):
     """Where nodes come from. Each item is the whole set, never a difference."""
 
-    source: str
+    @property
+    def source(self) -> str: ...
 
-    def watch(self) -> AsyncIterator[tuple[NodeSpec, ...]]: ...
+    @property
+    def trouble(self) -> str:
+        """Why what it named last may be out of date; empty while it answers."""
+        ...
+
+    def watch(self) -> AsyncGenerator[tuple[NodeSpec, ...], None]: ...
 
 
 class NodeApi(Protocol):

@@ -23,7 +23,6 @@ from router.control.replicas import beat_for_ever, watch_lag
 from router.control.slots import SlotLearner
 from router.control.unloader import Unloader
 from router.control.watch import Watch
-from router.discovery.static import StaticDiscovery
 from router.errors import Rejection
 from router.lifecycle import Lifecycle, Loops, Phase
 from router.pipeline import Pipeline
@@ -49,6 +48,7 @@ from router.upstream.node_api import HttpNodeApi
 from router.upstream.pool import ConnectionPool
 from router.upstream.resolver import Resolver
 from router.wiring_admin import listen_admin
+from router.wiring_discovery import joined_discovery, nodes_expected
 from router.wiring_metrics import metrics_of
 
 log = logging.getLogger("router")
@@ -152,13 +152,13 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
     """All that serves calls but for the sockets, and the loops that keep it fresh."""
     settings, clock = prepared.settings, SystemClock()
     store = MemoryStore(clock, rng, prepared.line_limits)
-    access = AccessBook()
+    access, resolver = AccessBook(), Resolver()
     access.replace(prepared.accesses)
-    resolver = Resolver()
     connections = ConnectionPool(connect_s=settings.timeouts.connect_s, resolve=resolver.addresses, access=access.of)
     stack.push_async_callback(connections.close)
-    discovery = StaticDiscovery(prepared.nodes)
-    metrics = metrics_of(settings, store, discovery, logs, lambda: keeper, lambda: placer, lambda: parts.watch)
+    # The keeper comes after what it tells, and discovery's sources after metrics: these look them up at the scrape.
+    metrics = metrics_of(settings, store, lambda: discovery, logs, lambda: keeper, lambda: placer, lambda: parts.watch)
+    discovery = joined_discovery(prepared, metrics, rng)
     keeper = FleetKeeper(
         store,
         clock,
@@ -277,7 +277,7 @@ def _inference(
 
 async def _listen(stack: AsyncExitStack, settings: Settings, parts: Parts) -> ClientListener:
     limits = meaning.client_limits(settings)
-    fitting, files = connections_within(limits.connections, len(settings.nodes))
+    fitting, files = connections_within(limits.connections, nodes_expected(settings))
     if fitting < limits.connections:
         text = "client.connections is %d instead of %d: this process may open %d files, and a call takes two"
         log.warning(text, fitting, limits.connections, files)

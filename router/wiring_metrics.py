@@ -8,7 +8,7 @@ from router import meaning
 from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
 from router.control.watch import Watch
-from router.discovery.static import StaticDiscovery
+from router.discovery.joined import JoinedDiscovery
 from router.settings import Settings
 from router.store.memory import MemoryStore
 from router.telemetry.gauges import Sources
@@ -19,20 +19,21 @@ from router.telemetry.metrics import Metrics
 def metrics_of(  # noqa: PLR0917 - joined here and nowhere else
     settings: Settings,
     store: MemoryStore,
-    discovery: StaticDiscovery,
+    discovery: Callable[[], JoinedDiscovery],
     logs: Logs,
     keeper: Callable[[], FleetKeeper],
     placer: Callable[[], Placer],
     watch: Callable[[], Watch],
 ) -> Metrics:
-    """The last three are looked up at the scrape: they come after what they tell."""
+    """What is given as a function is looked up at the scrape: it comes after what it tells."""
     sources = Sources(
         snapshot=lambda: keeper().snapshot,
         occupancy=lambda: store.occupancy,
         lines=store.lines,
         queue_limit=lambda key: store.limits.of(key),  # noqa: PLW0108 - the limits may be set anew
         circuits=lambda: keeper().circuits(),
-        discovered=lambda: {discovery.source: len(discovery.nodes)},
+        discovered=lambda: discovery().counts,
+        discovery_troubles=lambda: discovery().troubles,
         standings=lambda: placer().declarations.standings,
         troubles=lambda: watch().troubles,
         log_lines_dropped=lambda: logs.dropped,

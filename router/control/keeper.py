@@ -67,7 +67,6 @@ class FleetKeeper:
         self.on_unload: Callable[[str], None] = lambda key: None
         # Told the keys of a copy that became ready with a known context. Set by whoever holds the waiting calls.
         self.on_context: Callable[[Sequence[str]], None] = lambda keys: None
-
         # Told what a call showed of its copy's slots. Set by whoever learns from it.
         self.on_ran: Callable[[Lease, Ran], Awaitable[None]] | None = None
 
@@ -107,9 +106,13 @@ class FleetKeeper:
         if spec.name not in self._vitals:
             self._vitals[spec.name] = Vitals(returns=self._left.starts_of(spec.name))
         vitals = self._vitals[spec.name]
-        incarnation = await self._store.incarnate(spec.name, _start_of(spec, vitals))
+        incarnation = await self._store.incarnate(spec.name, vitals.start_of(spec.uid))
         known = self.snapshot.nodes.get(spec.name, Node(spec))
         self._swap(replace(known.under(spec), incarnation=incarnation))
+        vitals = self._vitals[spec.name]  # probes may have spoken while the store was asked
+        if vitals.presence is not spec.presence:
+            await self._become(spec.name, health.stand(vitals, spec.presence))
+            await self._tell_gate((spec.name, None))
 
     async def remove(self, name: str) -> None:
         node = self.snapshot.nodes.get(name)
@@ -128,8 +131,8 @@ class FleetKeeper:
     # drains
 
     def drained(self) -> frozenset[str]:
-        """Nodes that were told to drain and not to resume; one that is down is among them, and drains on its return."""
-        return frozenset(name for name, vitals in self._vitals.items() if vitals.is_drained)
+        """By an operator's word or discovery's; one that is down is among them, and drains on its return."""
+        return frozenset(name for name, vitals in self._vitals.items() if vitals.drains)
 
     async def drain(self, name: str) -> None:
         """From here on it gets no new call or load; what runs there ends as it would. Repeating it changes nothing."""
@@ -293,7 +296,7 @@ class FleetKeeper:
         """The store keeps one gate for a node: a breaker that closes or trips does not lift its drain."""
         name, weights = key
         breaker = self._breakers.get(key, Breaker())
-        if weights is None and name in self._vitals and self._vitals[name].is_drained:
+        if weights is None and name in self._vitals and self._vitals[name].drains:
             await self._store.gate(name, None, Gate.DRAINING, 0.0)
         elif breaker.circuit is Circuit.OPEN:
             until_s = self._store.now_s() + breaker.until_s - self._clock.now_s()
@@ -304,18 +307,20 @@ class FleetKeeper:
     # the picture
 
     async def _step(self, name: str, event: Event) -> None:
-        old = self._vitals.get(name)
+        if name in self._vitals:
+            await self._become(name, health.step(self._vitals[name], event))
+
+    async def _become(self, name: str, new: Vitals) -> None:
         node = self.snapshot.nodes.get(name)
-        if old is None or node is None:
+        if node is None:
             return
-        new = health.step(old, event)
-        self._vitals[name] = new
+        old, self._vitals[name] = self._vitals[name], new
         if new.health is old.health:
             return
         log.info("node %s is %s, was %s", name, new.health, old.health)
         incarnation = node.incarnation
         if new.returns != old.returns:
-            incarnation = await self._store.incarnate(name, _start_of(node.spec, new))
+            incarnation = await self._store.incarnate(name, new.start_of(node.spec.uid))
         if new.health is Health.DOWN:
             await self._store.drop_node(name, node.incarnation)
         # Read again: others may have swapped while the store was asked.
@@ -343,8 +348,3 @@ class FleetKeeper:
             is_old = known is not None and (known.state, known.num_ctx) == (copy.state, copy.num_ctx)
             if copy.state is CopyState.READY and copy.num_ctx and not is_old:
                 self.on_context(copy.keys)
-
-
-def _start_of(spec: NodeSpec, vitals: Vitals) -> str:
-    """Names one start of the node: another pod, or back after it was down."""
-    return f"{spec.uid}/{vitals.returns}"

@@ -97,7 +97,7 @@ class Prober:
             known = self._specs.get(name)
             if spec == known:
                 continue
-            if known is not None and (known.url, known.uid) != (spec.url, spec.uid):
+            if known is not None and known.is_another_than(spec):
                 await self._let_go(name)  # another server under an old name: nothing that was seen is true of it
             elif known is not None:
                 self._tasks.pop(name).cancel()

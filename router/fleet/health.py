@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 
-from router.fleet.node import Health
+from router.fleet.node import Health, Presence
 
 DOWN_AFTER = 3  # failed probes in a row: one lost packet is no outage, 6 s of silence are
 BACK_AFTER = 2  # good probes in a row: a server that starts may answer once and die
@@ -59,12 +59,25 @@ class Vitals:
     fails: int = 0  # probes and refused connections in a row
     oks: int = 0  # probes in a row
     returns: int = 0
-    is_drained: bool = False
+    is_drained: bool = False  # by an operator's word to a router
+    presence: Presence = Presence.READY
+
+    def start_of(self, uid: str) -> str:
+        """Names one start of the node: another pod, or back after it was down."""
+        return f"{uid}/{self.returns}"
+
+    @property
+    def drains(self) -> bool:
+        return self.is_drained or self.presence is Presence.LEAVING
 
     @property
     def health(self) -> Health:
         """A drained node that is down shows as down, and drains again when it comes back."""
-        return Health.DRAINING if self.is_drained and self.reach in _REACHABLE else self.reach
+        if self.reach not in _REACHABLE:
+            return self.reach
+        if self.presence is Presence.NOT_READY:
+            return Health.DOWN
+        return Health.DRAINING if self.drains else self.reach
 
 
 _REACHABLE = frozenset({Health.HEALTHY, Health.DEGRADED})
@@ -79,6 +92,13 @@ def step(vitals: Vitals, event: Event) -> Vitals:
     reach = enough if is_enough else usual
     came_back = vitals.reach is Health.DOWN and reach is Health.HEALTHY
     return replace(vitals, reach=reach, fails=fails, oks=oks, returns=vitals.returns + came_back)
+
+
+def stand(vitals: Vitals, presence: Presence) -> Vitals:
+    """What discovery says of the node now. Ready after it was not is another start, as back after down is."""
+    was_down = vitals.presence is Presence.NOT_READY and vitals.reach in _REACHABLE
+    came_back = was_down and presence is not Presence.NOT_READY
+    return replace(vitals, presence=presence, returns=vitals.returns + came_back)
 
 
 def _counted(vitals: Vitals, event: Event) -> tuple[int, int]:

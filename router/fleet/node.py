@@ -18,6 +18,14 @@ class Health(StrEnum):
     DOWN = "down"
 
 
+class Presence(StrEnum):
+    """What whoever names a node says of it; a node of a list always stands ready."""
+
+    READY = "ready"
+    LEAVING = "leaving"  # finishes what it has: its pod terminates, or an annotation drains it
+    NOT_READY = "not_ready"  # known, and served nothing, whatever it answers to probes
+
+
 class CopyState(StrEnum):
     ON_DISK = "on_disk"
     LOADING = "loading"
@@ -39,6 +47,9 @@ class NodeSpec:
     backlog: int = 0  # calls that may wait at the node beyond its slots
     vram_bytes: int | None = None
     weight: float = 1.0
+    presence: Presence = Presence.READY
+    machine: str = ""  # the Kubernetes node that its pod runs on
+    zone: str = ""
 
     @property
     def authority(self) -> str:
@@ -49,6 +60,13 @@ class NodeSpec:
     @property
     def url(self) -> str:
         return f"{'https' if self.is_tls else 'http'}://{self.authority}"
+
+    def is_another_than(self, other: NodeSpec) -> bool:
+        """Another server under the same name. A uid that only one of them knows says nothing."""
+        return self.url != other.url or (bool(self.uid and other.uid) and self.uid != other.uid)
+
+    def named(self, name: str) -> NodeSpec:
+        return replace(self, name=name)
 
     def slots_of(self, keys: tuple[str, ...]) -> int:
         """Slots of a copy that serves these model keys; 1 where nothing is declared, Ollama's own default."""
@@ -123,7 +141,10 @@ class Node:
 
     def under(self, spec: NodeSpec) -> Node:
         """What was learnt counts while the same is said of it."""
-        return replace(self, spec=spec, learnt=self.learnt if spec == self.spec else MappingProxyType({}))
+        is_same = (
+            replace(spec, presence=self.spec.presence, machine=self.spec.machine, zone=self.spec.zone) == self.spec
+        )
+        return replace(self, spec=spec, learnt=self.learnt if is_same else MappingProxyType({}))
 
     def keys_of(self, weights: str) -> tuple[str, ...]:
         """Every model key on its disk that stands for these weights, sorted."""

@@ -20,6 +20,7 @@ from aiohttp import web
 
 from router.errors import BadRequest
 from router.fleet.breaker import Circuit
+from router.fleet.node import Presence
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
 from router.policy.alias import DEFAULT_TEAM
@@ -43,6 +44,10 @@ NAME_CHARS_MAX = 253  # of a node's name: what is longer is compared and repeate
 PATHS = ("/admin/nodes", "/admin/models", "/admin/lines", "/admin/explain?model=NAME", "/admin/config")
 ASKED = ("model", "affinity", "num_ctx", "team")
 NUM_CTX_MAX = 2**31 - 1  # Ollama reads a C int
+
+LEAVES = """\
+{name} drains by the word of Kubernetes: its pod terminates, or is annotated. If so: \
+kubectl annotate pod {name} ollama-router.io/drain-"""
 
 # What makes an answer from facts that stand still, in a thread: a thousand nodes must not stop a stream.
 Page = Callable[[], object]
@@ -152,7 +157,10 @@ class Admin:
 
     async def _obey(self, order: str, name: str, request: web.Request) -> Page:
         await _read_nothing(request)
-        await self._orders[order](_known(name, self._sources.snapshot()))
+        node = self._sources.snapshot().nodes[_known(name, self._sources.snapshot())]
+        if order == "resume" and node.spec.presence is Presence.LEAVING:
+            raise AdminRefusal(409, LEAVES.format(name=name))
+        await self._orders[order](name)
         log.info("%s %s: told by the admin API", order, name)
         return await self._node(name)
 

@@ -56,6 +56,8 @@ def _node(node: Node, at: Circumstances, held: Mapping[str, int], *, is_drained:
     return {
         "name": node.name,
         "url": node.spec.url,
+        "zone": node.spec.zone,
+        "machine": node.spec.machine,
         "state": node.health.value,
         "is_drained": is_drained,
         "is_idle": not used and loading is None,

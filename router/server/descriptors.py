@@ -8,6 +8,8 @@ import resource
 FILES_BESIDE = 128
 # Its probe and a load; a node's calls are counted with their clients.
 FILES_PER_NODE = 2
+# What discovery may bring, for want of a number at the start: more than most pools have.
+NODES_DISCOVERED = 64
 # A client's connection, and the one to the node that serves its call.
 FILES_PER_CONNECTION = 2
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
@@ -12,7 +11,7 @@ from pydantic_settings import NoDecode
 from router.policy.guard import KeepAliveGuard, NumCtxGuard
 from router.policy.placement import Mode
 from router.settings.nodes import Group
-from router.settings.values import Duration, ModelKey, SaidWrong, Seconds, SecondsOrZero
+from router.settings.values import Duration, ModelKey, SaidWrong, Seconds, SecondsOrZero, comma_list
 from router.wire.names import is_cloud_key
 from router.wire.origins import origins_of
 
@@ -322,15 +321,3 @@ class ShutdownSettings(Group):
         description="Then waiting and streaming calls have so long to end. A pod needs both together and 15 s more as "
         "terminationGracePeriodSeconds.",
     )
-
-
-def comma_list(value: Any) -> Any:
-    """Of an environment variable, which holds a text: a comma list, or JSON."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except ValueError as error:
-            raise ValueError(f"should be a comma list or JSON: {error}") from None
-    return [item for item in map(str.strip, value.split(",")) if item]

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from router.fleet.node import NodeSpec
 from router.settings.admin import AdminSettings
 from router.settings.aliases import AliasSettings, aliases_from, name_or_object
+from router.settings.discovery import DiscoverySettings
 from router.settings.groups import (
     ClientSettings,
     CloudSettings,
@@ -27,11 +28,10 @@ from router.settings.groups import (
     ShutdownSettings,
     TimeoutSettings,
     TlsSettings,
-    comma_list,
 )
 from router.settings.nodes import NodeSettings, node_spec
 from router.settings.teams import AuthSettings, TeamSettings, access_from, check_names
-from router.settings.values import Address, SaidWrong, host_port
+from router.settings.values import Address, SaidWrong, comma_list, host_port
 
 
 def _url_or_object(schema: dict[str, Any]) -> None:
@@ -66,6 +66,7 @@ class Settings(BaseSettings):
         description="The Ollama servers: URLs, or objects with more said. In the environment a comma list or JSON.",
         json_schema_extra=_url_or_object,
     )
+    discovery: DiscoverySettings = DiscoverySettings()
     aliases: dict[str, AliasSettings] = Field(
         default_factory=dict,
         description="Names that clients may use for models of the nodes, such as gpt-4: qwen3:8b, or objects with more "

@@ -95,6 +95,25 @@ def _node_url(text: str) -> str:
     return f"{parts.scheme}://{_host(host)}:{port}"
 
 
+def node_address(text: str) -> str:
+    """HOST:PORT of one or many nodes that speak http; without a port it is Ollama's."""
+    if "://" in text:
+        raise ValueError(f"{text!r} should be HOST or HOST:PORT")
+    return _node_url(text).removeprefix("http://")
+
+
+def comma_list(value: Any) -> Any:
+    """Of an environment variable, which holds a text: a comma list, or JSON."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"should be a comma list or JSON: {error}") from None
+    return [item for item in map(str.strip, value.split(",")) if item]
+
+
 def _duration(value: Any) -> Any:
     """Seconds from `30m` or `1h30m`; numbers are seconds already, in texts too (the environment has only texts)."""
     if not isinstance(value, str):

@@ -29,6 +29,7 @@ class Sources:
     queue_limit: Callable[[str], int]
     circuits: Callable[[], Circuits] = dict
     discovered: Callable[[], Mapping[str, int]] = dict  # nodes by source
+    discovery_troubles: Callable[[], Mapping[str, str]] = dict  # by source beside the list, '' while it answers
     standings: Callable[[], Sequence[Standing]] = tuple
     troubles: Callable[[], Troubles] = Troubles
     is_degraded: Callable[[], bool] = bool
@@ -44,6 +45,7 @@ class Moment:
     lines: Sequence[LineView]
     circuits: Circuits
     discovered: Mapping[str, int]
+    discovery_troubles: Mapping[str, str]
     standings: Sequence[Standing]
     troubles: Troubles
     is_degraded: bool
@@ -89,7 +91,7 @@ def _node_state(at: Moment) -> Iterator[Sample]:
 
 
 def _node_info(at: Moment) -> Iterator[Sample]:
-    yield from (((name, node.version, ""), 1) for name, node in at.snapshot.nodes.items())
+    yield from (((name, node.version, node.spec.zone), 1) for name, node in at.snapshot.nodes.items())
 
 
 def _node_slots(at: Moment) -> Iterator[Sample]:
@@ -183,6 +185,10 @@ def _discovery_nodes(at: Moment) -> Iterator[Sample]:
     yield from (((source,), count) for source, count in at.discovered.items())
 
 
+def _discovery_up(at: Moment) -> Iterator[Sample]:
+    yield from (((source,), not trouble) for source, trouble in at.discovery_troubles.items())
+
+
 def _build_info(at: Moment) -> Iterator[Sample]:
     yield (at.version, at.revision, platform.python_version()), 1
 
@@ -210,6 +216,7 @@ GAUGES: Mapping[str, Gauge] = {
     "model_copies": _model_copies,
     "thrash_pairs": _thrash_pairs,
     "discovery_nodes": _discovery_nodes,
+    "discovery_up": _discovery_up,
     "build_info": _build_info,
     "degraded_mode": _degraded_mode,
 }

@@ -88,6 +88,7 @@ class Metrics:
         self._is_reloaded = self._counter("config_last_reload_successful")
         self._reloaded_at_s = self._counter("config_last_reload_success_timestamp_seconds")
         self._reloads = self._counter("config_reloads_total")
+        self._discovery_errors = self._counter("discovery_errors_total")
         self._process = _process_registry()
         self._start_at_zero()
         self._note_config(is_ok=True)
@@ -192,6 +193,10 @@ class Metrics:
     def circuit_changed(self, node: str, circuit: Circuit) -> None:
         self._circuit_changes.add((node, circuit.value))
 
+    def discovery_failed(self, source: str, reason: str) -> None:
+        """`reason` is a word of a closed set."""
+        self._discovery_errors.add((source, reason))
+
     def config_reloaded(self, *, is_ok: bool) -> None:
         self._reloads.add(("ok" if is_ok else "failed",))
         self._note_config(is_ok=is_ok)
@@ -254,6 +259,7 @@ class Metrics:
             lines=await sources.lines(),
             circuits=sources.circuits(),
             discovered=sources.discovered(),
+            discovery_troubles=sources.discovery_troubles(),
             standings=sources.standings(),
             troubles=sources.troubles(),
             is_degraded=sources.is_degraded(),

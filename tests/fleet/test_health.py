@@ -16,9 +16,10 @@ from router.fleet.health import (
     Event,
     Vitals,
     next_probe_in_s,
+    stand,
     step,
 )
-from router.fleet.node import Health
+from router.fleet.node import Health, Presence
 
 REACH = [health for health in Health if health is not Health.DRAINING]
 MOVES = [event for event in Event if event not in (Event.DRAINED, Event.RESUMED)]
@@ -121,3 +122,24 @@ def test_probes_neither_hurry_nor_stop(health: Health, fails: int, interval_s: f
 def test_probes_slow_down_for_a_node_long_down(fails: int, usual_s: float) -> None:
     assert next_probe_in_s(Health.DOWN, fails, 2.0, random.Random(1)) == pytest.approx(usual_s, rel=0.1)
     assert next_probe_in_s(Health.HEALTHY, fails, 2.0, random.Random(1)) == pytest.approx(2, rel=0.1)
+
+
+def test_a_node_that_leaves_drains_whatever_an_operator_says() -> None:
+    vitals = stand(after(Event.PROBE_OK), Presence.LEAVING)
+    assert (vitals.health, vitals.drains) == (Health.DRAINING, True)
+    assert step(vitals, Event.RESUMED).health is Health.DRAINING
+    assert stand(vitals, Presence.READY).health is Health.HEALTHY
+    assert stand(step(vitals, Event.DRAINED), Presence.READY).health is Health.DRAINING, "the operator's word stands"
+
+
+def test_a_node_that_is_not_ready_is_down_whatever_it_answers() -> None:
+    vitals = stand(after(Event.PROBE_OK), Presence.NOT_READY)
+    assert step(vitals, Event.PROBE_OK).health is Health.DOWN
+    assert stand(Vitals(), Presence.NOT_READY).health is Health.UNREAD
+
+
+def test_ready_again_is_another_start() -> None:
+    vitals = stand(after(Event.PROBE_OK), Presence.NOT_READY)
+    assert stand(vitals, Presence.READY).returns == vitals.returns + 1
+    assert stand(vitals, Presence.NOT_READY).returns == vitals.returns
+    assert stand(stand(Vitals(), Presence.NOT_READY), Presence.READY).returns == 0, "it never served"

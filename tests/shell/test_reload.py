@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from router import wiring_discovery
 from router.admission import Admission
 from router.control.config import FRESH_S, GONE_LOOKS, ConfigWatch, Files
 from router.fleet.tickets import Lease
@@ -398,6 +399,13 @@ def a_change_of(path: str) -> Any:
         "teams": {"research": {"models": ["a*"]}},
         "metrics.teams": True,
         "line.models": {QUICK: {"max_waiting": 9}},
+        "discovery.dns.enabled": True,
+        "discovery.dns.hosts": ["127.0.0.2"],
+        "discovery.kubernetes.enabled": True,
+        "discovery.kubernetes.namespaces": ["llm"],
+        "discovery.kubernetes.label_selector": "app=other",
+        "discovery.kubernetes.service_names": ["other"],
+        "discovery.kubernetes.port_name": "other",
         "cors.origins": ["https://chat.example"],
         "guard.num_ctx": "pass",
         "guard.keep_alive": "reject",
@@ -417,13 +425,35 @@ def a_change_of(path: str) -> Any:
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
-    group, _, name = path.partition(".")
-    return {group: {name: value}} if name else {group: value}
+    group, _, rest = path.partition(".")
+    return {group: nested(rest, value) if rest else value}
+
+
+def joined(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Mappings key by key, as a file would say both."""
+    both = {**under, **over}
+    for key in under.keys() & over.keys():
+        if isinstance(under[key], dict) and isinstance(over[key], dict):
+            both[key] = joined(under[key], over[key])
+    return both
 
 
 # What shows that it is in force, in a router that runs.
 LIVE: Mapping[str, Callable[[Router], Any]] = {
     "nodes": lambda router: [(spec.url, spec.slots) for spec in router.reloader._parts.discovery.nodes],
+    **{
+        f"discovery.{path}": lambda router: router.reloader._parts.discovery._wanted
+        for path in (
+            "dns.enabled",
+            "dns.hosts",
+            "kubernetes.enabled",
+            "kubernetes.namespaces",
+            "kubernetes.label_selector",
+            "kubernetes.service_names",
+            "kubernetes.port_name",
+            "kubernetes.port",
+        )
+    },
     "aliases": lambda router: router.pipeline.rules.aliases.names,
     "line.max_waiting_per_model": lambda router: router.store.limits.max_waiting,
     "line.max_wait_s": lambda router: router.pipeline.rules.deadlines.max_wait_s,
@@ -463,9 +493,16 @@ LIVE: Mapping[str, Callable[[Router], Any]] = {
 LOCAL = {"listen": LOOPBACK, "metrics_listen": LOOPBACK, "admin": {"listen": LOOPBACK}}
 # Without which a setting of the group means nothing.
 ALONG: Mapping[str, Any] = {
-    "cloud.slots": {"enabled": True},
-    "auth.required": {"keys_file": KEYS_FILE},
-    "metrics.teams_max": {"teams": True},
+    "cloud.slots": {"cloud": {"enabled": True}},
+    "auth.required": {"auth": {"keys_file": KEYS_FILE}},
+    "metrics.teams_max": {"metrics": {"teams": True}},
+    "discovery.dns.enabled": {"discovery": {"dns": {"hosts": ["127.0.0.1"]}}},
+    "discovery.dns.hosts": {"discovery": {"dns": {"enabled": True, "hosts": ["127.0.0.1"]}}},
+    # A node that is listed as well: the start waits for no API that is not there.
+    **{
+        f"discovery.kubernetes.{name}": {"nodes": ["127.0.0.1:1"], "discovery": {"kubernetes": {"enabled": True}}}
+        for name in ("namespaces", "label_selector", "service_names", "port_name", "port")
+    },
 }
 PATHS = [path for path in setting_paths() if "[]" not in path and "<" not in path]
 
@@ -475,17 +512,18 @@ def test_every_setting_is_either_taken_over_by_a_reload_or_named_as_needing_a_re
 
 
 @pytest.mark.parametrize("path", LIVE)
-async def test_a_setting_that_may_change_is_in_force_after_a_reload(path: str, mounted: Mounted) -> None:
-    group, _, name = path.partition(".")
-    along = ALONG.get(path, {})
-    mounted.write(yaml.safe_dump({**LOCAL, **({group: along} if along else {})}))
+async def test_a_setting_that_may_change_is_in_force_after_a_reload(
+    path: str, mounted: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wiring_discovery, "FIRST_WORD_S", 0.01)
+    along = {**LOCAL, **ALONG.get(path, {})}
+    mounted.write(yaml.safe_dump(along))
     origin = Origin(str(mounted.path))
     with quiet_logs() as logs:
         rereading = Rereading(origin, asyncio.Event(), poll_s=NEVER_S)
         async with running(origin.read(), logs, Random(0), rereading) as router:
             before = LIVE[path](router)
-            change = {**LOCAL, group: {**along, name: a_change_of(path)} if name else a_change_of(path)}
-            mounted.write(yaml.safe_dump(change))
+            mounted.write(yaml.safe_dump(joined(along, nested(path, a_change_of(path)))))
             await router.reloader.reload()
             assert LIVE[path](router) != before
             assert value_of(router.settings, path) == value_of(load_settings(str(mounted.path)).settings, path)

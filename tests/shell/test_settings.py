@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from router.discovery.kubernetes import Selection
 from router.fleet.node import NodeSpec
+from router.meaning import discovery_sources
 from router.policy.alias import Overrides
 from router.policy.placement import Mode
 from router.settings import ConfigError, Settings, aliases_from, host_port, load_settings, node_specs, redacted
@@ -70,6 +72,9 @@ def test_every_plain_setting_can_be_said_in_the_environment() -> None:
     samples = {
         "nodes": "gpu-1",
         "cors.origins": "https://chat.example.com",
+        "discovery.dns.hosts": "ollama-headless",
+        "discovery.kubernetes.namespaces": "llm",
+        "discovery.kubernetes.service_names": "ollama",
         "aliases": '{"gpt-4": "qwen3"}',
         "line.models": '{"qwen3": {"max_waiting": 1}}',
         "placement.models": '[{"name": "qwen3"}]',
@@ -472,3 +477,69 @@ def test_the_schema_admits_a_url_alone_as_a_node() -> None:
     schema = json.loads(json.dumps(Settings.model_json_schema()))
     assert {"type": "string"} in schema["properties"]["nodes"]["items"]["anyOf"]
     assert schema["additionalProperties"] is False
+
+
+# --- discovery
+
+
+def test_discovery_is_off_and_says_what_it_would_look_for() -> None:
+    settings = Settings()
+    assert discovery_sources(settings) == {}
+    assert settings.discovery.kubernetes.label_selector == "app.kubernetes.io/name=ollama"
+
+
+def test_discovery_may_be_said_by_the_environment() -> None:
+    environ = {
+        "OLLAMA_ROUTER_DISCOVERY__DNS__ENABLED": "true",
+        "OLLAMA_ROUTER_DISCOVERY__DNS__HOSTS": "ollama-headless, other.llm.svc:8080",
+        "OLLAMA_ROUTER_DISCOVERY__KUBERNETES__ENABLED": "true",
+        "OLLAMA_ROUTER_DISCOVERY__KUBERNETES__NAMESPACES": "llm,lab",
+    }
+    sources = discovery_sources(load_settings(environ=environ).settings)
+    assert sources == {
+        "dns": (("ollama-headless", 11434), ("other.llm.svc", 8080)),
+        "kubernetes": Selection(("llm", "lab"), "app.kubernetes.io/name=ollama", (), "http", 11434),
+    }
+
+
+@pytest.mark.parametrize(
+    ("discovery", "text"),
+    [
+        (
+            {"dns": {"enabled": True}},
+            "discovery.dns: enabled is true and hosts names nothing: name a headless Service, or switch it off",
+        ),
+        ({"dns": {"hosts": ["http://a"]}}, "discovery.dns.hosts[0]: 'http://a' should be HOST or HOST:PORT"),
+        (
+            {"kubernetes": {"namespaces": ["Prod"]}},
+            "discovery.kubernetes.namespaces[0]: 'Prod' is no name in Kubernetes: small letters, digits and - only",
+        ),
+        (
+            {"kubernetes": {"namespaces": ["*", "llm"]}},
+            "discovery.kubernetes: namespaces names * and others: * is everywhere already",
+        ),
+        (
+            {"kubernetes": {"enabled": True, "label_selector": ""}},
+            "discovery.kubernetes: label_selector and service_names are both empty: every Service would be taken for "
+            "Ollama",
+        ),
+        (
+            {"kubernetes": {"label_selector": "a;b"}},
+            "discovery.kubernetes.label_selector: 'a;b' is no label selector, such as app.kubernetes.io/name=ollama",
+        ),
+        (
+            {"kubernetes": {"service_names": ["../x"]}},
+            "discovery.kubernetes.service_names[0]: '../x' is no name in Kubernetes: small letters, digits and - only",
+        ),
+        (
+            {"kubernetes": {"port_name": "HTTP"}},
+            "discovery.kubernetes.port_name: 'HTTP' is no port's name: small letters, digits and -, at most 15",
+        ),
+        (
+            {"kubernetes": {"labelSelector": "a=b"}},
+            "discovery.kubernetes.labelSelector: unknown setting; did you mean discovery.kubernetes.label_selector?",
+        ),
+    ],
+)
+def test_a_mistake_in_discovery_is_one_line(discovery: dict[str, Any], text: str) -> None:
+    assert problem_with(discovery=discovery) == text

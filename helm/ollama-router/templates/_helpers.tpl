@@ -1,0 +1,183 @@
+{{/* Names */}}
+{{- define "ollama-router.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "ollama-router.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- $name := include "ollama-router.name" . }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "ollama-router.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride }}
+{{- end }}
+
+{{- define "ollama-router.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "ollama-router.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{/* Labels: (dict "at" . "component" "router"). A selector never holds a version. */}}
+{{- define "ollama-router.selectorLabels" -}}
+app.kubernetes.io/name: {{ if eq .component "ollama" }}ollama{{ else }}{{ include "ollama-router.name" .at }}{{ end }}
+app.kubernetes.io/instance: {{ .at.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "ollama-router.labels" -}}
+{{ include "ollama-router.selectorLabels" . }}
+app.kubernetes.io/version: {{ .at.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: ollama-router
+app.kubernetes.io/managed-by: {{ .at.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .at.Chart.Name .at.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- with .at.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Metadata: (dict "at" . "component" "router" "suffix" "-x" "labels" {} "annotations" {} "namespace" "") */}}
+{{- define "ollama-router.metadata" -}}
+name: {{ include "ollama-router.fullname" .at }}{{ .suffix | default "" }}
+namespace: {{ .namespace | default (include "ollama-router.namespace" .at) }}
+labels:
+  {{- include "ollama-router.labels" . | nindent 2 }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge (dict) (.annotations | default dict) .at.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Image: (dict "at" . "image" .Values.image "tag" .Chart.AppVersion) */}}
+{{- define "ollama-router.image" -}}
+{{- $registry := .at.Values.global.imageRegistry | default .image.registry -}}
+{{- $name := ternary (printf "%s/%s" $registry .image.repository) .image.repository (ne $registry "") -}}
+{{- if .image.digest -}}
+{{ $name }}@{{ .image.digest }}
+{{- else -}}
+{{ $name }}:{{ .image.tag | default .tag }}
+{{- end }}
+{{- end }}
+
+{{- define "ollama-router.pullSecrets" -}}
+{{- with concat .Values.global.imagePullSecrets .Values.imagePullSecrets | uniq }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Replicas that there may be at once; 1 means that nothing is shared. */}}
+{{- define "ollama-router.replicasMax" -}}
+{{- if .Values.autoscaling.enabled }}{{ .Values.autoscaling.maxReplicas }}
+{{- else if .Values.keda.enabled }}{{ .Values.keda.maxReplicaCount }}
+{{- else }}{{ .Values.replicaCount }}{{ end }}
+{{- end }}
+
+{{- define "ollama-router.hasExternalRedis" -}}
+{{- with .Values.externalRedis }}{{ if or .url .host .existingSecretUrlKey }}true{{ end }}{{ end }}
+{{- end }}
+
+{{- define "ollama-router.hasStore" -}}
+{{- if or .Values.redis.enabled (include "ollama-router.hasExternalRedis" .) }}true{{ end }}
+{{- end }}
+
+{{- define "ollama-router.redisUrl" -}}
+{{- if .Values.redis.enabled -}}
+redis://{{ include "ollama-router.fullname" . }}-redis:6379/0
+{{- else if .Values.externalRedis.url -}}
+{{ .Values.externalRedis.url }}
+{{- else -}}
+{{- $redis := .Values.externalRedis -}}
+{{ ternary "rediss" "redis" $redis.tls.enabled }}://{{ with $redis.username }}{{ . }}@{{ end }}{{ $redis.host }}:{{ $redis.port }}/{{ $redis.database }}
+{{- end }}
+{{- end }}
+
+{{/* Secret and key of the store's password; empty where it has none. */}}
+{{- define "ollama-router.redisSecret" -}}
+{{- if .Values.redis.enabled }}
+{{- if .Values.redis.auth.enabled }}{{ .Values.redis.auth.existingSecret | default (printf "%s-redis" (include "ollama-router.fullname" .)) }}{{ end }}
+{{- else if .Values.externalRedis.existingSecretPasswordKey }}{{ .Values.externalRedis.existingSecret }}{{ end }}
+{{- end }}
+
+{{- define "ollama-router.redisSecretKey" -}}
+{{- ternary .Values.redis.auth.existingSecretPasswordKey .Values.externalRedis.existingSecretPasswordKey .Values.redis.enabled }}
+{{- end }}
+
+{{- define "ollama-router.keysSecret" -}}
+{{- .Values.auth.existingSecret | default (printf "%s-keys" (include "ollama-router.fullname" .)) }}
+{{- end }}
+
+{{/* A pod needs both parts of leaving and 15 s. */}}
+{{- define "ollama-router.leavingSeconds" -}}
+{{- add (int .Values.shutdown.drainDelaySeconds) (int .Values.shutdown.streamDrainSeconds) 15 }}
+{{- end }}
+
+{{- define "ollama-router.gracePeriod" -}}
+{{- if kindIs "invalid" .Values.terminationGracePeriodSeconds }}{{ include "ollama-router.leavingSeconds" . }}
+{{- else }}{{ .Values.terminationGracePeriodSeconds }}{{ end }}
+{{- end }}
+
+{{/* The router's configuration, as YAML. */}}
+{{- define "ollama-router.config" -}}
+{{- $config := omit (deepCopy .Values.config) "existingConfigMap" "existingConfigMapKey" }}
+{{- $_ := set $config "listen" "0.0.0.0:11435" }}
+{{- $_ := set $config "metrics_listen" (printf "0.0.0.0:%d" (int .Values.metrics.port)) }}
+{{- with .Values.nodes }}{{ $_ := set $config "nodes" . }}{{ end }}
+{{- with .Values.aliases }}{{ $_ := set $config "aliases" . }}{{ end }}
+{{- $kubernetes := .Values.discovery.kubernetes }}
+{{- $discovery := dict }}
+{{- if $kubernetes.enabled }}
+{{- $_ := set $discovery "kubernetes" (dict "enabled" true "namespaces" $kubernetes.namespaces "label_selector" $kubernetes.labelSelector "service_names" $kubernetes.serviceNames "port_name" $kubernetes.portName "port" (int $kubernetes.port)) }}
+{{- end }}
+{{- if .Values.discovery.dns.enabled }}
+{{- $_ := set $discovery "dns" (dict "enabled" true "hosts" .Values.discovery.dns.hosts) }}
+{{- end }}
+{{- if $discovery }}{{ $_ := set $config "discovery" $discovery }}{{ end }}
+{{- if .Values.auth.enabled }}
+{{- $_ := set $config "auth" (dict "required" true "keys_file" "/etc/ollama-router/keys.yaml") }}
+{{- end }}
+{{- if include "ollama-router.hasStore" . }}
+{{- $store := dict }}
+{{- if not .Values.externalRedis.existingSecretUrlKey }}{{ $_ := set $store "url" (include "ollama-router.redisUrl" .) }}{{ end }}
+{{- if include "ollama-router.redisSecret" . }}{{ $_ := set $store "password_file" "/etc/ollama-router/redis-password" }}{{ end }}
+{{- if .Values.externalRedis.tls.existingSecret }}{{ $_ := set $store "ca_file" "/etc/ollama-router/redis-ca.crt" }}{{ end }}
+{{- if $store }}{{ $_ := set $config "store" $store }}{{ end }}
+{{- end }}
+{{- if .Values.tracing.enabled }}
+{{- $_ := set $config "tracing" (dict "endpoint" .Values.tracing.endpoint "sample_ratio" .Values.tracing.samplerRatio "service_name" .Values.tracing.serviceName) }}
+{{- end }}
+{{- $_ := set $config "shutdown" (dict "drain_delay_s" .Values.shutdown.drainDelaySeconds "stream_drain_s" .Values.shutdown.streamDrainSeconds) }}
+{{- toYaml $config }}
+{{- end }}
+
+{{/* Of the configuration, what a running router does not take over: a change of it has to roll the pods. */}}
+{{- define "ollama-router.needsRestart" -}}
+{{- $config := include "ollama-router.config" . | fromYaml }}
+{{- pick $config "pool" "tls" "admin" "client" "log" "limits" "metrics" "metrics_listen" "store" "tracing" | toJson | sha256sum }}
+{{- end }}
+
+{{/* Operators' objects: (dict "at" . "monitor" .Values.metrics.serviceMonitor "kind" "ServiceMonitor") */}}
+{{- define "ollama-router.rendersCrd" -}}
+{{- if .monitor.enabled }}
+{{- $has := .at.Capabilities.APIVersions.Has "monitoring.coreos.com/v1" }}
+{{- if and (not $has) (eq .monitor.renderMode "failIfMissing") }}
+{{- fail (printf "this cluster knows no %s: install the Prometheus Operator first, or set renderMode to skipIfMissing" .kind) }}
+{{- end }}
+{{- if or $has (eq .monitor.renderMode "alwaysRender") }}true{{ end }}
+{{- end }}
+{{- end }}

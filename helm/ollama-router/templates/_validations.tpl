@@ -1,0 +1,74 @@
+{{/* Values that contradict one another: one line each, all at once. */}}
+{{- define "ollama-router.problems" -}}
+{{- range $key, $said := dict "nodes" "nodes" "aliases" "aliases" "discovery" "discovery" "store" "redis or externalRedis" "auth" "auth" "shutdown" "shutdown" "tracing" "tracing" "listen" "service" "metrics_listen" "metrics.port" }}
+{{- if hasKey $.Values.config $key }}
+- config.{{ $key }}: the chart says this itself; set {{ $said }} at the top instead
+{{- end }}
+{{- end }}
+{{- if and .Values.config.existingConfigMap (gt (len (omit .Values.config "existingConfigMap" "existingConfigMapKey")) 0) }}
+- config: existingConfigMap holds a whole configuration, and other settings stand beside it; remove one of them
+{{- end }}
+{{- if and (gt (int (include "ollama-router.replicasMax" .)) 1) (not (include "ollama-router.hasStore" .)) (not .Values.config.existingConfigMap) }}
+- {{ include "ollama-router.replicasMax" . }} replicas and nothing that they share: each would give away every slot of every node. Set redis.enabled=true or externalRedis.url, or replicaCount=1
+{{- end }}
+{{- if and .Values.redis.enabled (include "ollama-router.hasExternalRedis" .) }}
+- redis.enabled and externalRedis are both set: which one is it?
+{{- end }}
+{{- with .Values.externalRedis }}
+{{- if and (or .existingSecretPasswordKey .existingSecretUrlKey) (not .existingSecret) }}
+- externalRedis names a key of a Secret and no Secret: set externalRedis.existingSecret
+{{- end }}
+{{- if and .tls.enabled .url }}
+- externalRedis.tls.enabled goes with externalRedis.host; in externalRedis.url write rediss://
+{{- end }}
+{{- end }}
+{{- if and .Values.auth.enabled (not .Values.auth.existingSecret) (not .Values.auth.apiKeys) }}
+- auth.enabled and nobody has a key: give auth.existingSecret (docs/teams.md says what stands in it)
+{{- end }}
+{{- if and .Values.auth.existingSecret .Values.auth.apiKeys }}
+- auth.existingSecret and auth.apiKeys are both set: remove the plain keys
+{{- end }}
+{{- if and .Values.autoscaling.enabled .Values.keda.enabled }}
+- autoscaling.enabled and keda.enabled would both scale the Deployment: choose one
+{{- end }}
+{{- if and .Values.keda.enabled (not .Values.keda.triggers) }}
+- keda.enabled and keda.triggers is empty: by what shall it scale?
+{{- end }}
+{{- if and .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled }}
+- metrics.serviceMonitor and metrics.podMonitor would both scrape every pod: choose one
+{{- end }}
+{{- if and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.enabled) }}
+- metrics.serviceMonitor needs the Service of metrics.enabled
+{{- end }}
+{{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
+- httpRoute.enabled and httpRoute.parentRefs is empty: which Gateway is it for?
+{{- end }}
+{{- if and .Values.tracing.enabled (not .Values.tracing.endpoint) }}
+- tracing.enabled and tracing.endpoint is empty
+{{- end }}
+{{- if and .Values.discovery.dns.enabled (not .Values.discovery.dns.hosts) }}
+- discovery.dns.enabled and discovery.dns.hosts is empty: name headless Services
+{{- end }}
+{{- if and (not .Values.discovery.kubernetes.enabled) (not .Values.discovery.dns.enabled) (not .Values.nodes) (not .Values.config.existingConfigMap) }}
+- there is nothing to route to: set nodes, discovery.kubernetes.enabled or discovery.dns.enabled
+{{- end }}
+{{- with .Values.discovery.kubernetes }}
+{{- if and (has "*" .namespaces) (gt (len .namespaces) 1) }}
+- discovery.kubernetes.namespaces names "*" and others: "*" is all of them already
+{{- end }}
+{{- end }}
+{{- if lt (int (include "ollama-router.gracePeriod" .)) (int (include "ollama-router.leavingSeconds" .)) }}
+- terminationGracePeriodSeconds {{ .Values.terminationGracePeriodSeconds }} is less than shutdown.drainDelaySeconds + shutdown.streamDrainSeconds + 15 = {{ include "ollama-router.leavingSeconds" . }}: streams would be killed. Leave it null, or shorten shutdown.streamDrainSeconds
+{{- end }}
+{{- with .Values.podDisruptionBudget }}
+{{- if and (not (kindIs "invalid" .minAvailable)) (not (kindIs "invalid" .maxUnavailable)) }}
+- podDisruptionBudget has minAvailable and maxUnavailable: Kubernetes takes one of them; set the other to null
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "ollama-router.validate" -}}
+{{- with include "ollama-router.problems" . | trim }}
+{{- fail (printf "\nthese values cannot be:\n%s\n" .) }}
+{{- end }}
+{{- end }}

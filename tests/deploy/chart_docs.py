@@ -1,0 +1,151 @@
+"""README.md and values.schema.json of the chart, from values.yaml: `python -m tests.deploy.chart_docs` writes them.
+
+A `# --` comment above a key describes it; `@open` lets a mapping hold anything, `@enum a b ""` and `@type a b` say what
+a default cannot.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHART = Path(__file__).parents[2] / "helm" / "ollama-router"
+BEGIN, END = "<!-- values -->", "<!-- end of values -->"
+TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+
+
+@dataclass
+class Value:
+    path: tuple[str, ...]
+    default: Any
+    text: str = ""
+    is_open: bool = False
+    enum: list[str] = field(default_factory=list)
+    types: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+    @property
+    def is_group(self) -> bool:
+        return isinstance(self.default, dict) and not self.is_open
+
+
+def values() -> list[Value]:
+    """In the order of the file."""
+    source = (CHART / "values.yaml").read_text()
+    lines = source.splitlines()
+    found: list[Value] = []
+
+    def walk(node: yaml.MappingNode, path: tuple[str, ...]) -> None:
+        for key, child in node.value:
+            at = (*path, key.value)
+            value = _described(Value(at, _plain(child)), _comment(lines, key.start_mark.line))
+            found.append(value)
+            if value.is_group and isinstance(child, yaml.MappingNode):
+                walk(child, at)
+
+    root = yaml.compose(source, yaml.SafeLoader)
+    assert isinstance(root, yaml.MappingNode)
+    walk(root, ())
+    return found
+
+
+def _plain(node: yaml.Node) -> Any:
+    loader = yaml.SafeLoader("")
+    return loader.construct_object(node, deep=True)
+
+
+def _comment(lines: list[str], line: int) -> str:
+    told: list[str] = []
+    while line > 0 and lines[line - 1].strip().startswith("#"):
+        line -= 1
+        told.insert(0, lines[line].strip().removeprefix("#").strip())
+    text = " ".join(told)
+    return text[text.index("-- ") + 3 :] if "-- " in text else ""
+
+
+def _described(value: Value, text: str) -> Value:
+    for directive, rest in re.findall(r"@(open|enum|type)\b([^@]*)", text):
+        if directive == "open":
+            value.is_open = True
+        elif directive == "enum":
+            value.enum = shlex.split(rest)
+        else:
+            value.types = rest.split()
+    value.text = re.split(r"\s*@(?:open|enum|type)\b", text)[0].strip()
+    return value
+
+
+# --- the schema
+
+
+def schema() -> dict[str, Any]:
+    root: dict[str, Any] = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "ollama-router",
+        **_object(),
+    }
+    for value in values():
+        parent = root
+        for step in value.path[:-1]:
+            parent = parent["properties"][step]
+        parent["properties"][value.path[-1]] = _schema_of(value)
+    return root
+
+
+def _object() -> dict[str, Any]:
+    return {"type": "object", "additionalProperties": False, "properties": {}}
+
+
+def _schema_of(value: Value) -> dict[str, Any]:
+    told = {"description": value.text} if value.text else {}
+    if value.is_group:
+        return {**told, **_object()}
+    if value.enum:
+        return {**told, "enum": value.enum}
+    if value.types:
+        return {**told, "type": value.types}
+    kind = TYPES[type(value.default)]
+    if kind == "array" and value.default and all(isinstance(one, str) for one in value.default):
+        return {**told, "type": kind, "items": {"type": "string"}}
+    return {**told, "type": kind, **({"minimum": 0} if kind in ("integer", "number") else {})}
+
+
+# --- the README
+
+
+def table() -> Iterator[str]:
+    yield "| key | default | what it does |"
+    yield "| --- | --- | --- |"
+    for value in values():
+        if not value.is_group:
+            default = json.dumps(value.default, ensure_ascii=False).replace("|", "\\|")
+            text = value.text.replace("|", "\\|")
+            one_of = f" One of {', '.join(one or '``' for one in value.enum)}." if value.enum else ""
+            yield f"| `{value.name}` | `{default}` | {text}{one_of} |"
+
+
+def readme() -> str:
+    """The file as it should be: what a person wrote, with the table renewed."""
+    text = (CHART / "README.md").read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{chr(10).join(table())}\n{END}{after}"
+
+
+def schema_text() -> str:
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    (CHART / "README.md").write_text(readme())
+    (CHART / "values.schema.json").write_text(schema_text())

@@ -1,0 +1,436 @@
+"""The chart: what it renders for every values file, what it refuses, and that it fits the router it installs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("helm_python", reason="no Helm for this platform: the chart is not checked here")
+import helm_python
+
+from router.discovery.api_server import PATHS
+from router.discovery.reflector import Kind
+from router.settings import load_settings
+from router.settings.changes import NEED_RESTART
+from tests.deploy import chart_docs
+from tests.deploy.render import (
+    CHART,
+    CI,
+    ROOT,
+    check,
+    ci_values,
+    config_of,
+    is_foreign,
+    named,
+    objects_of,
+    of_kind,
+    pod_of,
+    problems_of,
+    texts_of,
+    workloads,
+)
+
+NAME = "r-ollama-router"
+each_ci = pytest.mark.parametrize("path", CI, ids=lambda path: path.stem.removesuffix("-values"))
+# Of the router's settings, those that another part of the project brings.
+TO_COME = ("store", "tracing")
+
+
+# --- every values file
+
+
+@each_ci
+def test_helm_finds_nothing_to_say(path: Path) -> None:
+    answer = helm_python.lint(str(CHART), ci_values(path), strict=True)
+    assert not [message for message in answer.get("messages", []) if message.get("severity") != "INFO"], answer
+
+
+@each_ci
+def test_kubernetes_takes_every_object(path: Path) -> None:
+    for one in objects_of(ci_values(path)):
+        if not is_foreign(one):
+            check(one)
+
+
+@each_ci
+def test_no_object_stands_twice_and_all_know_whose_they_are(path: Path) -> None:
+    objects = [one for one in objects_of(ci_values(path)) if "extra" not in one["metadata"]["name"]]
+    objects = [one for one in objects if not one["metadata"]["name"].endswith("-text")]
+    identities = [(one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in objects]
+    assert len(set(identities)) == len(identities)
+    for one in objects:
+        labels = one["metadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "ollama-router"
+        assert labels["app.kubernetes.io/instance"] == "r"
+        assert "helm.sh/chart" in labels
+
+
+@each_ci
+def test_the_router_understands_its_configuration(path: Path, tmp_path: Path) -> None:
+    config = config_of(objects_of(ci_values(path)))
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({key: value for key, value in config.items() if key not in TO_COME}))
+    settings = load_settings(str(file)).settings
+    assert settings.nodes or settings.discovery.is_on
+
+
+@each_ci
+def test_every_environment_variable_is_a_setting(path: Path) -> None:
+    deployment = named(objects_of(ci_values(path)), "Deployment", NAME)
+    variables = {one["name"]: "" for one in pod_of(deployment)["containers"][0].get("env", [])}
+    environ = {name: "x" for name in variables if name != "OLLAMA_ROUTER_STORE__URL"}
+    warned = load_settings(environ={**environ, "OLLAMA_ROUTER_LOG__LEVEL": "debug"}).warnings
+    assert warned == ()
+
+
+@each_ci
+def test_pods_keep_to_the_restricted_profile_and_say_what_they_need(path: Path) -> None:
+    for one in workloads(objects_of(ci_values(path))):
+        pod = pod_of(one)
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] == 65532
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["enableServiceLinks"] is False
+        ours = [c for c in (*pod["containers"], *pod.get("initContainers", [])) if c["image"] != "busybox"]
+        for container in ours:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert "memory" in container["resources"]["limits"]
+            assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+            assert not container["image"].endswith(":latest")
+
+
+@each_ci
+def test_selectors_choose_the_pods_that_are_there_and_hold_no_version(path: Path) -> None:
+    objects = objects_of(ci_values(path))
+    pods = [one["spec"]["template"]["metadata"]["labels"] for one in workloads(objects) if one["kind"] != "Pod"]
+    for service in of_kind(objects, "Service"):
+        selector = service["spec"]["selector"]
+        assert len([labels for labels in pods if selector.items() <= labels.items()]) == 1, service["metadata"]["name"]
+    for one in workloads(objects):
+        if one["kind"] != "Pod":
+            assert not [key for key in one["spec"]["selector"]["matchLabels"] if "version" in key or "chart" in key]
+
+
+# --- what is promised
+
+
+def test_without_a_value_it_looks_for_the_pods_of_the_common_chart_in_its_own_namespace() -> None:
+    objects = objects_of()
+    config = config_of(objects)
+    assert config["discovery"]["kubernetes"] == {
+        "enabled": True,
+        "namespaces": [],
+        "label_selector": "app.kubernetes.io/name=ollama",
+        "service_names": [],
+        "port_name": "http",
+        "port": 11434,
+    }
+    kinds = sorted(one["kind"] for one in objects)
+    assert kinds == ["ConfigMap", "Deployment", "Pod", "Role", "RoleBinding", "Service", "Service", "ServiceAccount"]
+    assert named(objects, "Service", NAME)["spec"]["ports"][0]["port"] == 11434
+    container = pod_of(named(objects, "Deployment", NAME))["containers"][0]
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    assert container["image"] == f"ghcr.io/ollama-router/ollama-router:{version}"
+
+
+def test_the_chart_installs_the_version_it_was_made_for() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version is not None
+    assert chart["appVersion"] == chart["version"] == version[1]
+
+
+def test_its_rights_are_what_the_code_asks_for() -> None:
+    """The only code that asks lists and watches, and every path is of a kind that is granted."""
+    source = (ROOT / "router/discovery/api_server.py").read_text()
+    assert re.findall(r'param_serialize\(\s*"([A-Z]+)"', source) == ["GET"]
+    used = set()
+    for kind, path in PATHS.items():
+        group = "" if path.startswith("/api/v1") else path.split("/")[2]
+        assert path.endswith(f"{{namespace}}/{kind.value}"), "a collection: list and watch, never a single object"
+        used |= {(group, kind.value, verb) for verb in ("list", "watch")}
+    (role,) = of_kind(objects_of(), "Role")
+    granted = {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert granted == used
+    (lesser,) = of_kind(objects_of({"rbac": {"readPods": False}}), "Role")
+    assert [rule["resources"] for rule in lesser["rules"]] == [[Kind.SLICES.value]]
+
+
+def test_rights_stand_where_it_looks() -> None:
+    several = objects_of({"discovery": {"kubernetes": {"namespaces": ["a", "b"]}}})
+    assert [role["metadata"]["namespace"] for role in of_kind(several, "Role")] == ["a", "b"]
+    assert {one["subjects"][0]["namespace"] for one in of_kind(several, "RoleBinding")} == {"llm"}
+    everywhere = objects_of({"discovery": {"kubernetes": {"namespaces": ["*"]}}})
+    assert [role["metadata"]["name"] for role in of_kind(everywhere, "ClusterRole")] == [f"llm-{NAME}"]
+    assert of_kind(everywhere, "Role") == []
+
+
+def test_without_kubernetes_discovery_there_are_no_rights_and_no_token() -> None:
+    objects = objects_of({"discovery": {"kubernetes": {"enabled": False}}, "nodes": ["gpu-1"]})
+    assert of_kind(objects, "Role") == of_kind(objects, "RoleBinding") == []
+    assert pod_of(named(objects, "Deployment", NAME))["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize(("drain", "streams"), [(5, 300), (30, 900), (0, 0)])
+def test_a_pod_has_the_time_that_leaving_takes(drain: int, streams: int) -> None:
+    objects = objects_of({"shutdown": {"drainDelaySeconds": drain, "streamDrainSeconds": streams}})
+    deployment = named(objects, "Deployment", NAME)
+    assert pod_of(deployment)["terminationGracePeriodSeconds"] == drain + streams + 15
+    assert deployment["spec"]["progressDeadlineSeconds"] > drain + streams + 15
+    assert config_of(objects)["shutdown"] == {"drain_delay_s": drain, "stream_drain_s": streams}
+
+
+def test_probes_ask_different_questions() -> None:
+    container = pod_of(named(objects_of(), "Deployment", NAME))["containers"][0]
+    paths = {name: container[name]["httpGet"]["path"] for name in container if name.endswith("Probe")}
+    assert paths == {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
+
+
+def test_a_roll_out_never_takes_a_pod_before_the_next_is_ready() -> None:
+    strategy = named(objects_of(), "Deployment", NAME)["spec"]["strategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+
+
+def restart_mark(config: dict[str, Any], **values: Any) -> str:
+    deployment = named(objects_of({"config": config, **values}), "Deployment", NAME)
+    mark: str = deployment["spec"]["template"]["metadata"]["annotations"]["checksum/restart"]
+    return mark
+
+
+def test_pods_roll_for_what_needs_a_restart_and_for_nothing_else() -> None:
+    basis = restart_mark({})
+    assert restart_mark({"line": {"max_wait_s": 7}}, aliases={"gpt-4": "qwen3"}, nodes=["gpu-1"]) == basis
+    changes: dict[str, Any] = {"pool": "other", "client": {"header_s": 7}, "log": {"format": "text"}}
+    changes |= {"limits": {"stream_buffer_bytes": 7}, "metrics": {"teams": True}, "admin": {"listen": "127.0.0.1:1"}}
+    for key, value in changes.items():
+        assert restart_mark({key: value}) != basis, key
+    groups = {path.partition(".")[0] for path in NEED_RESTART} - {"listen", "metrics_listen", "tls", *TO_COME}
+    assert groups == changes.keys(), "each of them is tried here"
+
+
+def test_every_file_is_mounted_as_a_folder_so_that_changes_arrive() -> None:
+    for path in CI:
+        pod = pod_of(named(objects_of(ci_values(path)), "Deployment", NAME))
+        assert not [mount for mount in pod["containers"][0]["volumeMounts"] if "subPath" in mount]
+
+
+def test_keys_are_known_by_their_digests_only() -> None:
+    values = {"auth": {"enabled": True, "apiKeys": [{"team": "research", "key": "secret-key-of-research"}]}}
+    objects = objects_of(values)
+    keys = yaml.safe_load(named(objects, "Secret", f"{NAME}-keys")["stringData"]["keys.yaml"])
+    assert keys == {"research": [hashlib.sha256(b"secret-key-of-research").hexdigest()]}
+    assert "secret-key-of-research" not in json.dumps(objects)
+    assert config_of(objects)["auth"] == {"required": True, "keys_file": "/etc/ollama-router/keys.yaml"}
+    sources = pod_of(named(objects, "Deployment", NAME))["volumes"][0]["projected"]["sources"]
+    assert sources[1]["secret"]["items"] == [{"key": "keys.yaml", "path": "keys.yaml"}]
+
+
+def test_the_store_is_the_chart_s_own_or_somebody_else_s() -> None:
+    own = objects_of({"redis": {"enabled": True}, "replicaCount": 2})
+    assert config_of(own)["store"] == {
+        "url": f"redis://{NAME}-redis:6379/0",
+        "password_file": "/etc/ollama-router/redis-password",
+    }
+    assert named(own, "PodDisruptionBudget", NAME)["spec"]["maxUnavailable"] == 1
+    theirs = config_of(objects_of(ci_values(CHART / "ci/external-redis-values.yaml")))["store"]
+    assert theirs == {
+        "url": "rediss://ollama-router@redis.example.com:6380/0",
+        "password_file": "/etc/ollama-router/redis-password",
+        "ca_file": "/etc/ollama-router/redis-ca.crt",
+    }
+    by_secret = objects_of(ci_values(CHART / "ci/redis-url-values.yaml"))
+    assert "store" not in config_of(by_secret)
+    (variable,) = pod_of(named(by_secret, "Deployment", NAME))["containers"][0]["env"]
+    assert variable["name"] == "OLLAMA_ROUTER_STORE__URL"
+
+
+def test_a_password_stands_in_no_command_line() -> None:
+    redis = named(objects_of({"redis": {"enabled": True}}), "StatefulSet", f"{NAME}-redis")
+    container = pod_of(redis)["containers"][0]
+    assert "--requirepass" not in json.dumps(container)
+    assert "env" not in container
+
+
+def test_ollama_of_the_chart_is_found_by_its_router() -> None:
+    objects = objects_of({"ollama": {"enabled": True, "models": ["llama3.2:3b"]}})
+    service = named(objects, "Service", f"{NAME}-ollama")
+    assert service["metadata"]["labels"]["app.kubernetes.io/name"] == "ollama"
+    assert [port["name"] for port in service["spec"]["ports"]] == ["http"]
+    server = pod_of(named(objects, "StatefulSet", f"{NAME}-ollama"))["containers"][0]
+    assert {"name": "OLLAMA_NUM_PARALLEL", "value": "4"} in server["env"]
+    assert server["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    routers = named(objects, "Deployment", NAME)["spec"]["selector"]["matchLabels"]
+    assert not routers.items() <= service["spec"]["selector"].items()
+
+
+def test_operators_objects_wait_for_their_kinds() -> None:
+    for mode, count in (("skipIfMissing", 0), ("alwaysRender", 1)):
+        monitor = {"enabled": True, "renderMode": mode}
+        objects = objects_of({"metrics": {"serviceMonitor": monitor, "prometheusRule": monitor}})
+        assert len(of_kind(objects, "ServiceMonitor")) == len(of_kind(objects, "PrometheusRule")) == count
+    missing = {"metrics": {"podMonitor": {"enabled": True, "renderMode": "failIfMissing"}}}
+    assert "this cluster knows no PodMonitor: install the Prometheus Operator first" in problems_of(missing)
+
+
+def test_a_service_monitor_finds_exactly_the_metrics_service() -> None:
+    objects = objects_of(ci_values(CHART / "ci/full-values.yaml"))
+    selector = named(objects, "ServiceMonitor", NAME)["spec"]["selector"]["matchLabels"].items()
+    services = [one["metadata"] for one in of_kind(objects, "Service")]
+    assert [meta["name"] for meta in services if selector <= meta["labels"].items()] == [f"{NAME}-metrics"]
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool on PATH")
+def test_prometheus_takes_the_rules(tmp_path: Path) -> None:
+    objects = objects_of({"metrics": {"prometheusRule": {"enabled": True, "renderMode": "alwaysRender"}}})
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump(named(objects, "PrometheusRule", NAME)["spec"]))
+    done = subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_alert_may_be_left_out() -> None:
+    rule = {"enabled": True, "renderMode": "alwaysRender"}
+    left_out = "OllamaRouterDiscoveryStale"
+    all_of_them = alerts_of({"metrics": {"prometheusRule": rule}})
+    fewer = alerts_of({"metrics": {"prometheusRule": {**rule, "disabledAlerts": [left_out]}}})
+    assert set(all_of_them) - set(fewer) == {left_out}
+
+
+def alerts_of(values: dict[str, Any]) -> list[str]:
+    groups = named(objects_of(values), "PrometheusRule", NAME)["spec"]["groups"] or []
+    return [rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule]
+
+
+def test_each_alert_leads_to_a_page_that_helps() -> None:
+    base = "https://runbooks.example.com"
+    rule = {"enabled": True, "renderMode": "alwaysRender", "runbookUrlBase": base}
+    groups = named(objects_of({"metrics": {"prometheusRule": rule}}), "PrometheusRule", NAME)["spec"]["groups"]
+    urls = [rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"] if "alert" in rule]
+    assert urls
+    assert [url for url in urls if not (ROOT / "docs/runbooks" / url.removeprefix(f"{base}/")).is_file()] == []
+
+
+def test_what_the_project_has_of_dashboards_and_alerts_is_in_the_chart() -> None:
+    """`make chart-files` copies them: Helm packs nothing from outside of its folder."""
+    for pattern, folder in (("dashboards/*.json", "dashboards"), ("dashboards/rules/*.yaml", "alerts")):
+        for path in ROOT.glob(pattern):
+            packed = CHART / folder / path.name
+            assert packed.exists(), "make chart-files"
+            assert packed.read_bytes() == path.read_bytes(), "make chart-files"
+
+
+def test_dashboards_become_config_maps_that_grafana_s_sidecar_finds() -> None:
+    maps = objects_of({"grafanaDashboards": {"enabled": True}})
+    maps = [one for one in of_kind(maps, "ConfigMap") if one["metadata"]["name"] != NAME]
+    assert len(maps) == len(list((CHART / "dashboards").glob("*.json")))
+    for one in maps:
+        assert one["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert one["metadata"]["annotations"] == {"grafana_folder": "Ollama"}
+        assert all(json.loads(text) for text in one["data"].values())
+        assert len(json.dumps(one)) < 900_000
+
+
+# --- what is refused
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"replicaCount": 2}, "2 replicas and nothing that they share"),
+    ({"autoscaling": {"enabled": True}}, "6 replicas and nothing that they share"),
+    (
+        {"redis": {"enabled": True}, "externalRedis": {"url": "redis://a"}},
+        "redis.enabled and externalRedis are both",
+    ),
+    ({"externalRedis": {"host": "a", "existingSecretPasswordKey": "p"}}, "set externalRedis.existingSecret"),
+    ({"externalRedis": {"url": "redis://a", "tls": {"enabled": True}}}, "in externalRedis.url write rediss://"),
+    ({"auth": {"enabled": True}}, "auth.enabled and nobody has a key"),
+    ({"auth": {"existingSecret": "a", "apiKeys": [{"team": "a", "key": "b"}]}}, "remove the plain keys"),
+    (
+        {"redis": {"enabled": True}, "autoscaling": {"enabled": True}, "keda": {"enabled": True, "triggers": [{}]}},
+        "autoscaling.enabled and keda.enabled would both scale",
+    ),
+    ({"redis": {"enabled": True}, "keda": {"enabled": True}}, "keda.triggers is empty"),
+    (
+        {"metrics": {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}},
+        "metrics.serviceMonitor and metrics.podMonitor would both scrape every pod",
+    ),
+    ({"metrics": {"enabled": False, "serviceMonitor": {"enabled": True}}}, "needs the Service of metrics.enabled"),
+    ({"httpRoute": {"enabled": True}}, "which Gateway is it for?"),
+    ({"tracing": {"enabled": True}}, "tracing.endpoint is empty"),
+    ({"discovery": {"dns": {"enabled": True}}}, "name headless Services"),
+    ({"discovery": {"kubernetes": {"enabled": False}}}, "there is nothing to route to"),
+    ({"discovery": {"kubernetes": {"namespaces": ["*", "a"]}}}, 'names "*" and others'),
+    (
+        {"terminationGracePeriodSeconds": 30},
+        "drainDelaySeconds + shutdown.streamDrainSeconds + 15 = 320",
+    ),
+    ({"podDisruptionBudget": {"minAvailable": 1}}, "set the other to null"),
+    ({"config": {"nodes": []}}, "config.nodes: the chart says this itself; set nodes at the top instead"),
+    ({"config": {"store": {}}}, "set redis or externalRedis at the top instead"),
+    ({"config": {"existingConfigMap": "a", "pool": "b"}}, "other settings stand beside it"),
+]
+
+
+@pytest.mark.parametrize(("values", "text"), REFUSED, ids=[text[:40] for _, text in REFUSED])
+def test_values_that_cannot_be_are_refused_with_a_line_that_says_why(values: dict[str, Any], text: str) -> None:
+    assert text in problems_of(values)
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    told = problems_of({"replicaCount": 2, "auth": {"enabled": True}, "config": {"nodes": []}})
+    assert len(re.findall(r"^- ", told, re.MULTILINE)) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"replicas": 2}, "replicas"),
+        ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
+        ({"service": {"type": "Internal"}}, "type"),
+        ({"discovery": {"kubernetes": {"namespaces": "llm"}}}, "namespaces"),
+        ({"replicaCount": -1}, "replicaCount"),
+    ],
+)
+def test_the_schema_refuses_what_the_chart_does_not_know(values: dict[str, Any], word: str) -> None:
+    assert word in problems_of(values)
+
+
+# --- documents
+
+
+def test_the_readme_and_the_schema_say_what_the_values_say() -> None:
+    assert (CHART / "README.md").read_text() == chart_docs.readme(), "python -m tests.deploy.chart_docs"
+    assert (CHART / "values.schema.json").read_text() == chart_docs.schema_text(), "python -m tests.deploy.chart_docs"
+
+
+def test_every_value_says_what_it_does() -> None:
+    assert [value.name for value in chart_docs.values() if not value.is_group and not value.text] == []
+
+
+def test_every_value_is_used() -> None:
+    templates = "".join(path.read_text() for path in (CHART / "templates").rglob("*") if path.is_file())
+    unused = [value.name for value in chart_docs.values() if not value.is_group and value.path[-1] not in templates]
+    # Of probes, all but `enabled` is passed on as it is; so are the two of HTTPRoute's time-outs.
+    passed = ("startupProbe.", "livenessProbe.", "readinessProbe.", "httpRoute.timeouts.")
+    assert [name for name in unused if not name.startswith(passed)] == []
+
+
+def test_notes_tell_the_address_and_what_to_look_out_for() -> None:
+    (notes,) = [text for name, text in texts_of().items() if name.endswith("NOTES.txt")]
+    assert "http://r-ollama-router.llm:11434/v1" in notes
+    assert "WARNING: whoever reaches the Service may use every node" in notes

@@ -1,0 +1,243 @@
+"""On a real Kubernetes, in this order: install without a value, serve, follow pods, survive, upgrade, leave no trace.
+
+RBAC and Pod Security `restricted` are enforced there. `make e2e-kube` runs it; nothing else does.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kube.cluster_house import (
+    CHART,
+    HERE,
+    IMAGE,
+    NAMESPACE,
+    RELEASE,
+    Cluster,
+    cluster,
+    needs_root,
+    until,
+)
+
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600), pytest.mark.xdist_group("kube")]
+CACHE = Path(os.environ.get("KUBE_CACHE", HERE.parents[1] / ".cache" / "kube"))
+STREAMS = 50
+SETTLED = {"ollama-0": "healthy", "ollama-1": "healthy"}
+
+
+@pytest.fixture(scope="module")
+def at() -> Iterator[Cluster]:
+    needs_root()
+    with cluster(CACHE / "bin", CACHE / "state") as found:
+        for archive in ("router.tar", "client.tar", "valkey.tar"):
+            found.load_image(CACHE / "images" / archive)
+        found.run("kubectl", "create", "namespace", NAMESPACE)
+        enforced = "pod-security.kubernetes.io/enforce=restricted"
+        found.run("kubectl", "label", "namespace", NAMESPACE, enforced)
+        found.kubectl("create", "configmap", "simulated-node", f"--from-file={HERE / 'node.py'}")
+        found.kubectl("apply", "-f", "-", given=(HERE / "ollama.yaml").read_text().replace("IMAGE", IMAGE))
+        found.kubectl("rollout", "status", "statefulset/ollama", "--timeout=120s")
+        yield found
+
+
+def settle(at: Cluster) -> None:
+    until(lambda: at.states() == SETTLED, "both nodes are healthy")
+
+
+def test_it_installs_without_a_value_and_tells_what_it_found(at: Cluster) -> None:
+    notes = at.helm("install", RELEASE, str(CHART), "--wait", "--timeout", "120s")
+    assert "2 Ollama pods are ready behind Services labelled app.kubernetes.io/name=ollama in llm." in notes
+    assert "NO NODE" not in notes
+    settle(at)
+    nodes = at.nodes()
+    assert {node["machine"] for node in nodes.values()} == {"lab"}
+
+
+def test_helm_test_passes(at: Cluster) -> None:
+    assert "Phase:          Succeeded" in at.helm("test", RELEASE, "--timeout", "120s")
+
+
+def test_the_official_client_chats_and_streams_from_another_pod(at: Cluster) -> None:
+    result = at.begin_load(streams=4, seconds=5).result()
+    assert result["failed"] == {}
+    assert set(result["done"]) == {"plain", "stream"}
+    assert sum(node["slots"] for node in at.nodes().values()) >= 64, "OLLAMA_NUM_PARALLEL, as the pods say"
+
+
+def test_the_pod_has_no_other_rights_than_to_look(at: Cluster) -> None:
+    account = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
+    for verb, what, answer in (
+        ("list", "endpointslices", "yes"),
+        ("watch", "pods", "yes"),
+        ("get", "secrets", "no"),
+        ("patch", "pods", "no"),
+        ("create", "pods/exec", "no"),
+    ):
+        assert at.kubectl("auth", "can-i", verb, what, f"--as={account}", may_fail=True).strip() == answer, (verb, what)
+
+
+def test_nodes_come_and_go_under_load_and_no_call_fails(at: Cluster) -> None:
+    load = at.begin_load(streams=10, seconds=30)
+    at.kubectl("scale", "statefulset/ollama", "--replicas=3")
+    until(lambda: at.states().get("ollama-2") == "healthy", "the third node is healthy")
+    at.kubectl("scale", "statefulset/ollama", "--replicas=2")
+    until(lambda: at.states() == SETTLED, "the third node is gone")
+    assert load.result()["failed"] == {}
+
+
+def test_an_annotation_empties_a_node_and_status_says_when_it_is_safe(at: Cluster) -> None:
+    load = at.begin_load(streams=10, seconds=20)
+    at.kubectl("annotate", "pod", "ollama-0", "ollama-router.io/drain=true")
+    until(lambda: at.states().get("ollama-0") == "draining", "the node drains")
+    until(lambda: at.nodes()["ollama-0"]["is_idle"], "nothing runs there any more")
+    at.kubectl("annotate", "pod", "ollama-0", "ollama-router.io/drain-")
+    settle(at)
+    assert load.result()["failed"] == {}
+
+
+def test_a_pod_that_is_deleted_ends_what_it_has_and_its_successor_is_another_start(at: Cluster) -> None:
+    load = at.begin_load(streams=10, seconds=25)
+    at.kubectl("delete", "pod", "ollama-1", "--wait=false")
+    until(lambda: at.states().get("ollama-1") != "healthy", "it is seen leaving")
+    until(lambda: at.states() == SETTLED, "its successor is healthy")
+    assert load.result()["failed"] == {}
+
+
+def test_a_node_that_is_killed_costs_its_open_streams_and_nothing_after_them(at: Cluster) -> None:
+    load = at.begin_load(streams=10, seconds=20)
+    at.kubectl("delete", "pod", "ollama-1", "--grace-period=0", "--force")
+    until(lambda: at.states() == SETTLED, "its successor is healthy")
+    failed = load.result()["failed"]
+    assert sum(failed.values()) <= 12, failed
+    assert at.begin_load(streams=4, seconds=3).result()["failed"] == {}
+
+
+def test_an_upgrade_and_a_roll_back_under_open_streams_fail_no_call(at: Cluster) -> None:
+    before = {pod["metadata"]["name"] for pod in routers(at)}
+    load = at.begin_load(streams=STREAMS, seconds=60)
+    at.helm("upgrade", RELEASE, str(CHART), "--set", "config.log.format=text", "--wait", "--timeout", "200s")
+    between = {pod["metadata"]["name"] for pod in routers(at)}
+    assert before.isdisjoint(between)
+    at.helm("rollback", RELEASE, "1", "--wait", "--timeout", "200s")
+    result = load.result()
+    assert result["failed"] == {}
+    assert result["done"]["stream"] > STREAMS
+
+
+def routers(at: Cluster) -> list[dict[str, object]]:
+    pods = at.items("pods")
+    return [
+        pod
+        for pod in pods
+        if pod["metadata"].get("labels", {}).get("app.kubernetes.io/component") == "router"
+        and "deletionTimestamp" not in pod["metadata"]
+    ]
+
+
+def test_a_change_of_the_list_arrives_without_a_restart(at: Cluster) -> None:
+    before = {pod["metadata"]["name"] for pod in routers(at)}
+    at.helm("upgrade", RELEASE, str(CHART), "--set", "nodes={http://192.0.2.77:11434}", "--wait", "--timeout", "120s")
+    until(lambda: "192.0.2.77:11434" in at.states(), "the node of the list is known")
+    assert {pod["metadata"]["name"] for pod in routers(at)} == before
+    at.helm("rollback", RELEASE, "--wait", "--timeout", "120s")
+    settle(at)
+
+
+def test_a_router_that_is_killed_is_replaced_and_serves(at: Cluster) -> None:
+    (pod,) = routers(at)
+    at.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
+    at.kubectl("rollout", "status", f"deployment/{RELEASE}", "--timeout=120s")
+    settle(at)
+    assert at.begin_load(streams=4, seconds=3).result()["failed"] == {}
+
+
+def asked_with(at: Cluster, key: str) -> str:
+    """The status of a list that is asked for with this key."""
+    url = f"http://{RELEASE}:11434/v1/models"
+    code = (
+        "import sys, urllib.request as u, urllib.error as e\n"
+        "try: print(u.urlopen(u.Request(sys.argv[1], headers={'Authorization': 'Bearer ' + sys.argv[2]})).status)\n"
+        "except e.HTTPError as error: print(error.code)"
+    )
+    return at.kubectl("exec", f"deploy/{RELEASE}", "--", "python3", "-c", code, url, key).strip()
+
+
+def test_keys_are_asked_for_and_rotated_without_a_restart(at: Cluster) -> None:
+    first, second = "first-key-of-research", "second-key-of-research"
+
+    def give(key: str) -> None:
+        keys = ("--set", "auth.enabled=true", "--set", f"auth.apiKeys[0].team=research,auth.apiKeys[0].key={key}")
+        at.helm("upgrade", RELEASE, str(CHART), *keys, "--wait", "--timeout", "200s")
+
+    give(first)
+    until(lambda: asked_with(at, first) == "200", "the key is known")
+    assert asked_with(at, second) == "401"
+    assert "Phase:          Succeeded" in at.helm("test", RELEASE, "--timeout", "120s")
+    before = {pod["metadata"]["name"] for pod in routers(at)}
+    give(second)
+    until(lambda: asked_with(at, second) == "200", "the next key is known, as soon as kubelet has brought it")
+    assert asked_with(at, first) == "401"
+    assert {pod["metadata"]["name"] for pod in routers(at)} == before
+    at.helm("upgrade", RELEASE, str(CHART), "--wait", "--timeout", "200s")
+
+
+def test_uninstalling_leaves_nothing(at: Cluster) -> None:
+    at.helm("uninstall", RELEASE, "--wait", "--timeout", "200s")
+    kinds = "all,configmaps,secrets,serviceaccounts,roles,rolebindings,persistentvolumeclaims,networkpolicies,ingresses"
+    selector = f"app.kubernetes.io/instance={RELEASE}"
+    until(lambda: not at.kubectl("get", kinds, "-l", selector, "-o", "name").strip(), "nothing of the release is left")
+    clusterwide = at.run("kubectl", "get", "clusterroles,clusterrolebindings", "-l", selector, "-o", "name")
+    assert clusterwide.strip() == ""
+
+
+def test_the_chart_s_valkey_runs_and_asks_for_its_password(at: Cluster) -> None:
+    shown = at.helm("template", "kv", str(CHART), "--set", "redis.enabled=true", "--show-only", "templates/redis.yaml")
+    at.kubectl("apply", "-f", "-", given=shown)
+    name = "statefulset/kv-ollama-router-redis"
+    at.kubectl("rollout", "status", name, "--timeout=120s")
+    assert "NOAUTH" in at.kubectl("exec", name, "--", "valkey-cli", "ping")
+    command = 'REDISCLI_AUTH="$(cat /etc/redis/password)" valkey-cli config get maxmemory-policy'
+    assert "noeviction" in at.kubectl("exec", name, "--", "sh", "-c", command)
+    at.kubectl("delete", "-f", "-", given=shown)
+
+
+def test_without_helm_the_same_router_serves(at: Cluster) -> None:
+    overlay = str(CHART.parents[1] / "k8s" / "overlays" / "dev")
+    at.kubectl("apply", "-k", overlay)
+    at.kubectl("rollout", "status", f"deployment/{RELEASE}", "--timeout=120s")
+    settle(at)
+    assert at.begin_load(streams=2, seconds=2).result()["failed"] == {}
+    at.kubectl("delete", "-k", overlay)
+
+
+def test_where_no_node_is_the_notes_say_why(at: Cluster) -> None:
+    at.kubectl("delete", "service", "ollama")
+    until(lambda: not at.items("endpointslices"), "the slices are gone")
+    notes = at.helm("install", RELEASE, str(CHART), "--wait", "--timeout", "120s")
+    assert "NO NODE FOUND: no Service in llm is labelled app.kubernetes.io/name=ollama." in notes
+    at.helm("uninstall", RELEASE, "--wait", "--timeout", "120s")
+
+
+@pytest.mark.parametrize("path", sorted(CHART.glob("ci/*.yaml")), ids=lambda path: path.stem.removesuffix("-values"))
+def test_the_api_server_takes_what_every_values_file_makes(at: Cluster, path: Path) -> None:
+    """Strictly, and with the published definitions of the operators' kinds."""
+    for name in definitions(at):
+        at.run("kubectl", "apply", "--server-side", "-f", name)
+    for namespace in ("lab", "monitoring"):
+        at.run("kubectl", "create", "namespace", namespace, may_fail=True)
+    # This cluster speaks IPv4 only.
+    one_family = ("--set", "service.ipFamilies={IPv4},service.ipFamilyPolicy=SingleStack")
+    objects = at.helm("template", "full", str(CHART), "--values", str(path), *one_family)
+    at.run("kubectl", "apply", "--dry-run=server", "--validate=strict", "-f", "-", given=objects)
+
+
+def definitions(at: Cluster) -> list[str]:
+    known = at.run("kubectl", "get", "crds", "-o", "name")
+    if "scaledobjects.keda.sh" in known:
+        return []
+    return subprocess.run([HERE / "crds.sh"], capture_output=True, text=True, check=True).stdout.split()
