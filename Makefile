@@ -91,9 +91,9 @@ sim-large: $(DEV)  ## 1,000 nodes and 100 models, and what one decision costs th
 	$(PY) -m bench.large $(ARGS)
 
 lock:  ## resolve the locked requirements anew, after a change in pyproject.toml
-	$(UV) pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 \
+	$(UV) pip compile pyproject.toml --extra tracing --upgrade --universal --generate-hashes --python-version 3.11 \
 		--no-header --no-annotate --quiet -o requirements.lock
-	printf 'hatchling>=1.27\neditables>=0.5\n' | $(UV) pip compile pyproject.toml - --group dev --constraint requirements.lock --upgrade \
+	printf 'hatchling>=1.27\neditables>=0.5\n' | $(UV) pip compile pyproject.toml - --extra tracing --group dev --constraint requirements.lock --upgrade \
 		--universal --generate-hashes --python-version 3.11 --no-header --no-annotate --quiet -o requirements-dev.lock
 
 clean:  ## remove .venv and every cache

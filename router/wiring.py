@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
+from typing import TYPE_CHECKING
 
 from router import meaning
 from router.admission import Admission
@@ -39,7 +40,6 @@ from router.server.show import NODE_S, QUESTIONS_MAX, Shows
 from router.server.tls import ListenerTls
 from router.settings import Loaded, Origin, Settings, host_port, is_loopback
 from router.store.memory import MemoryStore
-from router.telemetry.gauges import Sources
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
 from router.telemetry.observer import Telemetry
@@ -48,6 +48,10 @@ from router.upstream.node_api import HttpNodeApi
 from router.upstream.pool import ConnectionPool
 from router.upstream.resolver import Resolver
 from router.wiring_admin import listen_admin
+from router.wiring_telemetry import count_evictions, metrics_of, observer_of, tracing
+
+if TYPE_CHECKING:
+    from router.telemetry.tracing import Tracer
 
 log = logging.getLogger("router")
 
@@ -116,7 +120,8 @@ async def running(
     preparer = Preparer()
     prepared = preparer.prepare(loaded)
     async with AsyncExitStack() as stack:
-        parts, loops = await _parts(stack, prepared, logs, rng)
+        tracer = await stack.enter_async_context(tracing(loaded, rng))
+        parts, loops = await _parts(stack, prepared, logs, rng, tracer)
         listener = await _listen(stack, prepared.settings, parts)
         _warn_if_open(prepared.settings)
         metrics_port = await _listen_probes(stack, prepared.settings, parts)
@@ -146,7 +151,9 @@ async def running(
         )
 
 
-async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Random) -> tuple[Parts, Loops]:
+async def _parts(
+    stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Random, tracer: Tracer | None
+) -> tuple[Parts, Loops]:
     """All that serves calls but for the sockets, and the loops that keep it fresh."""
     settings, clock = prepared.settings, SystemClock()
     store = MemoryStore(clock, rng, prepared.line_limits)
@@ -157,7 +164,7 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
     stack.push_async_callback(connections.close)
     discovery = StaticDiscovery(prepared.nodes)
     # The keeper comes after what it tells: metrics look it up at the scrape.
-    metrics = _metrics(settings, store, discovery, logs, lambda: keeper)
+    metrics = metrics_of(settings, store, discovery, logs, lambda: keeper)
     keeper = FleetKeeper(
         store,
         clock,
@@ -183,7 +190,7 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
     placer = Placer(
         api=api, keeper=keeper, store=store, clock=clock, mode=settings.placement.mode, observe=metrics.load_ended
     )
-    pipeline = await _pipeline(prepared, store, keeper, connections, Telemetry(metrics, logs), clock, rng)
+    pipeline = await _pipeline(prepared, store, keeper, connections, observer_of(metrics, logs, tracer), clock, rng)
     lifecycle = Lifecycle(meaning.drain_limits(settings))
     buffers = Buffers(settings.limits.buffered_bytes)
     parts = Parts(
@@ -192,7 +199,7 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
         buffers=buffers,
         connections=connections,
         discovery=discovery,
-        inference=_inference(settings, pipeline, clock, lifecycle, buffers),
+        inference=_inference(settings, pipeline, clock, lifecycle, buffers, tracer),
         keeper=keeper,
         lifecycle=lifecycle,
         logs=logs,
@@ -214,6 +221,7 @@ def _loops(stack: AsyncExitStack, parts: Parts) -> Loops:
     unloader = Unloader(parts.api, parts.keeper, parts.store, lambda: parts.placer.mode)
     parts.keeper.on_unload = unloader.want
     loops.start("unloader", unloader.run())
+    count_evictions(parts, unloader, SystemClock())
     loops.start("heartbeat", beat_for_ever(parts.store))
     loops.start("alias watch", watch_aliases(lambda: parts.keeper.snapshot, lambda: parts.pipeline.rules.aliases))
     loops.start("loop lag", watch_lag(parts.metrics.loop_lagged))
@@ -245,8 +253,13 @@ async def _pipeline(  # noqa: PLR0917 - joined here and nowhere else
     )
 
 
-def _inference(
-    settings: Settings, pipeline: Pipeline, clock: SystemClock, lifecycle: Lifecycle, buffers: Buffers
+def _inference(  # noqa: PLR0917 - as above
+    settings: Settings,
+    pipeline: Pipeline,
+    clock: SystemClock,
+    lifecycle: Lifecycle,
+    buffers: Buffers,
+    tracer: Tracer | None,
 ) -> Inference:
     return Inference(
         pipeline,
@@ -256,6 +269,7 @@ def _inference(
         stall_s=settings.client.client_stall_s,
         fresh_id=_ids(),
         is_leaving=lambda: lifecycle.is_leaving,
+        begin_trace=tracer.begin if tracer is not None else None,
     )
 
 
@@ -317,24 +331,6 @@ async def _listen_probes(stack: AsyncExitStack, settings: Settings, parts: Parts
     port, close = await listen_pages(probes, *host_port(settings.metrics_listen))
     stack.push_async_callback(close)
     return port
-
-
-def _metrics(
-    settings: Settings, store: MemoryStore, discovery: StaticDiscovery, logs: Logs, keeper: Callable[[], FleetKeeper]
-) -> Metrics:
-    sources = Sources(
-        snapshot=lambda: keeper().snapshot,
-        occupancy=lambda: store.occupancy,
-        lines=store.lines,
-        queue_limit=lambda key: store.limits.of(key),  # noqa: PLW0108 - the limits may be set anew
-        circuits=lambda: keeper().circuits(),
-        discovered=lambda: {discovery.source: len(discovery.nodes)},
-        log_lines_dropped=lambda: logs.dropped,
-    )
-    told = settings.metrics
-    named = meaning.named_models(settings)
-    teams_max = told.teams_max if told.teams else None
-    return Metrics(sources, models_max=told.models_max, named=named, teams_max=teams_max)
 
 
 def _ids() -> Callable[[], str]:

@@ -74,6 +74,8 @@ class FleetKeeper:
         self.on_unload: Callable[[str], None] = lambda key: None
         # Told the keys of a copy that became ready with a known context. Set by whoever holds the waiting calls.
         self.on_context: Callable[[Sequence[str]], None] = lambda keys: None
+        # Told what was believed of a node before and what is now. Set by whoever counts evictions.
+        self.on_swap: Callable[[Node | None, Node], None] = lambda before, after: None
 
     def __repr__(self) -> str:
         return f"<FleetKeeper {self.snapshot!r}>"
@@ -113,7 +115,7 @@ class FleetKeeper:
             # Another count, or the store would take it for the start that it knew and ignore what is seen of it.
             self._vitals[spec.name] = Vitals(returns=left.returns + 1 if left is not None else 0)
         vitals = self._vitals[spec.name]
-        incarnation = await self._store.incarnate(spec.name, _start_of(spec, vitals))
+        incarnation = await self._store.incarnate(spec.name, health.start_of(spec, vitals))
         known = self.snapshot.nodes.get(spec.name, Node(spec))
         self._swap(replace(known, spec=spec, incarnation=incarnation))
 
@@ -286,6 +288,8 @@ class FleetKeeper:
         self._on_circuit(key[0], new.circuit)
         if new.circuit is Circuit.OPEN:
             log.warning("circuit of %s on %s is open for %.0f s", key[1] or "all", key[0], new.until_s - now_s)
+        elif new.circuit is Circuit.CLOSED:
+            log.info("circuit of %s on %s is closed again", key[1] or "all", key[0])
         await self._tell_gate(key)
 
     async def _tell_gate(self, key: tuple[str, str | None]) -> None:
@@ -314,7 +318,7 @@ class FleetKeeper:
         log.info("node %s is %s, was %s", name, new.health, old.health)
         incarnation = node.incarnation
         if new.returns != old.returns:
-            incarnation = await self._store.incarnate(name, _start_of(node.spec, new))
+            incarnation = await self._store.incarnate(name, health.start_of(node.spec, new))
         if new.health is Health.DOWN:
             await self._store.drop_node(name, node.incarnation)
         # Read again: others may have swapped while the store was asked.
@@ -337,13 +341,9 @@ class FleetKeeper:
     def _swap(self, node: Node) -> None:
         before = self.snapshot.nodes.get(node.name)
         self.snapshot = self.snapshot.with_node(node)
+        self.on_swap(before, node)
         for weights, copy in node.copies.items():
             known = before.copies.get(weights) if before is not None else None
             is_old = known is not None and (known.state, known.num_ctx) == (copy.state, copy.num_ctx)
             if copy.state is CopyState.READY and copy.num_ctx and not is_old:
                 self.on_context(copy.keys)
-
-
-def _start_of(spec: NodeSpec, vitals: Vitals) -> str:
-    """Names one start of the node: another pod, or back after it was down."""
-    return f"{spec.uid}/{vitals.returns}"

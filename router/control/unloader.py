@@ -39,6 +39,7 @@ class Unloader:
         self._mode = mode
         self._wanted: dict[str, None] = {}
         self._is_wanted = asyncio.Event()
+        self.unloading: set[tuple[str, str]] = set()  # by (node, weights)
 
     def __repr__(self) -> str:
         return f"<Unloader {len(self._wanted)} wanted>"
@@ -64,11 +65,18 @@ class Unloader:
             return
         if not await self._store.begin(*row.copy, loading=False, epoch=EPOCH):
             return
+        self.unloading.add(row.copy)
+        try:
+            await self._ask_to_unload(row)
+            # After a failure as well: the next probe says what is there, and nobody is sent to what may be gone.
+            await self._keeper.not_loaded(row.node, row.weights)
+        finally:
+            self.unloading.discard(row.copy)
+
+    async def _ask_to_unload(self, row: Row) -> None:
         try:
             await self._api.unload(self._keeper.spec_of(row.node), row.name)
         except NodeFailed as failed:
             log.warning("unloading %s on %s failed: %s", row.name, row.node, failed.text)
         else:
             log.info("unloaded %s on %s, as a team asked", row.name, row.node)
-        # After a failure as well: the next probe says what is there, and nobody is sent to what may be gone.
-        await self._keeper.not_loaded(row.node, row.weights)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 
-from router.fleet.node import Health
+from router.fleet.node import Health, NodeSpec
 
 DOWN_AFTER = 3  # failed probes in a row: one lost packet is no outage, 6 s of silence are
 BACK_AFTER = 2  # good probes in a row: a server that starts may answer once and die
@@ -98,3 +98,8 @@ def next_probe_in_s(health: Health, fails: int, interval_s: float, rng: random.R
         wait_s = min(interval_s * 2**doublings, max(PROBE_INTERVAL_S_MAX, interval_s))
     jittered_s = wait_s * rng.uniform(1 - JITTER, 1 + JITTER)
     return min(jittered_s, max(PROBE_INTERVAL_S_MAX, interval_s))
+
+
+def start_of(spec: NodeSpec, vitals: Vitals) -> str:
+    """Names one start of the node: another pod, or back after it was down."""
+    return f"{spec.uid}/{vitals.returns}"

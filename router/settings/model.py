@@ -26,6 +26,7 @@ from router.settings.groups import (
     ShutdownSettings,
     TimeoutSettings,
     TlsSettings,
+    TracingSettings,
     comma_list,
 )
 from router.settings.nodes import NodeSettings, node_spec
@@ -88,6 +89,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
     cors: CorsSettings = CorsSettings()
     shutdown: ShutdownSettings = ShutdownSettings()
 
