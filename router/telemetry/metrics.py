@@ -142,17 +142,17 @@ class Metrics:
     def _exemplify(self, record: Record, labels: Labels, trace_id: str) -> None:
         wall_s = record.arrived_wall_s + record.duration_s
         self._duration.exemplify(labels, record.duration_s, trace_id, wall_s)
-        if record.attempts and record.first_token_s is not None:
+        if record.attempts and record.is_stream and record.first_token_s is not None:
             start = "cold" if record.is_cold else "warm"
             self._first_token.exemplify((*labels[:2], start), record.first_token_s, trace_id, wall_s)
 
     def _note_pace(self, record: Record, route: str, model: str) -> None:
         first_s = record.first_token_s
-        if first_s is None:
-            return
+        if first_s is None or not record.is_stream:
+            return  # a plain answer comes as a whole: its first byte tells nothing of its first token
         self._first_token.observe((route, model, "cold" if record.is_cold else "warm"), first_s)
         tokens = record.output_tokens
-        if record.is_stream and tokens is not None and tokens > 1:
+        if tokens is not None and tokens > 1:
             decode_s = record.duration_s - first_s
             self._per_token.observe((route, model), decode_s / (tokens - 1))
             self._decode_tokens.add((record.node, model), tokens - 1)

@@ -72,6 +72,7 @@ def test_every_plain_setting_can_be_said_in_the_environment() -> None:
         "cors.origins": "https://chat.example.com",
         "aliases": '{"gpt-4": "qwen3"}',
         "line.models": '{"qwen3": {"max_waiting": 1}}',
+        "tracing.endpoint": "http://collector:4318",
     }
     for path in setting_paths():
         if "[]" in path or "<" in path:
