@@ -29,7 +29,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet install
 
 OLLAMA_HERE := http://127.0.0.1:11434
 
-.PHONY: help run demo test e2e e2e-clients fuzz check fmt lint contracts types bench sim sim-large lock clean
+.PHONY: help run demo observe test e2e e2e-clients fuzz check fmt lint contracts types bench sim sim-large lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*  ## (.*)/\1\t\2/' | expand -t 12
@@ -83,6 +83,9 @@ types: $(DEV)  ## mypy, strict
 
 bench: $(DEV)  ## CPU and latency beside nginx and others in the same run; ARGS=--quick for a look
 	$(PY) -m bench $(ARGS)
+
+observe: $(DEV)  ## a simulated pool under load with a real Prometheus, rules loaded; needs prometheus on PATH
+	@exec $(PY) -m bench.observe $(ARGS)
 
 sim: $(RUNTIME)  ## ours, rivals and the floor on every scenario of bench/scenarios, in virtual time
 	@for scenario in $(SCENARIOS); do $(PY) -m router simulate $$scenario $(ARGS) && echo || exit 1; done
