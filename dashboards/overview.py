@@ -146,7 +146,8 @@ def reliability() -> Row:
         lines("Retries", "Attempts that were followed by another one, by why; none of them is seen by the client (retries_total).", parts("retries_total", "reason"), "reqps"),
         lines("Taken over", "Retries that another node took (failovers_total).", parts("failovers_total", "reason"), "reqps"),
         lines("Breakers that changed", "By the state that they came into (circuit_state_changes_total).", parts("circuit_state_changes_total", "state"), "short"),
-        lines("Next targets", "Targets of aliases that were passed over for the next, by why (alias_fallbacks_total).", parts("alias_fallbacks_total", "alias, reason"), "reqps"),
+        lines("Next targets", "Targets of aliases that were passed over for the next, by why, and calls that the next one's line took (alias_fallbacks_total, alias_overflows_total).",
+              [*parts("alias_fallbacks_total", "alias, reason"), (f"{rate('alias_overflows_total')} or vector(0)", "overflow")], "reqps"),
         lines("Guards", "Calls in which a guard changed or refused something (guard_actions_total).", parts("guard_actions_total", "guard, action"), "reqps"),
     ])  # fmt: skip
 

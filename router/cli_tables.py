@@ -97,6 +97,9 @@ def explanation(answer: Item) -> str:
     parts = [answer["verdict"]["text"]]
     parts += [table(header, rows)] if rows else []
     lines = [_line(line) for line in answer["lines"]]
+    lines += [
+        f"after {after_s:g} s in line it stands in that of {model} as well" for model, after_s in answer["overflows"]
+    ]
     if answer["is_sampled"]:
         lines.append("so many copies that a call looks at a sample of them: another call may see others")
     return "\n\n".join([*parts, "\n".join(lines)])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from router.errors import Allowance, Outcome, Refusal, Rejection
+from router.errors import Allowances, Outcome, Refusal, Rejection
 from router.fleet.node import NodeSpec
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import CopyReport, Gate, Lease, LineView, Place, Ticket
@@ -42,7 +42,9 @@ class Store(Protocol):
         """Raises RateLimited, TeamQueueFull, QueueFull. Repeated with the same id and attempt it answers the same."""
         ...
 
-    async def widen(self, ticket_id: str, targets: tuple[str, ...]) -> Lease | Place: ...
+    async def widen(self, ticket_id: str, targets: tuple[str, ...]) -> Lease | Place:
+        """Into further lines, but for full ones. Raises Unavailable for a ticket that neither waits nor is served."""
+        ...
 
     async def place_of(self, ticket_id: str) -> Place | None:
         """Where it stands by now; None when it does not wait, or when nobody can say at once."""
@@ -250,8 +252,7 @@ class Record:
     passed: tuple[str, ...] = ()  # why targets of the alias were passed over: a label of alias_fallbacks_total
     guarded: tuple[str, ...] = ()  # what guards did: guard and action, labels of guard_actions_total
     team: str = ""  # empty for a call that was refused before it was known whose it is
-    requests_left: Allowance | None = None  # of its team's limits, where it has any and the store has told
-    tokens_left: Allowance | None = None
+    left: Allowances | None = None  # of its team's limits, where it has any and the store has told
     node: str = ""
     attempts: int = 0
     status: int = 0  # as sent, 499 for a client that left before its status line
@@ -259,6 +260,7 @@ class Record:
     rejection: Rejection | None = None
     reason: str = ""  # why this node: the label of routing_decisions_total
     affinity: str = ""  # hit, spilled or miss: the label of affinity_total; empty where it is no conversation
+    is_overflow: bool = False  # at a further target of its alias, whose line it stood in as well
     is_stream: bool = False
     is_cold: bool = False  # waited for a load
     body_bytes: int = 0

@@ -220,13 +220,18 @@ class Placer:
                 await self._keeper.kept(load.node, weights)
 
     async def _resident(self, node: Node) -> Sequence[PsEntry]:
+        """What it has in memory now. The keeper hears it before anybody places again: by the next probe a copy that has
+        just come would take no room, and one that has just gone would still get calls."""
+        asked_at_s = self._store.now_s()
         try:
             async with asyncio.timeout(MEMORY_READ_S):
-                body, _ = await self._api.ps(node.spec)
-            return parse_ps(body, key_of)
+                body, node_now_s = await self._api.ps(node.spec)
+            entries = parse_ps(body, key_of)
         except (NodeFailed, MalformedReport, TimeoutError) as error:
             log.warning("what %s has in memory stays unknown until the next probe: %s", node.name, error)
             return ()
+        await self._keeper.saw_ps(node.name, entries, node_now_s or self._clock.wall_s(), asked_at_s)
+        return entries
 
     def _note_failure(self, copy: tuple[str, str], failed: NodeFailed) -> None:
         if copy not in self._failures and len(self._failures) >= FAILURES_MAX:

@@ -34,6 +34,7 @@ _BECAUSE = {
     Reason.AFFINITY: "it has this conversation",
     Reason.LEAST_BUSY: "the least busy",
     Reason.COLD_LOAD: "its model was just loaded there",
+    Reason.OVERFLOW: "it had a slot first",
     Reason.FALLBACK: "only copies that are otherwise avoided are there",
 }
 

@@ -163,8 +163,10 @@ class Admin:
             raise AdminRefusal(
                 404, f"team {team} may not see {name.display}: to its calls it is unknown (teams.{team}.models)"
             )
-        targets = aliases.candidates(name.key, team) if name.key in aliases.names else (name.key,)
-        return Question(model, targets, query.get("affinity", ""), num_ctx)
+        is_alias = name.key in aliases.names
+        targets = aliases.candidates(name.key, team) if is_alias else (name.key,)
+        overflows = aliases.overflows(name.key, team) if is_alias else ()
+        return Question(model, targets, query.get("affinity", ""), num_ctx, overflows)
 
     async def _circumstances(self, targets: Sequence[str] = ()) -> Circumstances:
         """Copied where it changes under a reader's eyes."""

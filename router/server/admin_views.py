@@ -123,6 +123,7 @@ def lines_view(lines: Iterable[LineView]) -> list[View]:
         {
             "model": line.model,
             "waiting": line.depth,
+            "overflowed": line.overflowed,
             "max_waiting": line.max_waiting,
             "oldest_wait_s": line.oldest_wait_s,
             "granted_per_s": line.drain_per_s,

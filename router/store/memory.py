@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from random import Random
 from types import MappingProxyType
 from typing import TypeVar
@@ -94,6 +95,9 @@ class MemoryStore(Store):
         if isinstance(value, Lease):
             self._tickets.pop(ticket_id, None)
             self._leases[ticket_id] = value
+        elif (ticket := self._tickets.get(ticket_id)) is not None:
+            every = tuple(dict.fromkeys((*ticket.targets, *targets)))
+            self._tickets[ticket_id] = replace(ticket, targets=every)  # a hello names all its lines
         return value
 
     async def place_of(self, ticket_id: str) -> Place | None:

@@ -71,7 +71,8 @@ _TABLE = (
     Family("request_tokens", HISTOGRAM, ("model", "type"), "L", "Tokens of one call, as nodes counted them.", TOKENS),
     Family("request_body_bytes", HISTOGRAM, ("route",), "L", "Bodies as they arrived.", BODY_BYTES),
     Family("requests_in_flight", GAUGE, ("route", "model"), "L", "Calls at a node; waiting ones are in queue_depth."),
-    Family("queue_depth", GAUGE, ("model",), "L", "Calls that wait in line."),
+    Family("queue_depth", GAUGE, ("model",), "L",
+           "Calls that wait in line; those that overflowed stand in several."),
     Family("queue_limit", GAUGE, ("model",), "L",
            "Calls that may wait in line; compare with sum by (model) (queue_depth), with max over replicas."),
     Family("rejections_total", COUNTER, ("model", "reason"), "L", "Calls that the router itself refused.",
@@ -86,6 +87,8 @@ _TABLE = (
     Family("alias_fallbacks_total", COUNTER, ("alias", "reason"), "L",
            "Targets of an alias that a call passed over for the next: unknown, cloud, no_node, not_loaded, "
            "load_failed, failed or incapable."),
+    Family("alias_overflows_total", COUNTER, ("alias", "model"), "L",
+           "Calls of an alias that were served by a target whose line they had joined later, by which."),
     Family("guard_actions_total", COUNTER, ("guard", "action"), "L",
            "Calls whose num_ctx, options, keep_alive or unload a guard cut, clamped, refused or ignored."),
     Family("upstream_requests_total", COUNTER, ("node", "model", "outcome"), "L", "Attempts at a node that ended."),

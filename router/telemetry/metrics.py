@@ -65,6 +65,7 @@ class Metrics:
         self._affinity = self._counter("affinity_total")
         self._affinity_tokens = self._counter("affinity_tokens_total")
         self._passed = self._counter("alias_fallbacks_total")
+        self._overflows = self._counter("alias_overflows_total")
         self._guarded = self._counter("guard_actions_total")
         self._attempts = self._counter("upstream_requests_total")
         self._attempt_time = self._histogram("upstream_request_duration_seconds")
@@ -135,6 +136,8 @@ class Metrics:
             self._note_retries(record, model)
         for reason in record.passed:
             self._passed.add((record.alias, reason))
+        if record.is_overflow:
+            self._overflows.add((record.alias, model))
         for done in record.guarded:
             guard, _, action = done.partition(" ")
             self._guarded.add((guard, action))

@@ -311,7 +311,18 @@ def test_an_alias_says_all_it_means() -> None:
         ("x: {targets: [{model: m}],\n    fallbacks: [n, x]}", "3: aliases.x.fallbacks[1]: leads back to itself"),
         ("x: {targets: [{model: m}], teams: {t: {targets: []}}}", "2: aliases.x.teams.t.targets: names no model"),
         ("x: {targets: [{model: m}], teams: {' ': {}}}", "2: aliases.x: a team's name is empty"),
-        ("x: {targets: [{model: m}], overflow_after_s: 3}", "2: aliases.x.overflow_after_s: unknown setting"),
+        (
+            "x: {targets: [{model: m}], overflow_after_s: 3}",
+            "2: aliases.x.overflow_after_s: leads nowhere: name a fallback",
+        ),
+        (
+            "x: {targets: [{model: m}], fallbacks: [n], overflow_after_s: -1}",
+            "2: aliases.x.overflow_after_s: input should",
+        ),
+        (
+            "x: {targets: [{model: m}], fallbacks: [n], overflow_after_s: .inf}",
+            "2: aliases.x.overflow_after_s: input should",
+        ),
         ("x: {targets: [{model: m}], overrides: {num_ctx: 0}}", "2: aliases.x.overrides.num_ctx: input should be"),
     ],
 )
