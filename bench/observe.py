@@ -120,7 +120,7 @@ class Load:
     def _other_call(self) -> tuple[str, dict[str, Any]]:
         drawn = self._rng.random()
         if drawn < 0.35:
-            options = {"num_ctx": 8192, "num_predict": 80}
+            options = {"num_ctx": 2048, "num_predict": 80}
             body = {"model": "llama3.2:3b", "messages": [_said("user", self._words())], "options": options}
             return "/api/chat", body
         if drawn < 0.6:

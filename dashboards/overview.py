@@ -120,7 +120,7 @@ def capacity() -> Row:
         lines("In line", "Calls that wait, by model (queue_depth).", [(together("queue_depth", "model", 'model=~"$model"'), "{{model}}")], "short", stacked=True),
         lines("Wait in line", "Time in line of calls that got a slot (queue_wait_seconds).", quantiles("queue_wait_seconds", 'result="dispatched"'), "s"),
         lines("Slots", "Calls that loaded copies take at once, and those taken (node_slots, node_slots_used).", [(slots, "slots"), (used, "taken")], "short"),
-        lines("Slots taken", "Share of the slots that are taken (node_slots_used / node_slots).", [(f"{used} / ({slots} > 0)", "taken")], "percentunit", limit=at.SLOTS_SHARE),
+        lines("Slots taken", "Share of the slots that are taken; calls of copies that are going are left out (node_slots_used / node_slots).", [(f"clamp_max({used} / ({slots} > 0), 1)", "taken")], "percentunit", limit=at.SLOTS_SHARE),
         lines("How full lines are", "Calls in line over how many may wait (queue_depth / queue_limit).", [(full, "{{model}}")], "percentunit", limit=at.QUEUE_SHARE),
         lines("Waits by their end", "Calls that stood in line, by how that ended (queue_wait_seconds).", [(rate("queue_wait_seconds_count", "result"), "{{result}}")], "reqps", stacked=True),
     ])  # fmt: skip

@@ -283,6 +283,8 @@ class TracingSettings(Group):
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("should be a URL such as http://collector:4318")
+        if parts.username or parts.password:
+            raise ValueError("has credentials in it: a URL is shown and logged, so give them in headers_file")
         return endpoint if parts.path.strip("/") else f"{endpoint.rstrip('/')}/v1/traces"
 
 

@@ -114,7 +114,8 @@ def _copy_cpu_bytes(at: Moment) -> Iterator[Sample]:
 
 
 def _node_model_context_tokens(at: Moment) -> Iterator[Sample]:
-    return _by_copy(at, lambda copy: copy.num_ctx, max)
+    """None for a copy of ours that no probe has seen yet: its context is not known."""
+    return (sample for sample in _by_copy(at, lambda copy: copy.num_ctx, max) if sample[1])
 
 
 def _node_model_expiry_timestamp_seconds(at: Moment) -> Iterator[Sample]:

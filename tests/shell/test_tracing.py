@@ -216,3 +216,5 @@ def test_an_endpoint_without_a_path_means_where_traces_go() -> None:
     assert Settings(tracing={"endpoint": "https://x/otlp/traces"}).tracing.endpoint == "https://x/otlp/traces"
     with pytest.raises(ValueError, match="should be a URL"):
         Settings(tracing={"endpoint": "collector:4318"})
+    with pytest.raises(ValueError, match="give them in headers_file"):
+        Settings(tracing={"endpoint": "http://me:secret@collector:4318"})
