@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -45,7 +45,6 @@ class Row:
     title: str
     panels: Sequence[Panel]
     repeat: str = ""  # a variable: one such row for each of its values
-    is_closed: bool = field(default=False)
 
 
 def selector(name: str, more: str = "") -> str:
