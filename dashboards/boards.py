@@ -49,6 +49,10 @@ def all_nodes() -> Row:
         timeline("State", "The state of each node (node_state).", node_states(NODE), NODE_STATES),
         timeline("Breakers", "Copies and nodes that get no calls, or one at a time (circuit_state).", circuits(NODE), {"0": ("closed", GREEN), "1": ("open", RED)}),
         in_memory(NODE),
+        lines("Thrash", "Pairs of models that evicted one another in the last 10 minutes: they do not fit together (thrash_pairs).",
+              [(f"{highest('thrash_pairs', 'node', NODE)} or vector(0)", "{{node}}")], "short", width=12),
+        lines("Slots of copies", "What a copy serves at once: declared, and learned where calls have shown another number (copy_slots).",
+              [(highest("copy_slots", "node, model, kind", NODE), "{{node}} {{model}} {{kind}}")], "short", width=12),
         table("Nodes", "What each node says of itself, and its slots (node_info, node_slots, node_slots_used).", [
             (highest("node_info", "node, version, zone", NODE), ""),
             (highest("node_slots", "node", NODE), ""),
@@ -125,7 +129,12 @@ def models() -> Json:
             lines("Tokens that a cache may have saved", "Input tokens of conversations, by where they went: those of hit at most are saved (affinity_tokens_total).",
                   [(rate("affinity_tokens_total", "result", MODEL), "{{result}}")], "short", stacked=True),
         ]),
-        Row("Copies", [in_memory(MODEL)]),
+        Row("Copies", [
+            in_memory(MODEL),
+            lines("Declared and ready", "Copies of the models in placement.models: how many there should be, and are (model_copies).",
+                  [(f"{highest('model_copies', 'model, kind', MODEL)} or vector(0)", "{{model}} {{kind}}")], "short", width=12),
+            lines("Spilled", "What of each copy is not in video memory (copy_cpu_bytes).", [(highest("copy_cpu_bytes", "node, model", MODEL), "{{node}} {{model}}")], "bytes", width=12),
+        ]),
     ]  # fmt: skip
     return board(
         "ollama-router-models",

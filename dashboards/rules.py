@@ -255,6 +255,15 @@ def about_models() -> list[Alert]:
             "{{ $labels.model }} is asked for, and no node that takes calls has it.",
         ),
         Alert(
+            "OllamaRouterModelSingleReplica",
+            f'max by ({by_model}) ({PREFIX}model_copies{{kind="declared"}}) > 1\n'
+            f'and max by ({by_model}) ({PREFIX}model_nodes{{state="available"}}) == 1',
+            "30m",
+            "info",
+            "One node is left for {{ $labels.model }}",
+            "placement.models asks for several copies of {{ $labels.model }}, and one node that takes calls has it.",
+        ),
+        Alert(
             "OllamaRouterQueueSaturated",
             f"sum by ({by_model}) ({PREFIX}queue_depth) / max by ({by_model}) ({PREFIX}queue_limit) > {at.QUEUE_SHARE:g}",
             "5m",

@@ -25,7 +25,7 @@ from router.policy.splices import changes_of
 from router.policy.ticket import check_context, ticket_for
 from router.seams import Call, Clock, FleetView, Observer, Record, Reply, Store
 from router.upstream import own
-from router.upstream.attempt import Attempt
+from router.upstream.attempt import Attempt, ran_of
 from router.upstream.course import Course, follow, may_turn, shown, turn
 from router.upstream.errand import Errand, Reading, Terms, errand_for
 from router.upstream.forward import forward
@@ -157,7 +157,7 @@ class Pipeline:
                         raise
                     hold.outcome, hold.tokens = self._settle(record, attempt)
                     # Before the slot goes to the next in line: it must not be handed a copy that has just died.
-                    await self._fleet.attempt_ended(lease, attempt.failure, shown(attempt))
+                    await self._fleet.attempt_ended(lease, attempt.failure, shown(attempt), ran_of(attempt))
             except UNSERVABLE as refusal:
                 following = self._turn(course, refusal, rules.reach, record, live)
             else:
@@ -260,6 +260,7 @@ class Pipeline:
             is_alias=bool(plan.alias),
             overrides=plan.first.overrides,
             loaded_ctx=self._fleet.loaded_ctx(lease.node, lease.weights),
+            is_kept=rules.keeps(self._fleet.snapshot, lease),
         )
         note_guarded(record, changes.guarded)
         return errand_for(
@@ -273,6 +274,7 @@ class Pipeline:
             via=self._via,
             decision=decision_headers(call, record, self._clock.wall_s()),
             terms=Terms(due, limits.idle_s),
+            beside=self._store.occupancy.get((lease.node, lease.weights), 1),
             credentials=self._connections.credentials(spec),
         )
 

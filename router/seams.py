@@ -11,6 +11,7 @@ from router.errors import Allowances, Outcome, Refusal, Rejection
 from router.fleet.node import NodeSpec
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import CopyReport, Gate, Lease, LineView, Place, Ticket
+from router.policy.concurrency import Ran
 from router.policy.retry import Failure
 from router.wire.endpoints import Endpoint
 from router.wire.trace import Trace
@@ -134,8 +135,11 @@ class FleetView(Protocol):
         """Of a node that there is a lease on: it may have left since, and its running calls still end there."""
         ...
 
-    async def attempt_ended(self, lease: Lease, failure: Failure | None, outcome: Outcome) -> None:
-        """What traffic showed of a copy and its node; never called for a client that left."""
+    async def attempt_ended(
+        self, lease: Lease, failure: Failure | None, outcome: Outcome, ran: Ran | None = None
+    ) -> None:
+        """What traffic showed of a copy and its node; never called for a client that left. `ran`: of an answer that
+        took a slot and came at its node's own pace."""
         ...
 
     def loaded_ctx(self, node: str, weights: str) -> int:

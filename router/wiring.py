@@ -21,7 +21,9 @@ from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
 from router.control.prober import Prober
 from router.control.replicas import beat_for_ever, watch_lag
+from router.control.slots import SlotLearner
 from router.control.unloader import Unloader
+from router.control.watch import Watch
 from router.discovery.static import StaticDiscovery
 from router.errors import Rejection
 from router.lifecycle import Lifecycle, Loops, Phase
@@ -33,9 +35,8 @@ from router.server.buffers import Buffers
 from router.server.catalog import Catalog
 from router.server.descriptors import connections_within
 from router.server.inference import Inference
-from router.server.listen import ClientListener, listen_clients, listen_pages
+from router.server.listen import ClientListener, listen_clients
 from router.server.pages import Pages
-from router.server.probes import Probes
 from router.server.show import NODE_S, QUESTIONS_MAX, Shows
 from router.server.tls import ListenerTls
 from router.settings import Loaded, Origin, Settings, host_port, is_loopback
@@ -48,7 +49,8 @@ from router.upstream.node_api import HttpNodeApi
 from router.upstream.pool import ConnectionPool
 from router.upstream.resolver import Resolver
 from router.wiring_admin import listen_admin
-from router.wiring_telemetry import count_evictions, metrics_of, observer_of, tracing
+from router.wiring_metrics import metrics_of
+from router.wiring_telemetry import listen_probes, observer_of, tracing
 
 if TYPE_CHECKING:
     from router.telemetry.tracing import Tracer
@@ -124,7 +126,8 @@ async def running(
         parts, loops = await _parts(stack, prepared, logs, rng, tracer)
         listener = await _listen(stack, prepared.settings, parts)
         _warn_if_open(prepared.settings)
-        metrics_port = await _listen_probes(stack, prepared.settings, parts)
+        metrics_port, close_probes = await listen_probes(prepared.settings, parts)
+        stack.push_async_callback(close_probes)
         reloader = Reloader(rereading.origin, prepared, preparer, parts)
         admin_port, close_admin = await listen_admin(reloader, parts, SystemClock().now_s)
         stack.push_async_callback(close_admin)
@@ -155,16 +158,14 @@ async def _parts(
     stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Random, tracer: Tracer | None
 ) -> tuple[Parts, Loops]:
     """All that serves calls but for the sockets, and the loops that keep it fresh."""
-    settings, clock = prepared.settings, SystemClock()
+    settings, clock, resolver = prepared.settings, SystemClock(), Resolver()
     store = MemoryStore(clock, rng, prepared.line_limits)
     access = AccessBook()
     access.replace(prepared.accesses)
-    resolver = Resolver()
     connections = ConnectionPool(connect_s=settings.timeouts.connect_s, resolve=resolver.addresses, access=access.of)
     stack.push_async_callback(connections.close)
     discovery = StaticDiscovery(prepared.nodes)
-    # The keeper comes after what it tells: metrics look it up at the scrape.
-    metrics = metrics_of(settings, store, discovery, logs, lambda: keeper)
+    metrics = metrics_of(settings, store, discovery, logs, lambda: keeper, lambda: placer, lambda: parts.watch)
     keeper = FleetKeeper(
         store,
         clock,
@@ -190,9 +191,9 @@ async def _parts(
     placer = Placer(
         api=api, keeper=keeper, store=store, clock=clock, mode=settings.placement.mode, observe=metrics.load_ended
     )
+    placer.declarations.declared = meaning.declarations(settings)
     pipeline = await _pipeline(prepared, store, keeper, connections, observer_of(metrics, logs, tracer), clock, rng)
-    lifecycle = Lifecycle(meaning.drain_limits(settings))
-    buffers = Buffers(settings.limits.buffered_bytes)
+    lifecycle, buffers = Lifecycle(meaning.drain_limits(settings)), Buffers(settings.limits.buffered_bytes)
     parts = Parts(
         access=access,
         api=api,
@@ -209,6 +210,8 @@ async def _parts(
         prober=prober,
         store=store,
         tls=ListenerTls(prepared.serving) if prepared.serving is not None else None,
+        slots=SlotLearner(keeper, store, clock),
+        watch=Watch(keeper, clock, placer.recent, metrics.copy_evicted),
     )
     return parts, _loops(stack, parts)
 
@@ -218,10 +221,21 @@ def _loops(stack: AsyncExitStack, parts: Parts) -> Loops:
     stack.push_async_callback(loops.close)
     loops.start("discovery", parts.prober.follow(parts.discovery))
     loops.start("placer", parts.placer.run())
-    unloader = Unloader(parts.api, parts.keeper, parts.store, lambda: parts.placer.mode)
+    placer = parts.placer
+    unloader = Unloader(
+        parts.api,
+        parts.keeper,
+        parts.store,
+        lambda: placer.mode,
+        declared=lambda: placer.declarations.holds.declared,
+        on_unload=parts.watch.unloaded,
+    )
+    parts.keeper.on_ran = parts.slots.ended
+    placer.declarations.has_looked = parts.prober.has_looked.is_set
+    loops.start("watch", parts.watch.run())
+    loops.start("slots", parts.slots.run())
     parts.keeper.on_unload = unloader.want
     loops.start("unloader", unloader.run())
-    count_evictions(parts, unloader, SystemClock())
     loops.start("heartbeat", beat_for_ever(parts.store))
     loops.start("alias watch", watch_aliases(lambda: parts.keeper.snapshot, lambda: parts.pipeline.rules.aliases))
     loops.start("loop lag", watch_lag(parts.metrics.loop_lagged))
@@ -319,18 +333,6 @@ async def _pages(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Pag
         is_full=lambda: parts.buffers.is_full,
         on_refused=parts.metrics.refused,
     )
-
-
-async def _listen_probes(stack: AsyncExitStack, settings: Settings, parts: Parts) -> int:
-    checks = {
-        "discovery": parts.prober.has_discovered.is_set,
-        "nodes_asked": parts.prober.has_looked.is_set,
-        "serving": lambda: parts.lifecycle.phase is Phase.SERVING,
-    }
-    probes = Probes(parts.metrics, checks).application()
-    port, close = await listen_pages(probes, *host_port(settings.metrics_listen))
-    stack.push_async_callback(close)
-    return port
 
 
 def _ids() -> Callable[[], str]:

@@ -3,46 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from random import Random
 from typing import TYPE_CHECKING
 
-from router import meaning
-from router.control.evictions import Evictions
-from router.control.keeper import FleetKeeper
-from router.control.unloader import Unloader
-from router.discovery.static import StaticDiscovery
+from router.lifecycle import Phase
 from router.reload import Parts
-from router.seams import Clock
-from router.settings import ConfigError, Loaded, Settings
+from router.server.listen import listen_pages
+from router.server.probes import Probes
+from router.settings import ConfigError, Loaded, Settings, host_port
 from router.settings.files import problem, read_trace_headers
-from router.store.memory import MemoryStore
-from router.telemetry.gauges import Sources
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
 from router.telemetry.observer import Telemetry
 
 if TYPE_CHECKING:
     from router.telemetry.tracing import Tracer
-
-
-def metrics_of(
-    settings: Settings, store: MemoryStore, discovery: StaticDiscovery, logs: Logs, keeper: Callable[[], FleetKeeper]
-) -> Metrics:
-    sources = Sources(
-        snapshot=lambda: keeper().snapshot,
-        occupancy=lambda: store.occupancy,
-        lines=store.lines,
-        queue_limit=lambda key: store.limits.of(key),  # noqa: PLW0108 - the limits may be set anew
-        circuits=lambda: keeper().circuits(),
-        discovered=lambda: {discovery.source: len(discovery.nodes)},
-        log_lines_dropped=lambda: logs.dropped,
-    )
-    told = settings.metrics
-    named = meaning.named_models(settings)
-    teams_max = told.teams_max if told.teams else None
-    return Metrics(sources, models_max=told.models_max, named=named, teams_max=teams_max)
 
 
 def observer_of(metrics: Metrics, logs: Logs, tracer: Tracer | None) -> Telemetry:
@@ -70,8 +47,11 @@ async def tracing(loaded: Loaded, rng: Random) -> AsyncIterator[Tracer | None]:
         await asyncio.to_thread(tracer.close)
 
 
-def count_evictions(parts: Parts, unloader: Unloader, clock: Clock) -> None:
-    def ours() -> set[tuple[str, str]]:
-        return {*parts.placer.leaving, *parts.placer.loading.items(), *unloader.unloading}
-
-    parts.keeper.on_swap = Evictions(parts.metrics.copy_evicted, ours, clock).saw
+async def listen_probes(settings: Settings, parts: Parts) -> tuple[int, Callable[[], Awaitable[None]]]:
+    """Metrics and health: the port, and what closes it."""
+    checks = {
+        "discovery": parts.prober.has_discovered.is_set,
+        "nodes_asked": parts.prober.has_looked.is_set,
+        "serving": lambda: parts.lifecycle.phase is Phase.SERVING,
+    }
+    return await listen_pages(Probes(parts.metrics, checks).application(), *host_port(settings.metrics_listen))

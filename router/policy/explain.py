@@ -53,6 +53,7 @@ class Explanation:
     lines: tuple[Wait, ...]
     overflows: tuple[tuple[str, float], ...]
     is_sampled: bool  # so many copies that only some were scored
+    notes: tuple[str, ...] = ()  # what is worth knowing of the models themselves
 
 
 def explain(question: Question, at: Circumstances, rng: random.Random) -> Explanation:
@@ -72,6 +73,7 @@ def explain(question: Question, at: Circumstances, rng: random.Random) -> Explan
         occupancy=at.occupancy,
         experience=at.experience,
         leaving=at.leaving,
+        holds=at.holds,
     )
     candidates = sorted((candidate_of(key, row, facts) for key, row in rows_of(want, snapshot)), key=in_order)
     refused = _refused_at_once(question, want, decision, at)
@@ -83,7 +85,15 @@ def explain(question: Question, at: Circumstances, rng: random.Random) -> Explan
         lines=tuple(_wait(at.lines[key]) for key in want.targets),
         overflows=question.overflows,
         is_sampled=any(len(snapshot.holding(key).ready.rows) > SAMPLE_MAX for key in want.targets),
+        notes=tuple(_notes(want, at)),
     )
+
+
+def _notes(want: Want, at: Circumstances) -> Iterator[str]:
+    short = (one for one in at.standings if one.declaration.key in want.targets and one.lack is not None)
+    yield from map(verdicts.lack_text, short)
+    skewed = at.troubles.skewed
+    yield from (verdicts.skew_text(key, skewed[key]) for key in want.targets if key in skewed)
 
 
 def _joined(want: Want, at: Circumstances) -> Iterator[LineView]:

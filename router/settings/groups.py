@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
@@ -13,7 +12,8 @@ from pydantic_settings import NoDecode
 from router.policy.guard import KeepAliveGuard, NumCtxGuard
 from router.policy.placement import Mode
 from router.settings.nodes import Group
-from router.settings.values import Duration, ModelKey, Seconds, SecondsOrZero
+from router.settings.values import Duration, ModelKey, SaidWrong, Seconds, SecondsOrZero
+from router.wire.names import is_cloud_key
 from router.wire.origins import origins_of
 
 
@@ -178,12 +178,52 @@ class CloudSettings(Group):
     )
 
 
+class PlacementModelSettings(Group):
+    """Copies that are to be in memory whether anybody calls or not."""
+
+    name: ModelKey = Field(description="A model of the nodes; no alias.")
+    copies: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="On so many nodes at least it is kept in memory. They come where memory is free of what calls use, "
+        "and lines may still take it, that of other models first.",
+    )
+    pin: bool = Field(
+        default=False,
+        description="true: these copies take the memory of models that are not pinned, and no load of the router ever "
+        "takes theirs. Say vram_gib of the nodes, or only Ollama knows what fits beside them.",
+    )
+    nodes: tuple[str, ...] = Field(
+        default=(), description="Names of the nodes that should have them, best first; others only where these cannot."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _takes_memory(cls, name: str) -> str:
+        if is_cloud_key(name):
+            raise ValueError("a cloud model is never loaded: it has no copies")
+        return name
+
+
 class PlacementSettings(Group):
-    mode: Literal[Mode.ON_DEMAND, Mode.OBSERVE] = Field(
+    mode: Mode = Field(
         default=Mode.ON_DEMAND,
         description="on_demand: the router loads the models that calls wait for. observe: it never touches nodes, and "
-        "a model that is loaded nowhere is refused with 503.",
+        "a model that is loaded nowhere is refused with 503. managed: as on_demand, and it keeps the copies of "
+        "placement.models in memory.",
     )
+    models: tuple[PlacementModelSettings, ...] = Field(
+        default=(), description="Models that have copies in memory before anybody calls; with placement.mode: managed."
+    )
+
+    @field_validator("models")
+    @classmethod
+    def _once_each(cls, models: tuple[PlacementModelSettings, ...]) -> tuple[PlacementModelSettings, ...]:
+        for index, model in enumerate(models):
+            if model.name in (other.name for other in models[:index]):
+                raise SaidWrong((index, "name"), f"{model.name} is declared twice")
+        return models
 
 
 class LimitSettings(Group):
@@ -247,45 +287,6 @@ class MetricsSettings(Group):
     teams_max: int = Field(
         default=200, ge=1, description="Teams that get series of their own; further ones share the label 'other'."
     )
-
-
-class TracingSettings(Group):
-    """Spans by OTLP over HTTP; off without an endpoint. Needs the extra `tracing` of the package."""
-
-    endpoint: str | None = Field(
-        default=None,
-        description="OTLP/HTTP receiver, such as http://collector:4318; without a path /v1/traces is added. Calls are "
-        "traced only where this is set.",
-    )
-    headers_file: str | None = Field(
-        default=None,
-        min_length=1,
-        description="File with headers that every export carries, one NAME: VALUE a line: credentials of the receiver.",
-    )
-    sample_ratio: float = Field(
-        default=0.01,
-        ge=0,
-        le=1,
-        description="Share of the calls that are traced, of those that come without a traceparent header; else that "
-        "header says.",
-    )
-    service_name: str = Field(
-        default="ollama-router",
-        min_length=1,
-        description="service.name of the spans. More resource attributes may stand in OTEL_RESOURCE_ATTRIBUTES.",
-    )
-
-    @field_validator("endpoint")
-    @classmethod
-    def _is_url(cls, endpoint: str | None) -> str | None:
-        if endpoint is None:
-            return None
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("should be a URL such as http://collector:4318")
-        if parts.username or parts.password:
-            raise ValueError("has credentials in it: a URL is shown and logged, so give them in headers_file")
-        return endpoint if parts.path.strip("/") else f"{endpoint.rstrip('/')}/v1/traces"
 
 
 class CorsSettings(Group):

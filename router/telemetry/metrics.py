@@ -75,11 +75,11 @@ class Metrics:
         self._decode_tokens = self._counter("node_decode_tokens_total")
         self._decode_time = self._counter("node_decode_seconds_total")
         self._last_load = self._counter("node_model_load_seconds")
-        self._evictions = self._counter("model_evictions_total")
         self._probe_time = self._histogram("node_probe_duration_seconds")
         self._probe_failures = self._counter("node_probe_failures_total")
         self._circuit_changes = self._counter("circuit_state_changes_total")
         self._loads = self._counter("model_loads_total")
+        self._evictions = self._counter("model_evictions_total")
         self._lag = self._histogram("event_loop_lag_seconds")
         self._dropped = self._counter("log_lines_dropped_total")
         self._is_reloaded = self._counter("config_last_reload_successful")
@@ -266,6 +266,8 @@ class Metrics:
             lines=await sources.lines(),
             circuits=sources.circuits(),
             discovered=sources.discovered(),
+            standings=sources.standings(),
+            troubles=sources.troubles(),
             is_degraded=sources.is_degraded(),
             in_flight=dict(self._in_flight),
             queue_limit=sources.queue_limit,

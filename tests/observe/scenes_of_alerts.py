@@ -159,6 +159,11 @@ SCENES: dict[str, Scene] = {
         {of("model_nodes", model="m", state="available"): "0x60", calls("ok", "200"): "7x60"},  # nobody wants it
         "30m", {**JOB, "model": "m"},
     ),
+    "OllamaRouterModelSingleReplica": Scene(
+        {of("model_copies", model="m", kind="declared"): "2x60", of("model_nodes", model="m", state="available"): "1x60"},
+        {of("model_copies", model="m", kind="declared"): "2x60", of("model_nodes", model="m", state="available"): "2x60"},
+        "45m", {**JOB, "model": "m"},
+    ),
     "OllamaRouterQueueSaturated": Scene(
         {of("queue_depth", model="m"): "60x30", of("queue_depth", model="m", instance="r-2"): "40x30",
          of("queue_limit", model="m"): "110x30", of("queue_limit", model="m", instance="r-2"): "110x30"},

@@ -170,7 +170,7 @@ def test_spilled_copies_and_circuits_are_told() -> None:
     said = about(at(snapshot, {("a", "w:x"): 1}, circuits={("a", None): Circuit.HALF_OPEN}))
     assert [(one.node, one.circuit, one.has_room, one.why[1]) for one in said.candidates] == [
         ("a", "half_open", False, "its circuit is half-open"),
-        ("s", "closed", True, "partly in CPU memory: a last resort"),
+        ("s", "closed", True, "partly in CPU memory, 50% of it: a last resort"),
     ]
     assert ending(said) == (End.SERVED, "s", "least_busy")
 
