@@ -83,3 +83,5 @@ class Unloader:
             log.warning("unloading %s on %s failed: %s", row.name, row.node, failed.text)
         else:
             log.info("unloaded %s on %s, as a team asked", row.name, row.node)
+        # After a failure as well: the next probe says what is there, and nobody is sent to what may be gone.
+        await self._keeper.not_loaded(row.node, row.weights)
