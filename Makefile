@@ -29,7 +29,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet install
 
 OLLAMA_HERE := http://127.0.0.1:11434
 
-.PHONY: help run demo test e2e e2e-clients e2e-kube chart-files fuzz check fmt lint contracts types bench sim sim-large lock clean
+.PHONY: help run demo observe test e2e e2e-clients e2e-kube chart-files fuzz check fmt lint contracts types bench sim sim-large lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*  ## (.*)/\1\t\2/' | expand -t 12
@@ -96,6 +96,9 @@ types: $(DEV)  ## mypy, strict
 bench: $(DEV)  ## CPU and latency beside nginx and others in the same run; ARGS=--quick for a look
 	$(PY) -m bench $(ARGS)
 
+observe: $(DEV)  ## a simulated pool under load with a real Prometheus, rules loaded; needs prometheus on PATH
+	@exec $(PY) -m bench.observe $(ARGS)
+
 sim: $(RUNTIME)  ## ours, rivals and the floor on every scenario of bench/scenarios, in virtual time
 	@for scenario in $(SCENARIOS); do $(PY) -m router simulate $$scenario $(ARGS) && echo || exit 1; done
 
@@ -103,9 +106,9 @@ sim-large: $(DEV)  ## 1,000 nodes and 100 models, and what one decision costs th
 	$(PY) -m bench.large $(ARGS)
 
 lock:  ## resolve the locked requirements anew, after a change in pyproject.toml
-	$(UV) pip compile pyproject.toml --upgrade --universal --generate-hashes --python-version 3.11 \
+	$(UV) pip compile pyproject.toml --extra tracing --upgrade --universal --generate-hashes --python-version 3.11 \
 		--no-header --no-annotate --quiet -o requirements.lock
-	printf 'hatchling>=1.27\neditables>=0.5\n' | $(UV) pip compile pyproject.toml - --group dev --constraint requirements.lock --upgrade \
+	printf 'hatchling>=1.27\neditables>=0.5\n' | $(UV) pip compile pyproject.toml - --extra tracing --group dev --constraint requirements.lock --upgrade \
 		--universal --generate-hashes --python-version 3.11 --no-header --no-annotate --quiet -o requirements-dev.lock
 
 clean:  ## remove .venv and every cache

@@ -22,7 +22,7 @@ from bench.rivals import ALIAS, COMMANDS, Contender, NotStarted, Stable
 from bench.stub import MODEL
 
 LIVE_ROWS = ("plain", "stream", "alias", "latency", "many")
-MICRO_ROWS = ("intent", "decision", "store")
+MICRO_ROWS = ("intent", "decision", "store", "telemetry", "scrape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +164,14 @@ async def _start_all(stable: Stable, names: list[str], direct: Contender, report
 def micro(report: Report, rows: list[str], repeats: int) -> None:
     # Not at the top: a row must not fail because another one's part cannot be imported.
     from bench import micro as parts  # noqa: PLC0415
+    from bench import telemetry  # noqa: PLC0415
 
     measures: dict[str, Callable[[int], dict[str, float]]] = {
         "intent": parts.intent,
         "decision": parts.decision,
         "store": parts.store,
+        "telemetry": telemetry.telemetry,
+        "scrape": telemetry.scrape,
     }
     for row in rows:
         say(row)

@@ -85,6 +85,14 @@ ROWS = (
     Row("decision_1000", "one decision, 1,000 nodes, all hold the model", "us", (Bar(600.0),)),
     Row("store", "memory store: take and give back", "us"),
     Row("store_line", "memory store: pass a slot on and stand in line, 10,000 waiting", "us"),
+    Row("seen_metrics", "a call's metrics: CPU", "us"),
+    Row("seen_log", "a call's log line: CPU, its thread included", "us"),
+    Row("seen_traced_0", "a call with tracing on, none sampled: CPU", "us"),
+    Row("seen_traced_1", "a call with tracing on, 1 % sampled: CPU", "us"),
+    Row("seen_traced_100", "a call with tracing on, all sampled: CPU, export included", "us"),
+    Row("scrape_wall", "a scrape: wall time", "ms", (Bar(200.0),)),
+    Row("scrape_gap", "a scrape: longest gap of the loop", "ms"),
+    Row("scrape_series", "a scrape: series", "count"),
 )
 
 

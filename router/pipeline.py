@@ -95,8 +95,9 @@ class Pipeline:
 
     async def serve(self, call: Call, reply: Reply) -> None:
         """The whole of a call. Raises only CancelledError, when the client has gone."""
-        record = Record(call.request_id, call.endpoint.route, call.arrived_s, call.arrived_wall_s)
-        live = LiveCall()
+        trace = call.trace
+        record = Record(call.request_id, call.endpoint.route, call.arrived_s, call.arrived_wall_s, trace=trace)
+        live = LiveCall(trace)
         waiting = WaitingStream(reply, call.request_id, call.arrived_s)
         self._enter(live)
         try:

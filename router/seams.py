@@ -14,6 +14,7 @@ from router.fleet.tickets import CopyReport, Gate, Lease, LineView, Place, Ticke
 from router.policy.concurrency import Ran
 from router.policy.retry import Failure
 from router.wire.endpoints import Endpoint
+from router.wire.trace import Trace
 
 NO_MORE: Mapping[str, object] = MappingProxyType({})
 
@@ -176,6 +177,7 @@ class Call:
     arrived_wall_s: float
     read_body: Callable[[], Awaitable[bytes]]  # raises TooLarge, BuffersFull, BadRequest
     release_body: Callable[[], None]  # the bytes are no longer held
+    trace: Trace | None = None  # None where tracing is off
 
 
 class Flow(Protocol):
@@ -267,6 +269,7 @@ class Record:
     outcome: Outcome = Outcome.OK
     rejection: Rejection | None = None
     reason: str = ""  # why this node: the label of routing_decisions_total
+    affinity: str = ""  # hit, spilled or miss: the label of affinity_total; empty where it is no conversation
     is_overflow: bool = False  # at a further target of its alias, whose line it stood in as well
     is_stream: bool = False
     is_cold: bool = False  # waited for a load
@@ -274,6 +277,7 @@ class Record:
     read_s: float = 0.0  # from arrival to the whole body
     queued_s: float = 0.0  # in all lines together
     queue_result: str = "dispatched"
+    node_s: float = 0.0  # at nodes, all attempts together
     overhead_s: float = 0.0
     first_byte_s: float | None = None  # since arrival
     first_token_s: float | None = None  # since arrival
@@ -285,6 +289,7 @@ class Record:
     phase_left: str = ""  # waiting, prefill, streaming, stalled: where the client left
     retries: list[tuple[str, str]] = field(default_factory=list)  # (node, reason) of attempts that were not the last
     error: str = ""  # text of the refusal, or of the node's error; no prompt ever stands in it
+    trace: Trace | None = None
 
 
 class Observer(Protocol):

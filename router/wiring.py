@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
+from typing import TYPE_CHECKING
 
 from router import meaning
 from router.admission import Admission
@@ -33,9 +34,8 @@ from router.server.buffers import Buffers
 from router.server.catalog import Catalog
 from router.server.descriptors import connections_within
 from router.server.inference import Inference
-from router.server.listen import ClientListener, listen_clients, listen_pages
+from router.server.listen import ClientListener, listen_clients
 from router.server.pages import Pages
-from router.server.probes import Probes
 from router.server.show import NODE_S, QUESTIONS_MAX, Shows
 from router.server.tls import ListenerTls
 from router.settings import Loaded, Origin, Settings, host_port, is_loopback
@@ -50,6 +50,10 @@ from router.upstream.resolver import Resolver
 from router.wiring_admin import listen_admin
 from router.wiring_discovery import joined_discovery, nodes_expected
 from router.wiring_metrics import metrics_of
+from router.wiring_telemetry import listen_probes, observer_of, tracing
+
+if TYPE_CHECKING:
+    from router.telemetry.tracing import Tracer
 
 log = logging.getLogger("router")
 
@@ -118,10 +122,12 @@ async def running(
     preparer = Preparer()
     prepared = preparer.prepare(loaded)
     async with AsyncExitStack() as stack:
-        parts, loops = await _parts(stack, prepared, logs, rng)
+        tracer = await stack.enter_async_context(tracing(loaded, rng))
+        parts, loops = await _parts(stack, prepared, logs, rng, tracer)
         listener = await _listen(stack, prepared.settings, parts)
         _warn_if_open(prepared.settings)
-        metrics_port = await _listen_probes(stack, prepared.settings, parts)
+        metrics_port, close_probes = await listen_probes(prepared.settings, parts)
+        stack.push_async_callback(close_probes)
         reloader = Reloader(rereading.origin, prepared, preparer, parts)
         admin_port, close_admin = await listen_admin(reloader, parts, SystemClock().now_s)
         stack.push_async_callback(close_admin)
@@ -148,9 +154,11 @@ async def running(
         )
 
 
-async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Random) -> tuple[Parts, Loops]:
+async def _parts(
+    stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Random, tracer: Tracer | None
+) -> tuple[Parts, Loops]:
     """All that serves calls but for the sockets, and the loops that keep it fresh."""
-    settings, clock = prepared.settings, SystemClock()
+    settings, clock, resolver = prepared.settings, SystemClock(), Resolver()
     store = MemoryStore(clock, rng, prepared.line_limits)
     access, resolver = AccessBook(), Resolver()
     access.replace(prepared.accesses)
@@ -185,16 +193,15 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
         api=api, keeper=keeper, store=store, clock=clock, mode=settings.placement.mode, observe=metrics.load_ended
     )
     placer.declarations.declared = meaning.declarations(settings)
-    pipeline = await _pipeline(prepared, store, keeper, connections, Telemetry(metrics, logs), clock, rng)
-    lifecycle = Lifecycle(meaning.drain_limits(settings))
-    buffers = Buffers(settings.limits.buffered_bytes)
+    pipeline = await _pipeline(prepared, store, keeper, connections, observer_of(metrics, logs, tracer), clock, rng)
+    lifecycle, buffers = Lifecycle(meaning.drain_limits(settings)), Buffers(settings.limits.buffered_bytes)
     parts = Parts(
         access=access,
         api=api,
         buffers=buffers,
         connections=connections,
         discovery=discovery,
-        inference=_inference(settings, pipeline, clock, lifecycle, buffers),
+        inference=_inference(settings, pipeline, clock, lifecycle, buffers, tracer),
         keeper=keeper,
         lifecycle=lifecycle,
         logs=logs,
@@ -261,8 +268,13 @@ async def _pipeline(  # noqa: PLR0917 - joined here and nowhere else
     )
 
 
-def _inference(
-    settings: Settings, pipeline: Pipeline, clock: SystemClock, lifecycle: Lifecycle, buffers: Buffers
+def _inference(  # noqa: PLR0917 - as above
+    settings: Settings,
+    pipeline: Pipeline,
+    clock: SystemClock,
+    lifecycle: Lifecycle,
+    buffers: Buffers,
+    tracer: Tracer | None,
 ) -> Inference:
     return Inference(
         pipeline,
@@ -272,6 +284,7 @@ def _inference(
         stall_s=settings.client.client_stall_s,
         fresh_id=_ids(),
         is_leaving=lambda: lifecycle.is_leaving,
+        begin_trace=tracer.begin if tracer is not None else None,
     )
 
 
@@ -321,18 +334,6 @@ async def _pages(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Pag
         is_full=lambda: parts.buffers.is_full,
         on_refused=parts.metrics.refused,
     )
-
-
-async def _listen_probes(stack: AsyncExitStack, settings: Settings, parts: Parts) -> int:
-    checks = {
-        "discovery": parts.prober.has_discovered.is_set,
-        "nodes_asked": parts.prober.has_looked.is_set,
-        "serving": lambda: parts.lifecycle.phase is Phase.SERVING,
-    }
-    probes = Probes(parts.metrics, checks).application()
-    port, close = await listen_pages(probes, *host_port(settings.metrics_listen))
-    stack.push_async_callback(close)
-    return port
 
 
 def _ids() -> Callable[[], str]:

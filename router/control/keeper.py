@@ -290,6 +290,8 @@ class FleetKeeper:
         self._on_circuit(key[0], new.circuit)
         if new.circuit is Circuit.OPEN:
             log.warning("circuit of %s on %s is open for %.0f s", key[1] or "all", key[0], new.until_s - now_s)
+        elif new.circuit is Circuit.CLOSED:
+            log.info("circuit of %s on %s is closed again", key[1] or "all", key[0])
         await self._tell_gate(key)
 
     async def _tell_gate(self, key: tuple[str, str | None]) -> None:

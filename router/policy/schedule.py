@@ -29,6 +29,14 @@ class Reason(StrEnum):
     OVERFLOW = "overflow"  # its target's line was too long: a further target of its alias had a slot first
 
 
+class Affinity(StrEnum):
+    """Where a conversation went: label of `affinity_total`."""
+
+    HIT = "hit"  # to the copy of its key
+    SPILLED = "spilled"  # that copy was too busy
+    MISS = "miss"  # no copy may serve now that could have it
+
+
 @dataclass(frozen=True, slots=True)
 class Want:
     """What a call asks of a node. `num_ctx` is 0 when it asks for none; `affinity` is empty when it has none."""
@@ -47,6 +55,7 @@ class Decision:
     preferred: tuple[str, ...]
     reason: Reason
     affine: str = ""  # the node of the affinity key, with room or without
+    is_keyed: bool = False  # has an affinity key; told where nothing is `affine`
 
     def reason_of(self, node: str) -> Reason:
         """For the node that the store chose after all."""
@@ -55,6 +64,12 @@ class Decision:
         if node and node == self.affine:
             return Reason.AFFINITY
         return Reason.LEAST_BUSY
+
+    def affinity_of(self, node: str) -> str:
+        """What became of the affinity key on this node: a value of Affinity, empty without a key."""
+        if self.affine:
+            return Affinity.HIT if node == self.affine else Affinity.SPILLED
+        return Affinity.MISS if self.is_keyed else ""
 
 
 def schedule(want: Want, snapshot: Snapshot, occupancy: Mapping[tuple[str, str], int], rng: random.Random) -> Decision:
@@ -73,7 +88,7 @@ def schedule(want: Want, snapshot: Snapshot, occupancy: Mapping[tuple[str, str],
             first = decision
         names.extend(decision.preferred)
     if first is None:
-        return Decision((), Reason.COLD_LOAD)
+        return Decision((), Reason.COLD_LOAD, is_keyed=bool(want.affinity))
     if len(want.targets) == 1:
         return first
     return Decision(tuple(dict.fromkeys(names))[:PREFERRED_MAX], first.reason, first.affine)
@@ -126,4 +141,4 @@ def _with_last_resort(
     more = [row.node for _, _, row in nsmallest(PREFERRED_MAX - len(decision.preferred), scored)]
     if not more or decision.preferred:
         return Decision((*decision.preferred, *more), decision.reason, decision.affine)
-    return Decision(tuple(more), Reason.FALLBACK)
+    return Decision(tuple(more), Reason.FALLBACK, is_keyed=bool(want.affinity))

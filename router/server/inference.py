@@ -15,9 +15,12 @@ from router.server.reply import ClientReply
 from router.server.request import ClientRequest
 from router.wire import headers
 from router.wire.endpoints import Endpoint
+from router.wire.trace import Trace
 
 # Of people, and of the official SDKs in all languages; all of them in seconds.
 TIMEOUT_HEADERS = ("x-request-timeout", "x-stainless-read-timeout", "x-stainless-timeout")
+
+BeginTrace = Callable[[str, Sequence[headers.Pair]], Trace]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,9 @@ class Inference:
         stall_s: float,
         fresh_id: Callable[[], str],
         is_leaving: Callable[[], bool],
+        begin_trace: BeginTrace | None = None,
     ) -> None:
+        """`begin_trace` is None where tracing is off."""
         self._pipeline = pipeline
         self._clock = clock
         self._buffers = buffers
@@ -107,6 +112,7 @@ class Inference:
         self.stall_s = stall_s
         self._fresh_id = fresh_id
         self._is_leaving = is_leaving
+        self._begin_trace = begin_trace
 
     async def serve(
         self,
@@ -172,4 +178,5 @@ class Inference:
             arrived_wall_s=self._clock.wall_s(),
             read_body=read_body,
             release_body=release_body,
+            trace=None if self._begin_trace is None else self._begin_trace(endpoint.path, request.headers),
         )

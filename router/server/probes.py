@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
+from router.telemetry import page
 from router.telemetry.metrics import Metrics
 
 
@@ -40,9 +41,10 @@ class Probes:
         return web.Response(status=200 if is_ready else 503, text=text + "\n")
 
     async def serve_metrics(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": self._metrics.content_type})
+        is_open = page.is_open(request.headers.get("Accept", ""))
+        response = web.StreamResponse(headers={"Content-Type": page.content_type(is_open=is_open)})
         await response.prepare(request)
-        async for piece in self._metrics.render():
+        async for piece in self._metrics.render(is_open=is_open):
             await response.write(piece)
         await response.write_eof()
         return response

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from router.settings.model import Settings
 
-# Sockets, what connections and loops were made with, and labels, which a series has for good. Everything else is taken
-# over by a reload.
+# Sockets, exporters, what connections and loops were made with, and labels, which a series has for good. Everything
+# else is taken over by a reload.
 NEED_RESTART = (
     "pool",
     "listen",
@@ -21,6 +21,10 @@ NEED_RESTART = (
     "limits.stream_buffer_bytes",
     "log.format",
     "metrics.teams",
+    "tracing.endpoint",
+    "tracing.headers_file",
+    "tracing.sample_ratio",
+    "tracing.service_name",
 )
 
 

@@ -66,6 +66,17 @@ def read_keys(loaded: Loaded) -> Keys:
         raise ConfigError([problem(loaded, ("auth", "keys_file"), _told(name, error))]) from None
 
 
+def read_trace_headers(loaded: Loaded) -> tuple[Pair, ...]:
+    """Refuses with ConfigError."""
+    name = loaded.settings.tracing.headers_file
+    if name is None:
+        return ()
+    try:
+        return parse_credentials(_read(name, CREDENTIALS_BYTES_MAX))
+    except (OSError, CredentialsError) as error:
+        raise ConfigError([problem(loaded, ("tracing", "headers_file"), _told(name, error))]) from None
+
+
 def problem(loaded: Loaded, steps: Steps, text: str) -> str:
     return f"{loaded.place(steps)}{dotted(steps)}: {text}"
 

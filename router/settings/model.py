@@ -31,6 +31,7 @@ from router.settings.groups import (
 )
 from router.settings.nodes import NodeSettings, node_spec
 from router.settings.teams import AuthSettings, TeamSettings, access_from, check_names
+from router.settings.tracing import TracingSettings
 from router.settings.values import Address, SaidWrong, comma_list, host_port
 
 
@@ -90,6 +91,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
     cors: CorsSettings = CorsSettings()
     shutdown: ShutdownSettings = ShutdownSettings()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
+from operator import add
 
 from router.fleet.breaker import Circuit
 from router.fleet.node import Copy, CopyState, Health, Node
@@ -120,6 +122,16 @@ def _copy_cpu_bytes(at: Moment) -> Iterator[Sample]:
     return _by_copy(at, lambda copy: copy.size_bytes - copy.vram_bytes)
 
 
+def _node_model_context_tokens(at: Moment) -> Iterator[Sample]:
+    """None for a copy of ours that no probe has seen yet: its context is not known."""
+    return (sample for sample in _by_copy(at, lambda copy: copy.num_ctx, max) if sample[1])
+
+
+def _node_model_expiry_timestamp_seconds(at: Moment) -> Iterator[Sample]:
+    """Infinity is what a copy that stays has: no series, so that nothing compares with it."""
+    return (sample for sample in _by_copy(at, lambda copy: copy.expires_at_s, max) if sample[1] != inf)
+
+
 def _copy_slots(at: Moment) -> Iterator[Sample]:
     for name, node in at.snapshot.nodes.items():
         found: dict[tuple[str, str], int] = {}
@@ -208,6 +220,8 @@ GAUGES: Mapping[str, Gauge] = {
     "node_slots_used": _node_slots_used,
     "node_model_loaded": _node_model_loaded,
     "node_model_vram_bytes": _node_model_vram_bytes,
+    "node_model_context_tokens": _node_model_context_tokens,
+    "node_model_expiry_timestamp_seconds": _node_model_expiry_timestamp_seconds,
     "copy_cpu_bytes": _copy_cpu_bytes,
     "copy_slots": _copy_slots,
     "circuit_state": _circuit_state,
@@ -226,13 +240,16 @@ def _ready(node: Node) -> Iterator[Copy]:
     return (copy for copy in node.copies.values() if copy.state is CopyState.READY)
 
 
-def _by_copy(at: Moment, measure: Callable[[Copy], int]) -> Iterator[Sample]:
+def _by_copy(
+    at: Moment, measure: Callable[[Copy], float], together: Callable[[float, float], float] = add
+) -> Iterator[Sample]:
+    """`together`: what copies are that share a label, as those of unknown or too many models do."""
     for name, node in at.snapshot.nodes.items():
-        sums: dict[str, int] = {}
+        found: dict[str, float] = {}
         for copy in _ready(node):
             label = at.names.label(copy.keys[0]) if copy.keys else UNKNOWN
-            sums[label] = sums.get(label, 0) + measure(copy)
-        yield from (((name, label), total) for label, total in sums.items())
+            found[label] = together(found[label], measure(copy)) if label in found else measure(copy)
+        yield from (((name, label), value) for label, value in found.items())
 
 
 def _first_name(at: Moment, name: str, weights: str) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from router.seams import Record
+from router.telemetry.repeats import Repeats
 
 # About five seconds of one busy process, and 10 MB.
 QUEUE_LINES = 10_000
@@ -140,9 +141,12 @@ class _Handler(logging.Handler):
     def __init__(self, logs: Logs) -> None:
         super().__init__()
         self._logs = logs
+        self._repeats = Repeats()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._logs.put(log_entry(record))
+        left_out = self._repeats.left_out_before(record)
+        if left_out is not None:
+            self._logs.put(log_entry(record, left_out))
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Never reached: `emit` only appends. Overridden since the default writes to stderr and may wait there."""
@@ -187,12 +191,14 @@ def call_entry(record: Record) -> Entry:
         "cold": record.is_cold,
         "retries": [f"{node} {reason}" for node, reason in record.retries],
         "error": record.error[:ERROR_CHARS_MAX],
+        "trace_id": record.trace.trace_id if record.trace is not None else "",
+        "span_id": record.trace.span_id if record.trace is not None else "",
     }
     entry.update((name, value) for name, value in optional.items() if value)
     return entry
 
 
-def log_entry(record: logging.LogRecord) -> Entry:
+def log_entry(record: logging.LogRecord, left_out: int = 0) -> Entry:
     entry: dict[str, object] = {
         "ts": _iso(record.created),
         "level": record.levelname.lower(),
@@ -200,6 +206,8 @@ def log_entry(record: logging.LogRecord) -> Entry:
         "logger": record.name,
         "message": _message(record),
     }
+    if left_out:
+        entry["left_out"] = left_out  # lines like this one, since the last
     if record.exc_info and record.exc_info[0] is not None:
         entry["exception"] = logging.Formatter().formatException(record.exc_info)
     return entry
@@ -223,6 +231,8 @@ def _as_text(entry: Entry) -> str:
     event, message, trace = fields.pop("event"), fields.pop("message", None), fields.pop("exception", None)
     pairs = " ".join(f"{name}={_word(value)}" for name, value in fields.items() if value not in (None, False))
     line = f"{head} {event} {pairs}" if message is None else f"{head} {fields['logger']}: {_one_line(str(message))}"
+    if "left_out" in fields:
+        line += f" (and {fields['left_out']} more like it)"
     return line if trace is None else f"{line}\n{trace}"
 
 

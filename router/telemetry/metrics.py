@@ -6,14 +6,8 @@ its process, platform and collector metrics are used as they are.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
-
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
-from prometheus_client.gc_collector import GCCollector
-from prometheus_client.platform_collector import PlatformCollector
-from prometheus_client.process_collector import ProcessCollector
 
 from router import __version__
 from router.errors import Rejection
@@ -23,11 +17,9 @@ from router.seams import Record
 from router.telemetry.families import FAMILIES, HISTOGRAM
 from router.telemetry.gauges import GAUGES, Moment, Sources
 from router.telemetry.names import UNKNOWN, ModelNames, TeamNames
+from router.telemetry.page import ProcessPart, slices
 from router.telemetry.series import Counter, Histogram, Labels, header, sample_text
 
-# A slice of a scrape: about a millisecond of work, then streams get the loop.
-SLICE_BYTES = 64 * 1024
-SLICE_PIECES = 250
 # Refusals that an operator alerts on stand at 0 from the start, so that their first increase is seen.
 _ALERTED = (Rejection.QUEUE_FULL, Rejection.QUEUE_TIMEOUT, Rejection.NO_NODE, Rejection.MODEL_NOT_FOUND)
 
@@ -37,8 +29,6 @@ class Metrics:
 
     Without `teams_max` no series tells teams apart. What has a label when it is made has it for good.
     """
-
-    content_type = CONTENT_TYPE_PLAIN_0_0_4
 
     def __init__(
         self,
@@ -65,12 +55,15 @@ class Metrics:
         self._overhead = self._histogram("overhead_seconds")
         self._load_time = self._histogram("model_load_seconds")
         self._tokens = self._counter("tokens_total")
+        self._gpu_time = self._counter("team_gpu_seconds_total")
         self._estimated = self._counter("tokens_estimated_total")
         self._call_tokens = self._histogram("request_tokens")
         self._body_bytes = self._histogram("request_body_bytes")
         self._rejections = self._counter("rejections_total")
         self._disconnects = self._counter("client_disconnects_total")
         self._decisions = self._counter("routing_decisions_total")
+        self._affinity = self._counter("affinity_total")
+        self._affinity_tokens = self._counter("affinity_tokens_total")
         self._passed = self._counter("alias_fallbacks_total")
         self._overflows = self._counter("alias_overflows_total")
         self._guarded = self._counter("guard_actions_total")
@@ -78,6 +71,10 @@ class Metrics:
         self._attempt_time = self._histogram("upstream_request_duration_seconds")
         self._retries = self._counter("retries_total")
         self._failovers = self._counter("failovers_total")
+        self._node_tokens = self._counter("node_tokens_total")
+        self._decode_tokens = self._counter("node_decode_tokens_total")
+        self._decode_time = self._counter("node_decode_seconds_total")
+        self._last_load = self._counter("node_model_load_seconds")
         self._probe_time = self._histogram("node_probe_duration_seconds")
         self._probe_failures = self._counter("node_probe_failures_total")
         self._circuit_changes = self._counter("circuit_state_changes_total")
@@ -89,7 +86,7 @@ class Metrics:
         self._reloaded_at_s = self._counter("config_last_reload_success_timestamp_seconds")
         self._reloads = self._counter("config_reloads_total")
         self._discovery_errors = self._counter("discovery_errors_total")
-        self._process = _process_registry()
+        self._process = ProcessPart()
         self._start_at_zero()
         self._note_config(is_ok=True)
 
@@ -118,6 +115,8 @@ class Metrics:
         team = self._team(record.team)
         self._requests.add((route, model, outcome, str(record.status), *team))
         self._duration.observe((route, model, outcome), record.duration_s)
+        if record.trace is not None and record.trace.is_sampled:
+            self._exemplify(record, (route, model, outcome), record.trace.trace_id)
         if record.body_bytes:
             self._body_bytes.observe((route,), record.body_bytes)
         if record.rejection is not None:
@@ -132,6 +131,8 @@ class Metrics:
                 self._decisions.add((self._policy, record.reason))
             self._note_pace(record, route, model)
             self._note_tokens(record, model, team)
+            if self._teams is not None:
+                self._gpu_time.add(team, record.node_s / self._slots_of(record))
         if record.retries:
             self._note_retries(record, model)
         for reason in record.passed:
@@ -142,22 +143,40 @@ class Metrics:
             guard, _, action = done.partition(" ")
             self._guarded.add((guard, action))
 
+    def _exemplify(self, record: Record, labels: Labels, trace_id: str) -> None:
+        wall_s = record.arrived_wall_s + record.duration_s
+        self._duration.exemplify(labels, record.duration_s, trace_id, wall_s)
+        if record.attempts and record.is_stream and record.first_token_s is not None:
+            start = "cold" if record.is_cold else "warm"
+            self._first_token.exemplify((*labels[:2], start), record.first_token_s, trace_id, wall_s)
+
     def _note_pace(self, record: Record, route: str, model: str) -> None:
         first_s = record.first_token_s
-        if first_s is None:
-            return
+        if first_s is None or not record.is_stream:
+            return  # a plain answer comes as a whole: its first byte tells nothing of its first token
         self._first_token.observe((route, model, "cold" if record.is_cold else "warm"), first_s)
         tokens = record.output_tokens
-        if record.is_stream and tokens is not None and tokens > 1:
-            self._per_token.observe((route, model), (record.duration_s - first_s) / (tokens - 1))
+        if tokens is not None and tokens > 1:
+            decode_s = record.duration_s - first_s
+            self._per_token.observe((route, model), decode_s / (tokens - 1))
+            self._decode_tokens.add((record.node, model), tokens - 1)
+            self._decode_time.add((record.node, model), decode_s)
 
     def _note_tokens(self, record: Record, model: str, team: Labels) -> None:
         for kind, tokens in (("input", record.input_tokens), ("output", record.output_tokens)):
             if tokens is not None:
                 self._tokens.add((model, kind, *team), tokens)
+                self._node_tokens.add((record.node, model, kind), tokens)
                 self._call_tokens.observe((model, kind), tokens)
         if record.output_tokens is None and record.content_events:
             self._estimated.add((model, "output"), record.content_events)
+        if record.affinity:
+            self._affinity.add((model, record.affinity))
+            self._affinity_tokens.add((model, record.affinity), record.input_tokens or 0)
+
+    def _slots_of(self, record: Record) -> int:
+        row = self._sources.snapshot().holding(record.model).by_node.get(record.node)
+        return row.slots or 1 if row is not None else 1
 
     def _note_retries(self, record: Record, model: str) -> None:
         followers = [*(node for node, _ in record.retries[1:]), record.node]
@@ -186,6 +205,7 @@ class Metrics:
         self._loads.add((node, label, reason, result))
         if result == "ok":
             self._load_time.observe((label,), duration_s)
+            self._last_load.values[node, label] = duration_s
 
     def copy_evicted(self, node: str, model: str, cause: str) -> None:
         self._evictions.add((node, self._names.label(model), cause))
@@ -226,29 +246,21 @@ class Metrics:
 
     # the page
 
-    async def render(self) -> AsyncIterator[bytes]:
-        """Prometheus text in slices; between two of them everybody else gets the loop."""
+    async def render(self, *, is_open: bool = False) -> AsyncIterator[bytes]:
+        """Prometheus' text in slices; `is_open`: OpenMetrics, which has exemplars."""
         moment = await self._moment()
         for series in self._series.values():
             series.forget_nodes(moment.snapshot.nodes)
-        held: list[str] = []
-        size = 0
-        for piece in self._pieces(moment):
-            held.append(piece)
-            size += len(piece)
-            if size >= SLICE_BYTES or len(held) >= SLICE_PIECES:
-                yield "".join(held).encode()
-                held, size = [], 0
-                await asyncio.sleep(0)
-        yield "".join(held).encode() + generate_latest(self._process)
+        async for part in slices(self._pieces(moment, is_open=is_open), self._process.text(is_open=is_open)):
+            yield part
 
-    def _pieces(self, moment: Moment) -> Iterator[str]:
+    def _pieces(self, moment: Moment, *, is_open: bool) -> Iterator[str]:
         for name, family in FAMILIES.items():
-            yield header(family)
+            yield header(family, is_open=is_open)
             if name in GAUGES:
                 yield from sample_text(family, GAUGES[name](moment))
             else:
-                yield from self._series[name].text()
+                yield from self._series[name].text(has_exemplars=is_open)
 
     async def _moment(self) -> Moment:
         sources = self._sources
@@ -290,11 +302,3 @@ class Metrics:
             at_zero += [(self._rejections, (model, reason.value, *default)) for reason in _ALERTED]
         for counter, labels in at_zero:
             counter.add(labels, 0)
-
-
-def _process_registry() -> CollectorRegistry:
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
-    GCCollector(registry=registry)
-    return registry

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
-from router.telemetry.families import PREFIX, Family
+from router.telemetry.families import COUNTER, PREFIX, Family
 
 Labels = tuple[str, ...]
 Sample = tuple[Labels, float]
+_NONE: Mapping[int, str] = MappingProxyType({})
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
@@ -26,7 +28,8 @@ class Counter:
     def forget_nodes(self, living: Container[str]) -> None:
         _forget(self.family, self.values, living)
 
-    def text(self) -> Iterator[str]:
+    def text(self, *, has_exemplars: bool = False) -> Iterator[str]:
+        """Has none, but is asked as histograms are."""
         # A copy: between two slices of a scrape calls go on and may add series.
         return sample_text(self.family, list(self.values.items()))
 
@@ -34,13 +37,14 @@ class Counter:
 class Histogram:
     """Each series is a list: a count for each bucket, one for what is above them all, and the sum."""
 
-    __slots__ = ("_blank", "_bounds", "family", "values")
+    __slots__ = ("_blank", "_bounds", "_exemplars", "family", "values")
 
     def __init__(self, family: Family) -> None:
         self.family = family
         self._bounds = family.bounds
         self._blank: list[float] = [0] * (len(family.bounds) + 2)
         self.values: dict[Labels, list[float]] = {}
+        self._exemplars: dict[Labels, dict[int, str]] = {}  # by bucket: the last one, as text
 
     def observe(self, labels: Labels, value: float) -> None:
         row = self.values.get(labels)
@@ -49,26 +53,33 @@ class Histogram:
         row[bisect_left(self._bounds, value)] += 1  # le is inclusive
         row[-1] += value
 
+    def exemplify(self, labels: Labels, value: float, trace_id: str, wall_s: float) -> None:
+        """A trace that shows what this value was like; the last one of each bucket is kept."""
+        text = f' # {{trace_id="{trace_id}"}} {value!r} {wall_s:.3f}'
+        self._exemplars.setdefault(labels, {})[bisect_left(self._bounds, value)] = text
+
     def forget_nodes(self, living: Container[str]) -> None:
         _forget(self.family, self.values, living)
 
-    def text(self) -> Iterator[str]:
+    def text(self, *, has_exemplars: bool = False) -> Iterator[str]:
         """One piece a series, never torn: its count and its buckets belong to the same moment."""
         name = PREFIX + self.family.name
         edges = [*(f'le="{bound!r}"}} ' for bound in map(float, self._bounds)), 'le="+Inf"} ']
         for labels, row in list(self.values.items()):
             pairs = _pairs(self.family.labels, labels)
             head = f"{name}_bucket{{{pairs}," if pairs else f"{name}_bucket{{"
+            shown = self._exemplars.get(labels, _NONE) if has_exemplars else _NONE
             lines, total = [], 0.0
-            for edge, count in zip(edges, row, strict=False):
+            for bucket, (edge, count) in enumerate(zip(edges, row, strict=False)):
                 total += count
-                lines.append(f"{head}{edge}{total!r}\n")
+                lines.append(f"{head}{edge}{total!r}{shown.get(bucket, '')}\n")
             tail = f"{{{pairs}}}" if pairs else ""
             yield f"{''.join(lines)}{name}_sum{tail} {float(row[-1])!r}\n{name}_count{tail} {total!r}\n"
 
 
-def header(family: Family) -> str:
-    name = PREFIX + family.name
+def header(family: Family, *, is_open: bool = False) -> str:
+    """`is_open`: for OpenMetrics, where a counter's family has its name without `_total`."""
+    name = PREFIX + (family.name.removesuffix("_total") if is_open and family.kind == COUNTER else family.name)
     meaning = family.help.translate(_ESCAPES).replace(r"\"", '"')
     return f"# HELP {name} {meaning} ({family.scope})\n# TYPE {name} {family.kind}\n"
 

@@ -70,13 +70,14 @@ def errand_for(
 ) -> Errand:
     """A body without splices goes as it came, zstd included; a spliced one goes decoded."""
     intent, endpoint, splices = reading.intent, call.endpoint, changes.splices
+    trace = () if call.trace is None else call.trace.next_hop(spec.name, spec.host, spec.port, lease.model)
     pairs = headers.for_node(
         call.headers,
         host=spec.authority.encode(),
         via=via,
         content_length=length(intent.body, splices) if splices else len(reading.raw),
         drop_encoding=intent.was_encoded and bool(splices),
-        extra=(*credentials, (b"x-request-id", call.request_id.encode())),
+        extra=(*credentials, *trace, (b"x-request-id", call.request_id.encode())),
     )
     body = apply(intent.body, splices) if splices else (reading.raw,)
     asked = go_string(intent.model)

@@ -7,17 +7,19 @@ import asyncio
 from router.errors import Refusal
 from router.upstream.attempt import Attempt
 from router.upstream.forward import Passage
+from router.wire.trace import Trace
 
 
 class LiveCall:
     """What can be ended from outside: the passage when one runs, else the task that reads, waits or asks."""
 
-    __slots__ = ("_refusal", "_task", "_waits_from_s", "attempt", "passage")
+    __slots__ = ("_refusal", "_task", "_trace", "_waits_from_s", "attempt", "passage")
 
-    def __init__(self) -> None:
+    def __init__(self, trace: Trace | None = None) -> None:
         self._task = asyncio.current_task()
         self._refusal: Refusal | None = None
         self._waits_from_s: float | None = None  # None but in line
+        self._trace = trace
         self.passage: Passage | None = None
         self.attempt: Attempt | None = None  # the last one begun since it stood in line
 
@@ -28,6 +30,8 @@ class LiveCall:
     def step_out(self, now_s: float) -> float | None:
         """Seconds in line since `stand_in_line`; None when it did not wait."""
         since_s, self._waits_from_s = self._waits_from_s, None
+        if self._trace is not None and since_s is not None:
+            self._trace.waits.append((since_s, now_s))
         return None if since_s is None else now_s - since_s
 
     def attach(self, passage: Passage | None) -> None:

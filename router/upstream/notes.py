@@ -13,6 +13,7 @@ from router.seams import Call, Record
 from router.upstream.attempt import Attempt
 from router.wire import headers
 from router.wire.allowances import rate_limits
+from router.wire.trace import Trace
 
 
 def note_lease(
@@ -34,6 +35,7 @@ def note_lease(
         record.reason = Reason.OVERFLOW
     else:
         record.reason = decision.reason_of(lease.node)
+        record.affinity = decision.affinity_of(lease.node)
         record.is_cold = record.is_cold or not decision.preferred
     if left is not None:
         record.left = left
@@ -49,6 +51,7 @@ def note_wait(record: Record, waited_s: float | None, result: str) -> None:
 def note_attempt(record: Record, attempt: Attempt) -> None:
     record.outcome = attempt.outcome
     record.error = attempt.text
+    record.node_s += attempt.ended_s - attempt.started_s
     if record.attempts == 1:
         # Later attempts begin after what the first one cost at its node.
         record.overhead_s = max(0.0, attempt.started_s - record.arrived_s - record.read_s - record.queued_s)
@@ -62,6 +65,23 @@ def note_attempt(record: Record, attempt: Attempt) -> None:
         record.output_tokens = meter.output_tokens
         record.content_events = meter.content_events
         record.load_s = meter.load_s
+    if record.trace is not None:
+        _note_hop(record.trace, attempt)
+
+
+def _note_hop(trace: Trace, attempt: Attempt) -> None:
+    """Only a sampled trace has hops; the last one begun is this attempt's."""
+    if not trace.hops:
+        return
+    hop, meter = trace.hops[-1], attempt.meter
+    hop.started_s, hop.first_token_s, hop.ended_s = attempt.started_s, attempt.first_token_s, attempt.ended_s
+    hop.status = attempt.status
+    if attempt.failure is not None:
+        hop.error = attempt.failure.value
+    elif attempt.outcome not in (Outcome.OK, Outcome.CLIENT_ERROR):
+        hop.error = attempt.outcome.value
+    if meter is not None:
+        hop.input_tokens, hop.output_tokens = meter.input_tokens, meter.output_tokens
 
 
 def spent(estimate_tokens: int, attempt: Attempt | None) -> int:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from router.fleet.node import Health
 from router.fleet.snapshot import Snapshot, snapshot_of
 from router.fleet.tickets import PREFERRED_MAX
-from router.policy.schedule import SAMPLE_MAX, Decision, Reason, Want, schedule
+from router.policy.schedule import SAMPLE_MAX, Affinity, Decision, Reason, Want, schedule
 from router.policy.scorers import LOAD_BOUND, affine_rows
 from tests.fleet.builders import fleet, node, nodes
 
@@ -76,6 +76,14 @@ def test_a_copy_with_too_little_context_is_out_unless_the_model_has_no_more() ->
     assert decide(snapshot, num_ctx=4097).preferred == ("b",)
     assert decide(snapshot, num_ctx=100_000).preferred == ("b",)
     assert set(decide(snapshot, num_ctx=4096).preferred) == {"a", "b"}
+
+
+def test_a_conversation_hits_its_copy_spills_to_another_or_finds_none() -> None:
+    found = decide(ready(3), affinity="talk")
+    assert found.affinity_of(found.affine) == Affinity.HIT
+    assert found.affinity_of(next(f"n{at}" for at in range(3) if f"n{at}" != found.affine)) == Affinity.SPILLED
+    assert decide(ready(0), affinity="talk").affinity_of("n0") == Affinity.MISS
+    assert decide(ready(3)).affinity_of("n0") == decide(ready(0)).affinity_of("n0") == ""
 
 
 def test_targets_are_wished_for_in_their_order() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import Outcome, Rejection
-from router.seams import Record
+from router.seams import Record, Trace
 from router.telemetry.logs import ERROR_CHARS_MAX, NAME_CHARS_MAX, QUEUE_LINES, Logs
 
 ROOT = "stands for the root logger"  # whose handlers belong to pytest
@@ -271,3 +271,38 @@ def test_a_pipe_that_somebody_made_non_blocking_loses_no_line(pipe: Pipe) -> Non
 def _until_end(descriptor: int) -> list[str]:
     with os.fdopen(os.dup(descriptor), encoding="utf-8") as file:
         return file.read().splitlines()
+
+
+def failing(number: int, at_s: float) -> logging.LogRecord:
+    """As one of many calls that meet the same defect, each with a traceback of its own."""
+    trace = (ValueError, ValueError(number), None)
+    record = logging.LogRecord("router", logging.ERROR, __file__, 1, "call %s met a defect", (f"id-{number}",), trace)
+    record.created = at_s
+    return record
+
+
+def test_a_burst_of_failures_is_told_a_few_times_and_then_counted(pipe: Pipe) -> None:
+    burst = [failing(number, 100.0 + number / 1000) for number in range(1000)]
+    lines = [json.loads(line) for line in lines_of(pipe, *burst, failing(1000, 120.0))]
+    assert [line["message"] for line in lines] == [f"call id-{number} met a defect" for number in (0, 1, 2, 3, 4, 1000)]
+    assert [line.get("left_out") for line in lines] == [None] * 5 + [995]
+
+
+def test_in_text_what_was_left_out_stands_behind_the_line(pipe: Pipe) -> None:
+    burst = [failing(number, 100.0) for number in range(7)]
+    lines = lines_of(pipe, *burst, failing(7, 120.0), log_format="text")
+    assert any(line.endswith("router: call id-7 met a defect (and 2 more like it)") for line in lines)
+
+
+def test_changes_of_state_are_told_each(pipe: Pipe) -> None:
+    def change(number: int) -> logging.LogRecord:
+        return logging.LogRecord("router", logging.INFO, __file__, 1, "node %s is %s", (f"gpu-{number}", "down"), None)
+
+    assert len(lines_of(pipe, *map(change, range(500)))) == 500
+
+
+def test_a_traced_call_names_its_trace(pipe: Pipe) -> None:
+    trace = Trace("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")
+    traced, plain = (json.loads(line) for line in lines_of(pipe, record_of(trace=trace), record_of()))
+    assert (traced["trace_id"], traced["span_id"]) == (trace.trace_id, trace.span_id)
+    assert "trace_id" not in plain

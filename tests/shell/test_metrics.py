@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.errors import Outcome, Rejection
@@ -18,13 +21,15 @@ from router.fleet.node import Copy, CopyState, DiskModel, Health, Node, NodeSpec
 from router.fleet.snapshot import Snapshot, snapshot_of
 from router.fleet.tickets import LineView
 from router.policy.access import NO_TEAM
-from router.seams import Observer, Record
+from router.seams import Observer, Record, Trace
 from router.telemetry.families import FAMILIES, PREFIX, Family
 from router.telemetry.gauges import Sources
 from router.telemetry.logs import Logs
-from router.telemetry.metrics import SLICE_BYTES, Metrics
+from router.telemetry.metrics import Metrics
 from router.telemetry.observer import Telemetry
+from router.telemetry.page import SLICE_BYTES
 from router.telemetry.series import Histogram
+from tests.shell.house import router_before
 
 LLAMA = "llama3.2:3b"
 Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -76,6 +81,10 @@ def metrics_of(
 def record_of(**facts: Any) -> Record:
     usual: dict[str, Any] = {"model": LLAMA, "status": 200, "node": "a", "attempts": 1, "reason": "loaded"}
     return Record("id", "chat_completions", 0.0, 0.0, **(usual | facts))
+
+
+async def open_page_of(metrics: Metrics) -> str:
+    return b"".join([piece async for piece in metrics.render(is_open=True)]).decode()
 
 
 async def page_of(metrics: Metrics) -> Values:
@@ -255,6 +264,113 @@ async def test_series_of_a_node_leave_with_it() -> None:
     assert not [labels for _, labels in page if ("node", "left") in labels]
 
 
+async def test_what_a_copy_is_loaded_with_and_how_long_it_stays_is_told() -> None:
+    lasting = replace(
+        next(iter(node_with("a", LLAMA, ready=[LLAMA]).copies.values())), num_ctx=8192, expires_at_s=1764000000.0
+    )
+    staying = replace(lasting, weights="w-other", keys=("qwen3:8b",), num_ctx=4096, expires_at_s=float("inf"))
+    node = replace(
+        node_with("a", LLAMA, "qwen3:8b"),
+        copies=MappingProxyType({lasting.weights: lasting, staying.weights: staying}),
+    )
+
+    page = await page_of(metrics_of(node))
+
+    assert value(page, "node_model_context_tokens", node="a", model=LLAMA) == 8192
+    assert value(page, "node_model_context_tokens", node="a", model="qwen3:8b") == 4096
+    assert value(page, "node_model_expiry_timestamp_seconds", node="a", model=LLAMA) == 1764000000
+    assert value(page, "node_model_expiry_timestamp_seconds", node="a", model="qwen3:8b") is None
+
+
+async def test_tokens_per_second_of_a_node_are_those_of_its_streams() -> None:
+    metrics = metrics_of(node_with("a", LLAMA))
+    metrics.observe(record_of(is_stream=True, first_token_s=1.0, duration_s=3.0, input_tokens=7, output_tokens=21))
+    metrics.observe(record_of(first_token_s=1.0, duration_s=9.0, input_tokens=7, output_tokens=50))  # tells no pace
+
+    page = await page_of(metrics)
+
+    assert value(page, "node_decode_tokens_total", node="a", model=LLAMA) == 20
+    assert value(page, "node_decode_seconds_total", node="a", model=LLAMA) == 2
+    assert value(page, "node_tokens_total", node="a", model=LLAMA, type="output") == 71
+    assert value(page, "node_tokens_total", node="a", model=LLAMA, type="input") == 14
+
+
+async def test_conversations_are_counted_by_where_they_went_with_what_a_cache_could_save() -> None:
+    metrics = metrics_of(node_with("a", LLAMA))
+    metrics.observe(record_of(affinity="hit", input_tokens=100))
+    metrics.observe(record_of(affinity="hit", input_tokens=50))
+    metrics.observe(record_of(affinity="spilled"))
+    metrics.observe(record_of(input_tokens=9))
+
+    page = await page_of(metrics)
+
+    assert value(page, "affinity_total", model=LLAMA, result="hit") == 2
+    assert value(page, "affinity_tokens_total", model=LLAMA, result="hit") == 150
+    assert value(page, "affinity_total", model=LLAMA, result="spilled") == 1
+    assert value(page, "affinity_total", model=LLAMA, result="miss") is None
+
+
+async def test_a_team_pays_for_the_slots_it_held_where_teams_are_told_apart() -> None:
+    node = node_with("a", LLAMA, ready=[LLAMA])  # four slots and one of backlog
+    metrics = metrics_of(node, teams_max=2)
+    metrics.observe(record_of(team="research", node_s=10.0))
+    metrics.observe(record_of(team="research", node_s=5.0))
+    page = await page_of(metrics)
+    assert value(page, "team_gpu_seconds_total", team="research") == 3
+
+    untold = metrics_of(node)
+    untold.observe(record_of(team="research", node_s=10.0))
+    assert not [name for name, _ in await page_of(untold) if name.startswith("team_")]
+
+
+# --- OpenMetrics
+
+
+async def test_openmetrics_says_the_same_as_the_plain_page() -> None:
+    metrics = metrics_of(node_with('a"\\\n', LLAMA, ready=[LLAMA]), named=[LLAMA])
+    metrics.observe(record_of(duration_s=2.0, first_token_s=1.0, is_stream=True, output_tokens=3))
+
+    plain, text = await page_of(metrics), await open_page_of(metrics)
+
+    samples = {
+        (sample.name.removeprefix(PREFIX), frozenset(sample.labels.items())): sample.value
+        for family in parse_openmetrics(text)
+        for sample in family.samples
+    }
+    ours = {key: found for key, found in plain.items() if not key[0].startswith(("process_", "python_"))}
+    assert {key: samples.get(key) for key in ours} == ours
+
+
+async def test_openmetrics_is_for_those_who_ask_for_it() -> None:
+    async with router_before([]) as router, aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{router.metrics_port}/metrics"
+        async with session.get(
+            url, headers={"Accept": "application/openmetrics-text;version=1.0.0,*/*;q=0.1"}
+        ) as answer:
+            assert answer.content_type == "application/openmetrics-text"
+            assert (await answer.text()).endswith("# EOF\n")
+        async with session.get(url) as answer:
+            assert answer.content_type == "text/plain"
+            assert "# EOF" not in await answer.text()
+
+
+async def test_an_exemplar_leads_from_a_bucket_to_a_trace() -> None:
+    metrics = metrics_of(node_with("a", LLAMA))
+    metrics.observe(record_of(duration_s=2.0))
+    trace = Trace("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", is_sampled=True)
+    metrics.observe(record_of(duration_s=2.2, trace=trace))
+    metrics.observe(record_of(duration_s=2.3, trace=replace(trace, trace_id="f" * 32, is_sampled=False)))
+
+    families = {family.name: family for family in parse_openmetrics(await open_page_of(metrics))}
+    buckets = families[f"{PREFIX}request_duration_seconds"].samples
+    shown = {sample.labels["le"]: sample.exemplar for sample in buckets if sample.exemplar}
+
+    assert list(shown) == ["2.5"]
+    assert (shown["2.5"].labels, shown["2.5"].value) == ({"trace_id": trace.trace_id}, 2.2)
+    plain = b"".join([piece async for piece in metrics.render()]).decode()
+    assert trace.trace_id not in plain
+
+
 # --- labels
 
 
@@ -388,13 +504,14 @@ async def test_a_pool_of_20_nodes_and_50_models_stays_under_20000_series() -> No
         for key in [copy.keys[0] for copy in node.copies.values()]:
             metrics.attempt_ended(node.name, key, "ok", 1.0)
             metrics.load_ended(node.name, key, "line", "ok", 4.0)
-    for key in keys:
-        for route in ("chat_completions", "api_chat"):
-            for outcome in (Outcome.OK, Outcome.CANCELLED):
-                record = record_of(model=key, is_stream=True, first_token_s=1.0, input_tokens=9, output_tokens=9)
-                record.route, record.outcome = route, outcome
-                metrics.observe(record)
-    assert 12_000 < len(await page_of(metrics)) < 14_000
+            metrics.copy_evicted(node.name, key, "expired")
+            for route in ("chat_completions", "api_chat"):
+                for outcome in (Outcome.OK, Outcome.CANCELLED):
+                    record = record_of(model=key, is_stream=True, first_token_s=1.0, input_tokens=9, output_tokens=9)
+                    record.node, record.route, record.outcome = node.name, route, outcome
+                    record.affinity = "hit"
+                    metrics.observe(record)
+    assert 14_000 < len(await page_of(metrics)) < 15_500
 
 
 @given(values=st.lists(st.floats(0, 2000), max_size=40))

@@ -416,6 +416,10 @@ def a_change_of(path: str) -> Any:
         "retry.budget": 0.5,
         "log.format": "text",
         "log.level": "error",
+        "tracing.endpoint": "http://collector:4318",
+        "tracing.headers_file": "headers",
+        "tracing.sample_ratio": 0.5,
+        "tracing.service_name": "router-9",
     }
     if path in special:
         return special[path]

@@ -77,6 +77,7 @@ def test_every_plain_setting_can_be_said_in_the_environment() -> None:
         "discovery.kubernetes.service_names": "ollama",
         "aliases": '{"gpt-4": "qwen3"}',
         "line.models": '{"qwen3": {"max_waiting": 1}}',
+        "tracing.endpoint": "http://collector:4318",
         "placement.models": '[{"name": "qwen3"}]',
     }
     for path in setting_paths():

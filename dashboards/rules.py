@@ -1,0 +1,329 @@
+"""Recording rules and alerts as Prometheus' own structures. Aggregations keep namespace and job: one pool, one verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dashboards import thresholds as at
+
+POOL = "namespace, job"
+PREFIX = "ollama_router_"
+
+# Outcomes that are the pool's own failing, but for those that the client was told with a 4xx; and the calls that count.
+BAD = 'outcome=~"rejected|timeout|upstream_error|upstream_truncated|drained", code!~"4.."'
+VALID = 'outcome!~"cancelled|stalled", code!~"4.."'
+# An attempt that failed by the node's doing. `busy` is no error, and what a client ended or asked wrongly neither.
+NODE_FAILED = (
+    'outcome=~"connect_refused|connect_timeout|tls|reset|closed|garbage|runner_died|first_byte_timeout'
+    '|upstream_error|upstream_truncated|timeout"'
+)
+_TIMEOUTS = 'rejections_total{reason="queue_timeout"}'
+_STARTS = "time_to_first_token_seconds_count"
+_COLD = f'{_STARTS}{{start="cold"}}'
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """`summary` and `description` may name labels. `labels` are further ones."""
+
+    name: str
+    expr: str
+    holds: str
+    severity: str
+    summary: str
+    description: str
+    labels: tuple[tuple[str, str], ...] = ()
+
+    def rule(self) -> dict[str, Any]:
+        return {
+            "alert": self.name,
+            "expr": self.expr,
+            "for": self.holds,
+            "labels": {"severity": self.severity, **dict(self.labels)},
+            "annotations": {
+                "summary": self.summary,
+                "description": self.description,
+                "runbook_url": f"{at.RUNBOOKS}/{self.name}.md",
+            },
+        }
+
+
+def total(selector: str, window: str = "5m", by: str = POOL) -> str:
+    """Of a counter, over all replicas: a second."""
+    return f"sum by ({by}) (rate({PREFIX}{selector}[{window}]))"
+
+
+def quantile(share: float, selector: str, window: str, by: str = POOL) -> str:
+    return f"histogram_quantile({share:g}, sum by ({by}, le) (rate({PREFIX}{selector}[{window}])))"
+
+
+def recording() -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = []
+    for window in (*at.WINDOWS, f"{at.SLO_DAYS}d"):
+        valid = total(f"requests_total{{{VALID}}}", window)
+        # `or ... * 0`: without a single failure there is no series, which is not the same as no calls.
+        bad = f"({total(f'requests_total{{{BAD}}}', window)} or {valid} * 0)"
+        rules.append(_record(f"ollama_router:slo_requests:rate{window}", valid))
+        rules.append(_record(f"ollama_router:slo_errors_per_request:ratio_rate{window}", f"{bad} / ({valid} > 0)"))
+        warm = 'time_to_first_token_seconds_count{start="warm"}'
+        quick = f'time_to_first_token_seconds_bucket{{start="warm", le="{at.TTFT_S!r}"}}'
+        share = f"1 - {total(quick, window)} / ({total(warm, window)} > 0)"
+        rules.append(_record(f"ollama_router:slo_streams:rate{window}", total(warm, window)))
+        rules.append(_record(f"ollama_router:slo_slow_per_stream:ratio_rate{window}", share))
+    return rules
+
+
+def _record(name: str, expr: str) -> dict[str, Any]:
+    return {"record": name, "expr": expr}
+
+
+def burning() -> list[Alert]:
+    alerts = []
+    for burn in at.BURNS:
+        windows = (("long", burn.long), ("short", burn.short))
+        alerts.append(
+            Alert(
+                "OllamaRouterErrorBudgetBurn",
+                _burn("slo_errors_per_request", "slo_requests", burn, 1 - at.AVAILABILITY),
+                burn.holds,
+                burn.severity,
+                "Too many calls fail for the availability objective",
+                f"Over {burn.long} and {burn.short} the pool fails calls {burn.factor:g} times faster than "
+                f"{at.AVAILABILITY:.1%} over {at.SLO_DAYS} days allow.",
+                windows,
+            )
+        )
+        alerts.append(
+            Alert(
+                "OllamaRouterTTFTBudgetBurn",
+                _burn("slo_slow_per_stream", "slo_streams", burn, 1 - at.TTFT),
+                burn.holds,
+                "warning",
+                "Too many streams begin late for the latency objective",
+                f"Over {burn.long} and {burn.short} streams of loaded models wait longer than {at.TTFT_S:g} s for their "
+                f"first token {burn.factor:g} times more often than {at.TTFT:.0%} over {at.SLO_DAYS} days allow.",
+                windows,
+            )
+        )
+    return alerts
+
+
+def _burn(ratio: str, rate: str, burn: at.Burn, budget: float) -> str:
+    limit = min(burn.factor * budget, 0.99)  # a share above 1 would never be reached
+    return (
+        f"ollama_router:{ratio}:ratio_rate{burn.long} > {limit:.4g}\n"
+        f"and ollama_router:{ratio}:ratio_rate{burn.short} > {limit:.4g}\n"
+        f"and ollama_router:{rate}:rate{burn.long} > {at.CALLS_PER_S_MIN:g}"
+    )
+
+
+def about_routers() -> list[Alert]:
+    return [
+        Alert(
+            "OllamaRouterDown",
+            f'max by ({POOL}) (up{{job=~"{at.JOB}"}}) == 0',
+            "2m",
+            "critical",
+            "No replica of {{ $labels.job }} answers its scrape",
+            "Prometheus reaches no replica of {{ $labels.job }}: clients get no answer either, or nobody sees it.",
+        ),
+        Alert(
+            "OllamaRouterWatchdogAbsent",
+            f"absent({PREFIX}build_info)",
+            "10m",
+            "critical",
+            "Nothing is known of any router",
+            "No replica of any job reports metrics. No other alert of these can fire until one does.",
+        ),
+        Alert(
+            "OllamaRouterReplicasLow",
+            "kube_deployment_status_replicas_available"
+            f'{{deployment=~"{at.JOB}"}} < kube_deployment_spec_replicas{{deployment=~"{at.JOB}"}}',
+            "10m",
+            "warning",
+            "{{ $labels.deployment }} has fewer replicas than it should",
+            "Replicas of {{ $labels.deployment }} are not available. Needs kube-state-metrics; without it, never fires.",
+        ),
+        Alert(
+            "OllamaRouterReplicasDisagree",
+            f"max by ({POOL}, source) ({PREFIX}discovery_nodes) - min by ({POOL}, source) ({PREFIX}discovery_nodes) > 0",
+            "10m",
+            "warning",
+            "Replicas see different nodes",
+            "Replicas of {{ $labels.job }} know different numbers of nodes from {{ $labels.source }}.",
+        ),
+        Alert(
+            "OllamaRouterDegradedMode",
+            f"max by ({POOL}, instance) ({PREFIX}degraded_mode) == 1",
+            "5m",
+            "warning",
+            "{{ $labels.instance }} decides on what it knows alone",
+            "{{ $labels.instance }} has lost the shared store: fairness and limits hold for it alone.",
+        ),
+        Alert(
+            "OllamaRouterConfigReloadFailed",
+            f"max by ({POOL}, instance) ({PREFIX}config_last_reload_successful) == 0",
+            "5m",
+            "warning",
+            "{{ $labels.instance }} runs on an older configuration",
+            "The configuration of {{ $labels.instance }} was changed to something wrong; the one before is in force.",
+        ),
+        Alert(
+            "OllamaRouterEventLoopLag",
+            f"{quantile(0.99, 'event_loop_lag_seconds_bucket', '5m', f'{POOL}, instance')} > {at.LOOP_LAG_P99_S:g}",
+            "10m",
+            "warning",
+            "{{ $labels.instance }} is short of processor time",
+            f"One timer in a hundred of {{{{ $labels.instance }}}} fires {at.LOOP_LAG_P99_S:g} s late or more: every stream "
+            "through it stutters.",
+        ),
+    ]
+
+
+def about_nodes() -> list[Alert]:
+    up = f"max by ({POOL}, node) ({PREFIX}node_up)"
+    failed = total(f"upstream_requests_total{{{NODE_FAILED}}}", "5m", f"{POOL}, node")
+    return [
+        Alert(
+            "OllamaRouterNoNodes",
+            f"(max by ({POOL}) (sum by ({POOL}, instance) ({PREFIX}discovery_nodes)) == 0)\n"
+            f"or (max by ({POOL}) ({PREFIX}node_up) == 0)",
+            "2m",
+            "critical",
+            "No node serves calls",
+            "{{ $labels.job }} knows no node, or none that is up: every call is refused.",
+        ),
+        Alert(
+            "OllamaRouterNodesDownMany",
+            f"1 - avg by ({POOL}) ({up}) > {at.NODES_DOWN_SHARE:g}",
+            "5m",
+            "critical",
+            "More than half of the nodes are down",
+            "Most nodes of {{ $labels.job }} are down. The rest carries their calls; lines will grow.",
+        ),
+        Alert(
+            "OllamaRouterNodeDown",
+            f"{up} == 0",
+            "5m",
+            "warning",
+            "Node {{ $labels.node }} is down",
+            "No replica of {{ $labels.job }} reaches {{ $labels.node }}.",
+        ),
+        Alert(
+            "OllamaRouterUpstreamErrorsHigh",
+            f"{failed} / {total('upstream_requests_total', '5m', f'{POOL}, node')} > {at.UPSTREAM_ERROR_SHARE:g}\n"
+            f"and {failed} > {at.UPSTREAM_ERRORS_PER_S_MIN:g}",
+            "5m",
+            "warning",
+            "Node {{ $labels.node }} fails calls",
+            f"More than {at.UPSTREAM_ERROR_SHARE:.0%} of the attempts at {{{{ $labels.node }}}} fail. Most are repeated "
+            "elsewhere, at the cost of time.",
+        ),
+        Alert(
+            "OllamaRouterCircuitOpen",
+            f'max by ({POOL}, node, model) ({PREFIX}circuit_state{{state=~"open|half_open"}}) == 1',
+            "5m",
+            "warning",
+            "{{ $labels.model }} on {{ $labels.node }} is kept out of the way",
+            "{{ $labels.model }} on {{ $labels.node }} has failed again and again and gets one trial call at a time "
+            "(model all: the node itself).",
+        ),
+        Alert(
+            "OllamaRouterNodeVersionSkew",
+            f'count by ({POOL}) (count by ({POOL}, version) ({PREFIX}node_info{{version!=""}})) > 1',
+            "1h",
+            "info",
+            "Nodes run different versions of Ollama",
+            "The nodes of {{ $labels.job }} run more than one version: what clients may use is the lowest of them.",
+        ),
+    ]
+
+
+def about_models() -> list[Alert]:
+    calls = total("requests_total")
+    by_model = f"{POOL}, model"
+    first = 'time_to_first_token_seconds_bucket{start="warm"}'
+    return [
+        Alert(
+            "OllamaRouterModelUnavailable",
+            f'max by ({by_model}) ({PREFIX}model_nodes{{state="available"}}) == 0\n'
+            f"and {total('requests_total', '15m', by_model)} > 0",
+            "5m",
+            "critical",
+            "No node can serve {{ $labels.model }}",
+            "{{ $labels.model }} is asked for, and no node that takes calls has it.",
+        ),
+        Alert(
+            "OllamaRouterModelSingleReplica",
+            f'max by ({by_model}) ({PREFIX}model_copies{{kind="declared"}}) > 1\n'
+            f'and max by ({by_model}) ({PREFIX}model_nodes{{state="available"}}) == 1',
+            "30m",
+            "info",
+            "One node is left for {{ $labels.model }}",
+            "placement.models asks for several copies of {{ $labels.model }}, and one node that takes calls has it.",
+        ),
+        Alert(
+            "OllamaRouterQueueSaturated",
+            f"sum by ({by_model}) ({PREFIX}queue_depth) / max by ({by_model}) ({PREFIX}queue_limit) > {at.QUEUE_SHARE:g}",
+            "5m",
+            "warning",
+            "The line of {{ $labels.model }} is nearly full",
+            f"More than {at.QUEUE_SHARE:.0%} of the places in line for {{{{ $labels.model }}}} are taken: next come "
+            "refusals.",
+        ),
+        Alert(
+            "OllamaRouterQueueTimeouts",
+            f"{total(_TIMEOUTS)} / {calls} > {at.QUEUE_TIMEOUT_SHARE:g}",
+            "5m",
+            "critical",
+            "Calls wait in line until they are given up",
+            f"More than {at.QUEUE_TIMEOUT_SHARE:.0%} of the calls to {{{{ $labels.job }}}} wait as long as they may, and "
+            "are refused.",
+        ),
+        Alert(
+            "OllamaRouterSlotsExhausted",
+            f"sum by ({POOL}) (max by ({POOL}, node) ({PREFIX}node_slots_used))\n"
+            f"/ (sum by ({POOL}) (max by ({POOL}, node) ({PREFIX}node_slots)) > 0) > {at.SLOTS_SHARE:g}",
+            "15m",
+            "warning",
+            "The pool has no free slots",
+            "Nearly every slot of {{ $labels.job }} is taken, and has been: more nodes are due, or fewer calls.",
+        ),
+        Alert(
+            "OllamaRouterHighTTFT",
+            f"{quantile(0.95, first, '10m', by_model)} > {at.TTFT_P95_S:g}",
+            "10m",
+            "warning",
+            "{{ $labels.model }} begins to answer late",
+            f"One stream in twenty of {{{{ $labels.model }}}} waits longer than {at.TTFT_P95_S:g} s for its first token, "
+            "though the model is loaded.",
+        ),
+        Alert(
+            "OllamaRouterColdStartsHigh",
+            f"{total(_COLD, '30m')} / {total(_STARTS, '30m')} > {at.COLD_SHARE:g}",
+            "30m",
+            "info",
+            "Many calls wait for a load",
+            f"More than {at.COLD_SHARE:.0%} of the streams wait until their model is loaded: more models are used than "
+            "fit into memory.",
+        ),
+    ]
+
+
+def alerts() -> list[Alert]:
+    return [*burning(), *about_routers(), *about_nodes(), *about_models()]
+
+
+def groups() -> dict[str, Any]:
+    parts = {"routers": about_routers(), "nodes": about_nodes(), "models": about_models()}
+    return {
+        "groups": [
+            {"name": "ollama-router.slo", "interval": "30s", "rules": recording()},
+            {"name": "ollama-router.burn", "rules": [alert.rule() for alert in burning()]},
+            *(
+                {"name": f"ollama-router.{name}", "rules": [alert.rule() for alert in part]}
+                for name, part in parts.items()
+            ),
+        ]
+    }
