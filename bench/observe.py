@@ -96,9 +96,10 @@ class Load:
     async def run(self) -> None:
         """Until it is cancelled."""
         timeout, connector = aiohttp.ClientTimeout(total=120), aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-            people = (self._person(session, number) for number in range(self._people))
-            await asyncio.gather(*people)
+        session = aiohttp.ClientSession(timeout=timeout, connector=connector)
+        async with session, asyncio.TaskGroup() as people:  # so that all have left before the session closes
+            for number in range(self._people):
+                people.create_task(self._person(session, number))
 
     async def _person(self, session: aiohttp.ClientSession, number: int) -> None:
         key = list(KEYS.values())[number % len(KEYS)]
