@@ -68,9 +68,7 @@ def test_acknowledged_grant_stays(pool: Pool) -> None:
 def test_grants_lost_from_a_full_stream_come_with_the_next_beat(make_pool: MakePool) -> None:
     pool = make_pool(max_waiting=STREAM_MAXLEN + 2)
     pool.wait(1)
-    store, caller = pool.harness.store, pool.callers["b"]
-    for i in range(STREAM_MAXLEN + 2):
-        store.take(caller, call(str(i)), pool.clock_s)
+    pool.each("b", "take", [(call(str(i)),) for i in range(STREAM_MAXLEN + 2)])
     pool.ready("a", "n1", slots=STREAM_MAXLEN + 2)
     assert pool.read("b")[0].ticket == "2"
     pool.beat("b")
