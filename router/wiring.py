@@ -38,7 +38,7 @@ from router.server.probes import Probes
 from router.server.show import NODE_S, QUESTIONS_MAX, Shows
 from router.server.tls import ListenerTls
 from router.settings import Loaded, Origin, Settings, host_port, is_loopback
-from router.store.memory import MemoryStore
+from router.store.either import PoolStore
 from router.telemetry.gauges import Sources
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
@@ -48,6 +48,7 @@ from router.upstream.node_api import HttpNodeApi
 from router.upstream.pool import ConnectionPool
 from router.upstream.resolver import Resolver
 from router.wiring_admin import listen_admin
+from router.wiring_store import make_store
 
 log = logging.getLogger("router")
 
@@ -84,7 +85,7 @@ class Router:
     pipeline: Pipeline
     keeper: FleetKeeper
     placer: Placer
-    store: MemoryStore
+    store: PoolStore
     connections: ConnectionPool
     buffers: Buffers
     metrics: Metrics
@@ -149,7 +150,8 @@ async def running(
 async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Random) -> tuple[Parts, Loops]:
     """All that serves calls but for the sockets, and the loops that keep it fresh."""
     settings, clock = prepared.settings, SystemClock()
-    store = MemoryStore(clock, rng, prepared.line_limits)
+    store = make_store(prepared, clock, rng)
+    stack.push_async_callback(store.close)
     access = AccessBook()
     access.replace(prepared.accesses)
     resolver = Resolver()
@@ -209,6 +211,8 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
 def _loops(stack: AsyncExitStack, parts: Parts) -> Loops:
     loops = Loops()
     stack.push_async_callback(loops.close)
+    for name, work in parts.store.loops().items():
+        loops.start(name, work)
     loops.start("discovery", parts.prober.follow(parts.discovery))
     loops.start("placer", parts.placer.run())
     unloader = Unloader(parts.api, parts.keeper, parts.store, lambda: parts.placer.mode)
@@ -222,7 +226,7 @@ def _loops(stack: AsyncExitStack, parts: Parts) -> Loops:
 
 async def _pipeline(  # noqa: PLR0917 - joined here and nowhere else
     prepared: Prepared,
-    store: MemoryStore,
+    store: PoolStore,
     keeper: FleetKeeper,
     connections: ConnectionPool,
     observer: Telemetry,
@@ -320,7 +324,7 @@ async def _listen_probes(stack: AsyncExitStack, settings: Settings, parts: Parts
 
 
 def _metrics(
-    settings: Settings, store: MemoryStore, discovery: StaticDiscovery, logs: Logs, keeper: Callable[[], FleetKeeper]
+    settings: Settings, store: PoolStore, discovery: StaticDiscovery, logs: Logs, keeper: Callable[[], FleetKeeper]
 ) -> Metrics:
     sources = Sources(
         snapshot=lambda: keeper().snapshot,
@@ -330,6 +334,8 @@ def _metrics(
         circuits=lambda: keeper().circuits(),
         discovered=lambda: {discovery.source: len(discovery.nodes)},
         log_lines_dropped=lambda: logs.dropped,
+        is_degraded=lambda: store.is_alone,
+        redis_up=lambda: store.is_up,
     )
     told = settings.metrics
     named = meaning.named_models(settings)

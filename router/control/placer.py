@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from types import MappingProxyType
 
 from router.control.keeper import FleetKeeper
@@ -16,6 +17,7 @@ from router.errors import LoadFailed, NoNode, NotLoaded, Refusal, Rejection
 from router.fleet.node import Node
 from router.fleet.reports import MalformedReport, PsEntry, parse_ps
 from router.fleet.tickets import LineView
+from router.policy.degraded import loading_node
 from router.policy.experience import NOTHING_LEARNT, loaded, looked
 from router.policy.guard import KEEP_ALIVE_MIN_S
 from router.policy.placement import Load, LoadFailure, Mode, Refuse, failed_again, hopeless, place
@@ -27,7 +29,6 @@ log = logging.getLogger(__name__)
 
 PASS_EVERY_S = 1.0  # nothing is lost when a wake-up is: the next pass sees the same line
 RESTS = 4.0  # after a pass, in passes: they take a fifth of the loop at most
-EPOCH = 1  # one process leads itself; many ask the store
 RETRY_AFTER_S = 5.0
 MEMORY_READ_S = 2.0  # those in line wait for it; a node that is slower to list its memory is believed unseen
 FAILURES_MAX = 1000  # copies with a failed load remembered; a pool has fewer (node, model) pairs that fail at once
@@ -95,6 +96,7 @@ class Placer:
         """Begins nothing more and waits for the loads that run: a load dies with the connection that asked for it.
         Those that take longer die with it all the same: whoever stops this process does not wait for ever."""
         self.is_leaving = True
+        await self._store.lead(wants=False)
         running = {task for _, task in self._loads.values()}
         if not running:
             return
@@ -111,6 +113,10 @@ class Placer:
         self.experience = looked(self.experience, lines, snapshot, occupancy, now_s)
         if not lines or self.is_leaving:
             return
+        leading = await self._store.lead()
+        if not leading.is_mine:
+            return
+        epoch = leading.epoch
         actions = place(
             lines,
             snapshot,
@@ -122,16 +128,25 @@ class Placer:
             experience=self.experience,
             leaving=self.leaving,
         )
-        for action in actions:
+        for action in (self._named_by_all(action) for action in actions):
             if isinstance(action, Refuse):
                 await self._store.refuse(action.key, _refusal(action))
-            elif await self._store.begin(action.node, action.weights, loading=True, epoch=EPOCH):
+            elif await self._store.begin(action.node, action.weights, loading=True, epoch=epoch):
                 for weights in action.displaces:
                     # Ollama waits for what runs there; whatever came now would wait for two loads.
-                    await self._store.begin(action.node, weights, loading=False, epoch=EPOCH)
+                    await self._store.begin(action.node, weights, loading=False, epoch=epoch)
                 task = asyncio.create_task(self._load(action), name=f"load {action.key} on {action.node}")
                 self._loads[action.node] = (action, task)
         await self._refuse_hopeless(lines)
+
+    def _named_by_all(self, action: Load | Refuse) -> Load | Refuse:
+        """Without the store every replica that has tickets for a model must ask the same node: Ollama loads once."""
+        if isinstance(action, Refuse) or action.is_renewal or not self._store.is_alone:
+            return action
+        row = loading_node(self._keeper.snapshot.holding(action.key).by_node.values())
+        if row is None or row.node == action.node or row.node in self._loads:
+            return action
+        return replace(action, node=row.node, model=row.name, weights=row.weights, displaces=())
 
     async def _load(self, load: Load) -> None:
         """Never ends without a word, and never leaves its node marked as loading here."""

@@ -27,6 +27,7 @@ class Sources:
     circuits: Callable[[], Circuits] = dict
     discovered: Callable[[], Mapping[str, int]] = dict  # nodes by source
     is_degraded: Callable[[], bool] = bool
+    redis_up: Callable[[], bool | None] = lambda: None  # None: there is none
     log_lines_dropped: Callable[[], int] = int
 
 
@@ -40,6 +41,7 @@ class Moment:
     circuits: Circuits
     discovered: Mapping[str, int]
     is_degraded: bool
+    redis_up: bool | None
     in_flight: Mapping[tuple[str, str], int]  # by (route, model key)
     queue_limit: Callable[[str], int]
     names: ModelNames
@@ -157,6 +159,11 @@ def _degraded_mode(at: Moment) -> Iterator[Sample]:
     yield (), at.is_degraded
 
 
+def _redis_up(at: Moment) -> Iterator[Sample]:
+    if at.redis_up is not None:
+        yield (), at.redis_up
+
+
 GAUGES: Mapping[str, Gauge] = {
     "requests_in_flight": _requests_in_flight,
     "queue_depth": _queue_depth,
@@ -175,6 +182,7 @@ GAUGES: Mapping[str, Gauge] = {
     "discovery_nodes": _discovery_nodes,
     "build_info": _build_info,
     "degraded_mode": _degraded_mode,
+    "redis_up": _redis_up,
 }
 
 

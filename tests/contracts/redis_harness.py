@@ -91,6 +91,9 @@ class RedisBook:
     def incarnate(self, caller: Caller, node: str, uid: str, now_s: float) -> Answer[int]:
         return self._do(caller, codec.incarnate(node, uid), now_s)
 
+    def lead(self, caller: Caller, now_s: float, *, wants: bool = True) -> Answer[Any]:
+        return self._do(caller, codec.lead(wants=wants), now_s)
+
     def begin(
         self, caller: Caller, node: str, weights: str, now_s: float, *, loading: bool, epoch: int
     ) -> Answer[bool]:

@@ -168,6 +168,9 @@ class Pool:
     def incarnate(self, who: str, node: str, uid: str = "") -> Any:
         return self._do(who, "incarnate", node, uid)
 
+    def lead(self, who: str, *, wants: bool = True) -> Any:
+        return self._do(who, "lead", wants=wants)
+
     def begin(self, who: str, node: str, weights: str, *, loading: bool = True, epoch: int = 1) -> Any:
         return self._do(who, "begin", node, weights, loading=loading, epoch=epoch)
 

@@ -141,6 +141,16 @@ def test_forgotten_node_is_never_one_with_leases(pool: Pool) -> None:
     assert pool.incarnate("a", "n0") == 6
 
 
+def test_report_of_an_older_start_is_told_what_the_store_believes(pool: Pool) -> None:
+    pool.incarnate("a", "n1", "x")
+    assert pool.ready("b", "n1") is None
+    pool.drop_node("a", "n1", 1)
+    assert pool.ready("b", "n1") == (1, True)
+    assert pool.incarnate("a", "n1", "x") == 2
+    assert pool.ready("b", "n1") == (2, False)
+    assert pool.ready("b", "n1", incarnation=2) is None
+
+
 # loads
 
 

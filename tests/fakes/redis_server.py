@@ -49,7 +49,8 @@ class Server:
         else:
             raise AssertionError(f"the server ended as it started: {told}")
         # Whatever it says from here on is read and dropped: a full pipe would stop it.
-        threading.Thread(target=process.stdout.read, daemon=True).start()
+        self._reader = threading.Thread(target=process.stdout.read, daemon=True)
+        self._reader.start()
         return self
 
     def client(self) -> redis.Redis:
@@ -72,6 +73,9 @@ class Server:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            self._reader.join()
+            assert self._process.stdout is not None
+            self._process.stdout.close()
             self._process = None
 
     def stop(self) -> None:

@@ -213,6 +213,8 @@ function commands.set_copy(report)
     Shares.join(copy.keys)
   end
   Ledger.offer({ copy })
+  local node = nodes.get(copy.node)
+  return (node.down or report.incarnation < node.incarnation) and { node.incarnation, node.down } or nil
 end
 
 function commands.drop_node(node, incarnation)
@@ -221,6 +223,22 @@ end
 
 function commands.incarnate(node, uid)
   return Copies.incarnate(node, uid)
+end
+
+-- The caller leads from now on where nobody does, or whoever did is gone; unless it does not want to.
+function commands.lead(wants)
+  if not wants and meta.leader == speaker.replica then
+    meta.leader = ''
+  end
+  if wants and not replicas.get(meta.leader) then
+    meta.leader, meta.epoch = speaker.replica, meta.epoch + 1
+  end
+  return { meta.epoch, meta.leader == speaker.replica }
+end
+
+-- How many replicas there are, and leases by place.
+function commands.look()
+  return { call('HLEN', K.replicas), call('HGETALL', K.occupancy) }
 end
 
 function commands.begin(node, weights, is_load, epoch)

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from router import errors
 from router.errors import Allowance, QueueFull, RateLimited, Refusal, TeamQueueFull
-from router.fleet.tickets import CopyReport, Gate, Lease, LineView, Place, Ticket, Waits
+from router.fleet.tickets import CopyReport, Gate, Leading, Lease, LineView, Place, Ticket, Waits
 from router.policy.limits import TeamLimits
-from router.store.answers import Answer, Full, Gone, Limits, Refused, Stale
+from router.store.answers import Answer, Full, Gone, Limits, Outdated, Refused, Stale
 
 FAR_S = 1e18  # never: JSON has no infinity
 
@@ -116,7 +116,7 @@ def set_copy(report: CopyReport) -> Command:
         "seen_at": report.seen_at_s,
         "is_probe": report.is_probe,
     }
-    return _command("set_copy", _nothing, facts)
+    return _command("set_copy", _outdated, facts)
 
 
 def drop_node(node: str, incarnation: int) -> Command:
@@ -125,6 +125,15 @@ def drop_node(node: str, incarnation: int) -> Command:
 
 def incarnate(node: str, uid: str) -> Command:
     return _command("incarnate", int, node, uid)
+
+
+def lead(*, wants: bool = True) -> Command:
+    return _command("lead", lambda value: Leading(*value), wants)
+
+
+def look() -> Command:
+    """How many replicas there are, and leases by (node, weights)."""
+    return _command("look", _looked)
 
 
 def begin(node: str, weights: str, *, loading: bool, epoch: int) -> Command:
@@ -202,6 +211,17 @@ def news(value: Json) -> Lease | Refused:
 
 def _nothing(value: Json) -> None:
     return None
+
+
+def _outdated(value: Json) -> Outdated | None:
+    return Outdated(*value) if value else None
+
+
+def _looked(value: Json) -> tuple[int, dict[tuple[str, str], int]]:
+    replicas, flat = value
+    pairs = zip(flat[::2], flat[1::2], strict=True) if flat else ()
+    places = ((place.partition("\0"), int(leases)) for place, leases in pairs)
+    return replicas, {(node, weights): leases for (node, _, weights), leases in places}
 
 
 def _given(value: Json) -> Lease | Place | Full | Gone | Refused | None:

@@ -30,7 +30,7 @@ local speaker = cjson.decode(ARGV[1]) -- replica, session, run, and in tests the
 
 local meta = call('GET', K.meta)
 meta = meta and unpacked(meta) or {
-  run = '', greeted = '', seq = 0, now = 0, answering = 0, ahead = 0, settled_at = 0, settling = false, new = true,
+  run = '', greeted = '', leader = '', seq = 0, now = 0, answering = 0, ahead = 0, settled_at = 0, settling = false, new = true,
   epoch = 0, arrivals = 0, waiting = 0, leases = 0, groups = 0, marks = 0, level = 0, gate_due = FAR_S, unheard = {},
 }
 
