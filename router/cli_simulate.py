@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,9 @@ def add_command(commands: Commands) -> None:
         "--policy", action="append", choices=POLICIES, metavar="NAME", help=f"repeat it; all: {', '.join(POLICIES)}"
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="every figure, also over time")
-    command.add_argument("--plot", type=_svg, metavar="FILE.svg", help="waiting, lines and memory over time, as SVG")
+    command.add_argument(
+        "--plot", type=_picture, metavar="FILE.svg", help="waiting, lines and memory over time; or FILE.png"
+    )
     command.add_argument("--check", action="store_true", help="look after every event whether all invariants hold")
     command.set_defaults(run=_simulate)
 
@@ -73,8 +76,11 @@ class _Bar:
         print(f"\r{'':<{BAR_WIDTH + 30}}\r", end="", file=sys.stderr, flush=True)
 
 
-def _svg(text: str) -> Path:
+def _picture(text: str) -> Path:
+    """Before minutes of simulation: whether it can be written at all."""
     path = Path(text)
-    if path.suffix != ".svg":
-        raise argparse.ArgumentTypeError("should end in .svg: every browser shows it, and it needs no library")
+    if path.suffix not in (".svg", ".png"):
+        raise argparse.ArgumentTypeError("should end in .svg, which needs nothing, or in .png")
+    if path.suffix == ".png" and find_spec("PIL") is None:
+        raise argparse.ArgumentTypeError("PNG needs Pillow: pip install 'ollama-router[plot]'; .svg needs nothing")
     return path

@@ -55,16 +55,22 @@ def nodes(items: Sequence[Item]) -> str:
         )
         for node in items
     ]
-    return table(header, rows)
+    return _with_notes(
+        table(header, rows), [f"{node['name']}: {one['text']}" for node in items for one in node["thrash"]]
+    )
 
 
 def models(items: Sequence[Item]) -> str:
-    header = ("MODEL", "NODES", "LOADED", "USED", "SLOTS", "WAITING", "LONGEST", "ALIASES")
+    """What is declared has a column where anything is, and below the table why it does not stand."""
+    declares = any(model["declared"] for model in items)
+    declared = ("DECLARED",) if declares else ()
+    header = ("MODEL", "NODES", "LOADED", *declared, "USED", "SLOTS", "WAITING", "LONGEST", "ALIASES")
     rows = [
         (
             model["model"],
             model["nodes"],
             model["loaded"],
+            *((_declared(model["declared"]),) if declares else ()),
             model["used"],
             model["slots"],
             model["waiting"],
@@ -73,7 +79,8 @@ def models(items: Sequence[Item]) -> str:
         )
         for model in items
     ]
-    return table(header, rows)
+    told = [told["text"] for model in items for told in (model["declared"], model["skew"]) if told and told["text"]]
+    return _with_notes(table(header, rows), told)
 
 
 def explanation(answer: Item) -> str:
@@ -97,9 +104,20 @@ def explanation(answer: Item) -> str:
     parts = [answer["verdict"]["text"]]
     parts += [table(header, rows)] if rows else []
     lines = [_line(line) for line in answer["lines"]]
+    lines += [
+        f"after {after_s:g} s in line it stands in that of {model} as well" for model, after_s in answer["overflows"]
+    ]
+    lines += [_text(note) for note in answer["notes"]]
     if answer["is_sampled"]:
         lines.append("so many copies that a call looks at a sample of them: another call may see others")
     return "\n\n".join([*parts, "\n".join(lines)])
+
+
+def _declared(declared: Item | None) -> str:
+    if declared is None:
+        return ""
+    counts = f"{min(len(declared['standing']), declared['copies'])}/{declared['copies']}"
+    return f"{counts} pinned" if declared["is_pinned"] else counts
 
 
 def order(node: Item) -> str:
@@ -111,6 +129,10 @@ def order(node: Item) -> str:
         return f"{name} drains, and nothing runs there: it may be stopped"
     calls = f"{node['used']} call{'s' if node['used'] != 1 else ''} still run{'s' if node['used'] == 1 else ''} there"
     return f"{name} drains: {calls}" + (f", and it loads {node['loading']}" if node["loading"] else "")
+
+
+def _with_notes(text: str, notes: Sequence[str]) -> str:
+    return "\n\n".join([text, *(["\n".join(map(_text, notes))] if notes else [])])
 
 
 def _state(node: Item) -> str:
@@ -128,7 +150,8 @@ def _copy(copy: Item) -> str:
     name = copy["models"][0] if copy["models"] else "?"
     if copy["state"] != "ready":
         return f"{name} (about to go)" if copy["state"] == "on_disk" else f"{name} ({copy['state']})"
-    told = (("on CPU too", copy["is_spilled"]), ("circuit open", copy["circuit"] == "open"))
+    is_open = copy["circuit"] == "open"
+    told = (("on CPU too", copy["is_spilled"]), ("circuit open", is_open), ("pinned", copy["is_pinned"]))
     notes = [note for note, holds in told if holds]
     return f"{name} {copy['used']}/{copy['slots']}" + (f" ({', '.join(notes)})" if notes else "")
 

@@ -202,6 +202,14 @@ class Allowance:
     reset_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Allowances:
+    """What a team has left; None where it has no such limit. Of several for tokens the one that ends first."""
+
+    requests: Allowance | None
+    tokens: Allowance | None
+
+
 class RateLimited(Refusal):
     """The team has used up its `what`: "requests" or "tokens". Allowances are None where there is no such limit."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from router.control.prober import ProbeLimits
 from router.lifecycle import DrainLimits
 from router.policy.deadlines import Deadlines
+from router.policy.declared import Declaration
 from router.policy.guard import Guards
 from router.policy.placement import Mode
 from router.policy.route import Reach
@@ -28,7 +29,17 @@ def call_rules(settings: Settings, keys: Keys = NO_KEYS) -> CallRules:
         reach=Reach(never_loads=settings.placement.mode is Mode.OBSERVE, has_cloud=settings.cloud.enabled),
         access=access_from(settings.auth, settings.teams, keys),
         origins=origins_of(settings.cors.origins),
+        kept=frozenset(one.key for one in declarations(settings)) if is_managed(settings) else frozenset(),
     )
+
+
+def is_managed(settings: Settings) -> bool:
+    return settings.placement.mode is Mode.MANAGED
+
+
+def declarations(settings: Settings) -> tuple[Declaration, ...]:
+    """Also where the mode is another: that nothing is kept is told beside them."""
+    return tuple(Declaration(one.name, one.copies, one.pin, one.nodes) for one in settings.placement.models)
 
 
 def deadlines(settings: Settings) -> Deadlines:
@@ -83,5 +94,6 @@ def named_models(settings: Settings) -> set[str]:
     return {
         *aliases_from(settings.aliases).models,
         *settings.line.models,
+        *(one.name for one in settings.placement.models),
         *(key for node in settings.nodes for key in node.models),
     }

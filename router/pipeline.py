@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from random import Random
 
 from router.admission import Admission
-from router.errors import Draining, LoopDetected, Outcome, QueueTimeout, Refusal, RouterBroken, UpstreamTimeout
+from router.errors import Draining, LoopDetected, Outcome, QueueTimeout, Refusal, UpstreamTimeout
 from router.fleet.tickets import Lease, Place, Ticket
 from router.policy.access import Team
 from router.policy.alias import RoutePlan
 from router.policy.deadlines import Deadlines, at_node, in_line
-from router.policy.guard import Guarded, Guards, guarded_of
+from router.policy.guard import Guarded, Guards
+from router.policy.overflow import Overflow
 from router.policy.retry import Budget
 from router.policy.route import UNSERVABLE, Ahead, Passed, Reach, ahead, nowhere, passed_for
 from router.policy.schedule import Decision, Want, schedule
 from router.policy.splices import changes_of
 from router.policy.ticket import check_context, ticket_for
 from router.seams import Call, Clock, FleetView, Observer, Record, Reply, Store
-from router.upstream.attempt import TEXT_BYTES_MAX, Attempt
+from router.upstream import own
+from router.upstream.attempt import Attempt, ran_of
 from router.upstream.course import Course, follow, may_turn, shown, turn
 from router.upstream.errand import Errand, Reading, Terms, errand_for
 from router.upstream.forward import forward
@@ -42,9 +44,9 @@ from router.upstream.pool import ConnectionPool
 from router.upstream.reading import LARGE_READS_MAX, read
 from router.upstream.rules import CallRules
 from router.upstream.waiting import WaitingStream
-from router.wire import comments, dialects, headers
+from router.wire import headers
 from router.wire.intent import Intent
-from router.wire.unload import CONTENT_TYPE, is_unload, unloaded
+from router.wire.unload import is_unload
 
 log = logging.getLogger(__name__)
 
@@ -102,18 +104,18 @@ class Pipeline:
         except Refusal as refusal:
             is_late = isinstance(refusal, QueueTimeout | UpstreamTimeout)
             note_wait(record, live.step_out(self._clock.now_s()), "timeout" if is_late else "rejected")
-            self._refuse(call, reply, waiting, record, refusal)
+            own.refuse(call, reply, waiting, record, refusal, self._clock.wall_s())
         except asyncio.CancelledError:
             ours = live.why_cancelled()
             note_wait(record, live.step_out(self._clock.now_s()), "rejected" if ours is not None else "cancelled")
             if ours is None:
                 note_leaving(record, live.attempt)
                 raise
-            self._refuse(call, reply, waiting, record, ours)
+            own.refuse(call, reply, waiting, record, ours, self._clock.wall_s())
         except Exception:
             log.exception("call %s met a defect of the router", record.request_id)
             note_wait(record, live.step_out(self._clock.now_s()), "rejected")
-            self._break(call, reply, waiting, record)
+            own.break_off(call, reply, waiting, record, self._clock.wall_s())
         finally:
             self._exit(live)
             call.release_body()
@@ -130,7 +132,7 @@ class Pipeline:
         if is_unload(intent):
             self._answer_unload(call, reply, record, intent, team)
             return
-        ticket = self._ticket(call, intent, course.plan, record, rules.guards)
+        ticket = self._ticket(call, intent, course, record, rules.guards)
         self._comment_on(waiting, call, intent, rules.deadlines)
         while True:
             decision = self._decide(ticket, call, intent, course.plan, rules)
@@ -138,10 +140,13 @@ class Pipeline:
             live.stand_in_line(self._clock.now_s())
             judge = partial(self._decide, ticket, call, intent, course.plan, rules)
             patience = self._patience(call, ticket, rules.deadlines, record)
-            hold = self._admission.lease(ticket, *patience, judge, waiting)
+            overflow = self._overflow(ticket, call, intent, course.plan, rules, record)
+            hold = self._admission.lease(ticket, *patience, judge, waiting, overflow)
             try:
                 async with hold as lease:
-                    note_lease(record, lease, decision, live.step_out(self._clock.now_s()))
+                    course = course.granted(lease.model)
+                    waited_s = live.step_out(self._clock.now_s())
+                    note_lease(record, lease, decision, waited_s, hold.left, is_overflow=course.is_overflow)
                     errand = self._errand(call, reading, course, lease, rules, record)
                     try:
                         with self._at_node(record, course):
@@ -151,18 +156,18 @@ class Pipeline:
                         raise
                     hold.outcome, hold.tokens = self._settle(record, attempt)
                     # Before the slot goes to the next in line: it must not be handed a copy that has just died.
-                    await self._fleet.attempt_ended(lease, attempt.failure, shown(attempt))
+                    await self._fleet.attempt_ended(lease, attempt.failure, shown(attempt), ran_of(attempt))
             except UNSERVABLE as refusal:
                 following = self._turn(course, refusal, rules.reach, record, live)
             else:
                 if attempt.failure is None and attempt.refusal is None:
                     return
                 following = self._again(course, attempt, rules, record)
-            if following.plan is course.plan:
+            if following.plan.first.model == ticket.targets[0]:
                 ticket = replace(ticket, excluded=following.excluded)
             else:
-                ticket = self._ticket(call, intent, following.plan, record, rules.guards)
-                record.model = following.plan.first.model
+                ticket = self._ticket(call, intent, following, record, rules.guards)
+            record.model = following.plan.first.model
             course = following
 
     def _enter(self, live: LiveCall) -> None:
@@ -199,17 +204,18 @@ class Pipeline:
         record.model = found.plan.first.model
         return found.plan
 
-    def _ticket(self, call: Call, intent: Intent, plan: RoutePlan, record: Record, guards: Guards) -> Ticket:
-        return ticket_for(
-            call.ticket_id,
+    def _ticket(self, call: Call, intent: Intent, course: Course, record: Record, guards: Guards) -> Ticket:
+        ticket = ticket_for(
+            course.ticket_id(call.ticket_id),
             call.endpoint,
             intent,
-            plan,
+            course.plan,
             team=record.team,
             body_bytes=record.body_bytes,
             snapshot=self._fleet.snapshot,
             guards=guards,
         )
+        return replace(ticket, excluded=course.excluded)
 
     def _decide(self, ticket: Ticket, call: Call, intent: Intent, plan: RoutePlan, rules: CallRules) -> Decision:
         affinity = call.affinity or intent.affinity.hex()
@@ -231,6 +237,14 @@ class Pipeline:
         term = in_line(limits, model, call.arrived_s, call.timeout_s, queued_s, self._clock.now_s())
         return term.until_s, partial(term.refusal, record.model_asked, rng=self._rng)
 
+    def _overflow(  # noqa: PLR0917 - all that is known of the call by now
+        self, ticket: Ticket, call: Call, intent: Intent, plan: RoutePlan, rules: CallRules, record: Record
+    ) -> Overflow | None:
+        if len(plan.targets) == 1:
+            return None
+        since_s = self._clock.now_s() - record.queued_s
+        return Overflow(plan, ticket, call.endpoint, intent, rules.guards, rules.reach, since_s)
+
     def _errand(  # noqa: PLR0917 - all that is known of the call by now
         self, call: Call, reading: Reading, course: Course, lease: Lease, rules: CallRules, record: Record
     ) -> Errand:
@@ -245,6 +259,7 @@ class Pipeline:
             is_alias=bool(plan.alias),
             overrides=plan.first.overrides,
             loaded_ctx=self._fleet.loaded_ctx(lease.node, lease.weights),
+            is_kept=rules.keeps(self._fleet.snapshot, lease),
         )
         note_guarded(record, changes.guarded)
         return errand_for(
@@ -256,8 +271,9 @@ class Pipeline:
             is_alias=bool(plan.alias),
             has_other_target=may_turn(course, self._fleet.snapshot, rules.reach, attempts=rules.retries.attempts),
             via=self._via,
-            decision=decision_headers(call.request_id, record),
+            decision=decision_headers(call, record, self._clock.wall_s()),
             terms=Terms(due, limits.idle_s),
+            beside=self._store.occupancy.get((lease.node, lease.weights), 1),
             credentials=self._connections.credentials(spec),
         )
 
@@ -302,47 +318,13 @@ class Pipeline:
         return sequel.course
 
     def _answer_unload(self, call: Call, reply: Reply, record: Record, intent: Intent, team: Team) -> None:
-        """At once, as Ollama does, which unloads behind its answer."""
         if team.may_unload:
             self._fleet.unload(record.model)
         else:
             note_guarded(record, (Guarded.UNLOAD_IGNORED,))
-        body = unloaded(call.endpoint, intent, self._clock.wall_s())
-        pairs = [(b"Content-Type", CONTENT_TYPE), *decision_headers(call.request_id, record)]
-        _send(reply, 200, pairs, body)
-
-    def _refuse(self, call: Call, reply: Reply, waiting: WaitingStream, record: Record, refusal: Refusal) -> None:
-        """As an answer, or as the last event of a stream that was opened early.
-
-        Where a node's answer had begun, whoever passed it on has told it there.
-        """
-        record.outcome = refusal.outcome
-        record.rejection = refusal.rejection
-        record.error = refusal.text[:TEXT_BYTES_MAX]
-        note_guarded(record, guarded_of(refusal))
-        pairs = decision_headers(call.request_id, record, refused=refusal.rejection)
-        if waiting.is_open:
-            event = dialects.error_event(call.endpoint, refusal, sequence_number=0, request_id=call.request_id)
-            waiting.end(comments.decision(pairs) + event)
-        elif not reply.has_started:
-            answer = dialects.error_answer(call.endpoint.dialect, refusal, call.request_id)
-            _send(reply, answer.status, [*answer.headers, *pairs], answer.body)
-
-    def _break(self, call: Call, reply: Reply, waiting: WaitingStream, record: Record) -> None:
-        """A defect of ours: the client is told, or cut off: half an answer must not end like a whole one."""
-        if reply.has_started and not waiting.is_open:
-            reply.cut()
-        refusal = RouterBroken("the router failed to serve this call: its log says why")
-        self._refuse(call, reply, waiting, record, refusal)
+        own.answer_unload(call, reply, record, intent, self._clock.wall_s())
 
     def _finish(self, record: Record, reply: Reply) -> None:
         record.duration_s = self._clock.now_s() - record.arrived_s
         record.status = reply.status or CLIENT_CLOSED_REQUEST
         self._observer.observe(record)
-
-
-def _send(reply: Reply, status: int, pairs: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
-    """An answer of our own, whole at once."""
-    reply.start(status, pairs, len(body))
-    reply.write(body)
-    reply.end()

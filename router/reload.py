@@ -15,6 +15,8 @@ from router import meaning
 from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
 from router.control.prober import Prober
+from router.control.slots import SlotLearner
+from router.control.watch import Watch
 from router.discovery.static import StaticDiscovery
 from router.fleet.node import NodeSpec
 from router.lifecycle import Lifecycle
@@ -74,6 +76,8 @@ class Parts:
     prober: Prober
     store: PoolStore
     tls: ListenerTls | None
+    slots: SlotLearner
+    watch: Watch
 
 
 class Preparer:
@@ -165,6 +169,8 @@ class Reloader:
         settings, late = kept(self.settings, loaded.settings)
         self._wanted = settings
         self.on_named()
+        for warning in loaded.warnings:
+            log.warning("%s", warning)
         return self._preparer.prepare(Loaded(settings, loaded.warnings, loaded.place)), late
 
     def _apply(self, prepared: Prepared) -> None:
@@ -186,6 +192,7 @@ class Reloader:
         parts.keeper.interval_s = settings.probe.interval_s
         parts.keeper.cloud_slots = meaning.cloud_slots(settings)
         parts.placer.mode = settings.placement.mode
+        parts.placer.declarations.declared = meaning.declarations(settings)
         parts.inference.limits = meaning.body_limits(settings)
         parts.inference.stall_s = settings.client.client_stall_s
         parts.buffers.limit = settings.limits.buffered_bytes

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from router.errors import Allowance, Outcome, Refusal, Rejection
+from router.errors import Allowances, Outcome, Refusal, Rejection
 from router.fleet.node import NodeSpec
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import CopyReport, Gate, Leading, Lease, LineView, Place, Ticket
+from router.policy.concurrency import Ran
 from router.policy.retry import Failure
 from router.wire.endpoints import Endpoint
 
@@ -41,7 +42,9 @@ class Store(Protocol):
         """Raises RateLimited, TeamQueueFull, QueueFull. Repeated with the same id and attempt it answers the same."""
         ...
 
-    async def widen(self, ticket_id: str, targets: tuple[str, ...]) -> Lease | Place: ...
+    async def widen(self, ticket_id: str, targets: tuple[str, ...]) -> Lease | Place:
+        """Into further lines, but for full ones. Raises Unavailable for a ticket that neither waits nor is served."""
+        ...
 
     async def place_of(self, ticket_id: str) -> Place | None:
         """Where it stands by now; None when it does not wait, or when nobody can say at once."""
@@ -141,8 +144,11 @@ class FleetView(Protocol):
         """Of a node that there is a lease on: it may have left since, and its running calls still end there."""
         ...
 
-    async def attempt_ended(self, lease: Lease, failure: Failure | None, outcome: Outcome) -> None:
-        """What traffic showed of a copy and its node; never called for a client that left."""
+    async def attempt_ended(
+        self, lease: Lease, failure: Failure | None, outcome: Outcome, ran: Ran | None = None
+    ) -> None:
+        """What traffic showed of a copy and its node; never called for a client that left. `ran`: of an answer that
+        took a slot and came at its node's own pace."""
         ...
 
     def loaded_ctx(self, node: str, weights: str) -> int:
@@ -258,14 +264,14 @@ class Record:
     passed: tuple[str, ...] = ()  # why targets of the alias were passed over: a label of alias_fallbacks_total
     guarded: tuple[str, ...] = ()  # what guards did: guard and action, labels of guard_actions_total
     team: str = ""  # empty for a call that was refused before it was known whose it is
-    requests_left: Allowance | None = None  # of its team's limits, where it has any and the store has told
-    tokens_left: Allowance | None = None
+    left: Allowances | None = None  # of its team's limits, where it has any and the store has told
     node: str = ""
     attempts: int = 0
     status: int = 0  # as sent, 499 for a client that left before its status line
     outcome: Outcome = Outcome.OK
     rejection: Rejection | None = None
     reason: str = ""  # why this node: the label of routing_decisions_total
+    is_overflow: bool = False  # at a further target of its alias, whose line it stood in as well
     is_stream: bool = False
     is_cold: bool = False  # waited for a load
     body_bytes: int = 0

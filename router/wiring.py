@@ -20,7 +20,9 @@ from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
 from router.control.prober import Prober
 from router.control.replicas import beat_for_ever, watch_lag
+from router.control.slots import SlotLearner
 from router.control.unloader import Unloader
+from router.control.watch import Watch
 from router.discovery.static import StaticDiscovery
 from router.errors import Rejection
 from router.lifecycle import Lifecycle, Loops, Phase
@@ -39,7 +41,6 @@ from router.server.show import NODE_S, QUESTIONS_MAX, Shows
 from router.server.tls import ListenerTls
 from router.settings import Loaded, Origin, Settings, host_port, is_loopback
 from router.store.either import PoolStore
-from router.telemetry.gauges import Sources
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
 from router.telemetry.observer import Telemetry
@@ -48,6 +49,7 @@ from router.upstream.node_api import HttpNodeApi
 from router.upstream.pool import ConnectionPool
 from router.upstream.resolver import Resolver
 from router.wiring_admin import listen_admin
+from router.wiring_metrics import metrics_of
 from router.wiring_store import make_store
 
 log = logging.getLogger("router")
@@ -150,16 +152,14 @@ async def running(
 async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Random) -> tuple[Parts, Loops]:
     """All that serves calls but for the sockets, and the loops that keep it fresh."""
     settings, clock = prepared.settings, SystemClock()
-    store = make_store(prepared, clock, rng)
-    stack.push_async_callback(store.close)
+    store = make_store(stack, prepared, clock, rng)
     access = AccessBook()
     access.replace(prepared.accesses)
     resolver = Resolver()
     connections = ConnectionPool(connect_s=settings.timeouts.connect_s, resolve=resolver.addresses, access=access.of)
     stack.push_async_callback(connections.close)
     discovery = StaticDiscovery(prepared.nodes)
-    # The keeper comes after what it tells: metrics look it up at the scrape.
-    metrics = _metrics(settings, store, discovery, logs, lambda: keeper)
+    metrics = metrics_of(settings, store, discovery, logs, lambda: keeper, lambda: placer, lambda: parts.watch)
     keeper = FleetKeeper(
         store,
         clock,
@@ -185,6 +185,7 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
     placer = Placer(
         api=api, keeper=keeper, store=store, clock=clock, mode=settings.placement.mode, observe=metrics.load_ended
     )
+    placer.declarations.declared = meaning.declarations(settings)
     pipeline = await _pipeline(prepared, store, keeper, connections, Telemetry(metrics, logs), clock, rng)
     lifecycle = Lifecycle(meaning.drain_limits(settings))
     buffers = Buffers(settings.limits.buffered_bytes)
@@ -204,6 +205,8 @@ async def _parts(stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Ran
         prober=prober,
         store=store,
         tls=ListenerTls(prepared.serving) if prepared.serving is not None else None,
+        slots=SlotLearner(keeper, store, clock),
+        watch=Watch(keeper, clock, placer.recent, metrics.copy_evicted),
     )
     return parts, _loops(stack, parts)
 
@@ -215,7 +218,19 @@ def _loops(stack: AsyncExitStack, parts: Parts) -> Loops:
         loops.start(name, work)
     loops.start("discovery", parts.prober.follow(parts.discovery))
     loops.start("placer", parts.placer.run())
-    unloader = Unloader(parts.api, parts.keeper, parts.store, lambda: parts.placer.mode)
+    placer = parts.placer
+    unloader = Unloader(
+        parts.api,
+        parts.keeper,
+        parts.store,
+        lambda: placer.mode,
+        declared=lambda: placer.declarations.holds.declared,
+        on_unload=parts.watch.unloaded,
+    )
+    parts.keeper.on_ran = parts.slots.ended
+    placer.declarations.has_looked = parts.prober.has_looked.is_set
+    loops.start("watch", parts.watch.run())
+    loops.start("slots", parts.slots.run())
     parts.keeper.on_unload = unloader.want
     loops.start("unloader", unloader.run())
     loops.start("heartbeat", beat_for_ever(parts.store))
@@ -321,26 +336,6 @@ async def _listen_probes(stack: AsyncExitStack, settings: Settings, parts: Parts
     port, close = await listen_pages(probes, *host_port(settings.metrics_listen))
     stack.push_async_callback(close)
     return port
-
-
-def _metrics(
-    settings: Settings, store: PoolStore, discovery: StaticDiscovery, logs: Logs, keeper: Callable[[], FleetKeeper]
-) -> Metrics:
-    sources = Sources(
-        snapshot=lambda: keeper().snapshot,
-        occupancy=lambda: store.occupancy,
-        lines=store.lines,
-        queue_limit=lambda key: store.limits.of(key),  # noqa: PLW0108 - the limits may be set anew
-        circuits=lambda: keeper().circuits(),
-        discovered=lambda: {discovery.source: len(discovery.nodes)},
-        log_lines_dropped=lambda: logs.dropped,
-        is_degraded=lambda: store.is_alone,
-        redis_up=lambda: store.is_up,
-    )
-    told = settings.metrics
-    named = meaning.named_models(settings)
-    teams_max = told.teams_max if told.teams else None
-    return Metrics(sources, models_max=told.models_max, named=named, teams_max=teams_max)
 
 
 def _ids() -> Callable[[], str]:

@@ -33,6 +33,8 @@ async def listen_admin(
         mode=lambda: placer.mode,
         experience=lambda: placer.experience,
         leaving=lambda: placer.leaving,
+        declarations=lambda: placer.declarations,
+        troubles=lambda: parts.watch.troubles,
     )
     host, port = host_port(reloader.settings.admin.listen)
     door = Door(_token_file(reloader.settings), lambda name: is_loopback(name) or name == host)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from contextlib import AsyncExitStack
 from random import Random
 
 from router.reload import Prepared
@@ -15,11 +16,15 @@ from router.store.redis.link import Link
 from router.store.redis.store import RedisStore
 
 
-def make_store(prepared: Prepared, clock: Clock, rng: Random) -> PoolStore:
+def make_store(stack: AsyncExitStack, prepared: Prepared, clock: Clock, rng: Random) -> PoolStore:
+    store: PoolStore
     if prepared.store is None:
-        return MemoryStore(clock, rng, prepared.line_limits)
-    replica = _name_of_this_process()
-    return RedisStore(Link(prepared.store, replica), replica, clock, rng, prepared.line_limits)
+        store = MemoryStore(clock, rng, prepared.line_limits)
+    else:
+        replica = _name_of_this_process()
+        store = RedisStore(Link(prepared.store, replica), replica, clock, rng, prepared.line_limits)
+    stack.push_async_callback(store.close)
+    return store
 
 
 def _name_of_this_process() -> str:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
+from router.control.left import LeftNodes
 from router.control.shown import SHOW_BYTES_MAX, ShownBodies
 from router.errors import Outcome
 from router.fleet import breaker as breakers
@@ -20,25 +21,17 @@ from router.fleet.cloud import with_cloud
 from router.fleet.health import Event, Vitals
 from router.fleet.node import Copy, CopyState, Health, Node, NodeSpec
 from router.fleet.reports import PsEntry, Shown, TagEntry
-from router.fleet.snapshot import Snapshot, apply_ps, apply_tags, apply_version, slots_of
+from router.fleet.slots import unseen_copy, with_learnt
+from router.fleet.snapshot import Snapshot, apply_ps, apply_tags, apply_version
 from router.fleet.tickets import Gate, Lease, report_of
+from router.policy.concurrency import Ran
 from router.policy.retry import Blame, Failure, blame_of
 from router.seams import Clock, Store
 
 log = logging.getLogger(__name__)
 
-# Nodes that left: a lease is at most minutes older than its node's leaving, and a node that returns is another start.
-LEFT_MAX = 10_000
 # Digests come from nodes: a catalog of this many different models is larger than any pool's.
 SHOWN_MAX = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """What stays of a node that left."""
-
-    spec: NodeSpec
-    returns: int
 
 
 class FleetKeeper:
@@ -63,7 +56,7 @@ class FleetKeeper:
         self._on_circuit = on_circuit
         self.cloud_slots = cloud_slots
         self._vitals: dict[str, Vitals] = {}
-        self._left: dict[str, Left] = {}  # the one that left last, last
+        self._left = LeftNodes()
         self._breakers: dict[tuple[str, str | None], Breaker] = {}
         self._resident_since_s: dict[str, float] = {}  # store time of the youngest fact on a node's memory
         self.shown: dict[str, Shown] = {}  # by manifest digest
@@ -75,6 +68,9 @@ class FleetKeeper:
         # Told the keys of a copy that became ready with a known context. Set by whoever holds the waiting calls.
         self.on_context: Callable[[Sequence[str]], None] = lambda keys: None
 
+        # Told what a call showed of its copy's slots. Set by whoever learns from it.
+        self.on_ran: Callable[[Lease, Ran], Awaitable[None]] | None = None
+
     def __repr__(self) -> str:
         return f"<FleetKeeper {self.snapshot!r}>"
 
@@ -85,7 +81,7 @@ class FleetKeeper:
 
     def spec_of(self, node: str) -> NodeSpec:
         known = self.snapshot.nodes.get(node)
-        return known.spec if known is not None else self._left[node].spec
+        return known.spec if known is not None else self._left.spec_of(node)
 
     def unload(self, model: str) -> None:
         self.on_unload(model)
@@ -109,13 +105,11 @@ class FleetKeeper:
 
     async def add(self, spec: NodeSpec) -> None:
         if spec.name not in self._vitals:
-            left = self._left.get(spec.name)
-            # Another count, or the store would take it for the start that it knew and ignore what is seen of it.
-            self._vitals[spec.name] = Vitals(returns=left.returns + 1 if left is not None else 0)
+            self._vitals[spec.name] = Vitals(returns=self._left.starts_of(spec.name))
         vitals = self._vitals[spec.name]
         incarnation = await self._store.incarnate(spec.name, _start_of(spec, vitals))
         known = self.snapshot.nodes.get(spec.name, Node(spec))
-        self._swap(replace(known, spec=spec, incarnation=incarnation))
+        self._swap(replace(known.under(spec), incarnation=incarnation))
 
     async def remove(self, name: str) -> None:
         node = self.snapshot.nodes.get(name)
@@ -123,10 +117,7 @@ class FleetKeeper:
             return
         self.snapshot = self.snapshot.without_node(name)
         gated = {(name, None), *(key for key in self._breakers if key[0] == name)}
-        self._left.pop(name, None)
-        self._left[name] = Left(node.spec, self._vitals.pop(name, Vitals()).returns)
-        if len(self._left) > LEFT_MAX:
-            del self._left[next(iter(self._left))]
+        self._left.note(name, node.spec, self._vitals.pop(name, Vitals()).returns)
         self._resident_since_s.pop(name, None)
         self._breakers = {key: state for key, state in self._breakers.items() if key[0] != name}
         await self._store.drop_node(name, node.incarnation)
@@ -195,9 +186,8 @@ class FleetKeeper:
         num_ctx = has_ctx or named_ctx
         now_s = self._store.now_s()
         self._resident_since_s[name] = now_s
-        keys = node.keys_of(weights)
         known = node.copies.get(weights)
-        copy = known if known is not None else Copy(weights, CopyState.READY, keys, slots_of(node, keys, node.models))
+        copy = known if known is not None else unseen_copy(node, weights)
         # A renewal that names what the copy had leaves it as it was: the node's default, or ours.
         is_as_before = is_renewal and named_ctx == copy.num_ctx
         is_ours = copy.named_ctx > 0 if is_as_before else named_ctx > 0
@@ -247,9 +237,20 @@ class FleetKeeper:
         await self._store.set_copy(report_of(node, gone, now_s, is_probe=False))
         self.wake_placer()
 
+    async def learnt_slots(self, name: str, weights: str, slots: int) -> None:
+        """What calls have shown that a copy runs at once."""
+        node = with_learnt(self.snapshot.nodes[name], weights, slots)
+        self._swap(node)
+        if weights in node.copies:
+            await self._store.set_copy(report_of(node, node.copies[weights], self._store.now_s(), is_probe=True))
+
     # traffic
 
-    async def attempt_ended(self, lease: Lease, failure: Failure | None, outcome: Outcome) -> None:
+    async def attempt_ended(
+        self, lease: Lease, failure: Failure | None, outcome: Outcome, ran: Ran | None = None
+    ) -> None:
+        if ran is not None and self.on_ran is not None:
+            await self.on_ran(lease, ran)
         if failure is Failure.CONNECT_REFUSED:
             await self._step(lease.node, Event.CONNECT_REFUSED)
             return
@@ -321,8 +322,8 @@ class FleetKeeper:
         node = self.snapshot.nodes.get(name)
         if node is not None:
             is_another = new.health is Health.DOWN or incarnation != node.incarnation
-            copies = MappingProxyType({}) if is_another else node.copies
-            self._swap(replace(node, health=new.health, incarnation=incarnation, copies=copies))
+            node = node.begun_anew if is_another else node
+            self._swap(replace(node, health=new.health, incarnation=incarnation))
         self.wake_placer()
 
     async def _tell_copies(self, before: Node, seen_at_s: float) -> None:

@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Protocol
 
+from router.control.declarations import Declarations, Look
 from router.control.keeper import FleetKeeper
 from router.errors import LoadFailed, NoNode, NotLoaded, Refusal, Rejection
-from router.fleet.node import Node
+from router.fleet.node import Node, NodeSpec
 from router.fleet.reports import MalformedReport, PsEntry, parse_ps
 from router.fleet.tickets import LineView
 from router.policy.degraded import loading_node
 from router.policy.experience import NOTHING_LEARNT, loaded, looked
 from router.policy.guard import KEEP_ALIVE_MIN_S
-from router.policy.placement import Load, LoadFailure, Mode, Refuse, failed_again, hopeless, place
+from router.policy.placement import Action, Cause, Load, LoadFailure, Mode, Refuse, failed_again, hopeless, place
 from router.policy.room import OFFERED_S
-from router.seams import Clock, NodeApi, NodeFailed, Store
+from router.seams import Clock, NodeFailed, Store
 from router.wire.names import key_of
 
 log = logging.getLogger(__name__)
@@ -34,13 +36,24 @@ MEMORY_READ_S = 2.0  # those in line wait for it; a node that is slower to list 
 FAILURES_MAX = 1000  # copies with a failed load remembered; a pool has fewer (node, model) pairs that fail at once
 
 
+class PlacerApi(Protocol):
+    """The part of a node's api that is asked here."""
+
+    async def ps(self, node: NodeSpec) -> tuple[bytes, float | None]: ...
+
+    async def load(self, node: NodeSpec, model: str, num_ctx: int, keep_alive_s: float | None) -> float: ...
+
+    async def unload(self, node: NodeSpec, model: str) -> None: ...
+
+
 class Placer:
-    """Owns the loads that run, by node, the memory of those that failed, and `experience`. `mode` may be set anew."""
+    """Owns the loads that run, by node, the memory of those that failed, and `experience`. `mode` may be set anew, and
+    what `declarations` says."""
 
     def __init__(
         self,
         *,
-        api: NodeApi,
+        api: PlacerApi,
         keeper: FleetKeeper,
         store: Store,
         clock: Clock,
@@ -57,6 +70,7 @@ class Placer:
         self._loads: dict[str, tuple[Load, asyncio.Task[None]]] = {}
         self._failures: dict[tuple[str, str], LoadFailure] = {}
         self.experience = NOTHING_LEARNT
+        self.declarations = Declarations()
         self.is_leaving = False
 
     def __repr__(self) -> str:
@@ -71,6 +85,10 @@ class Placer:
     def leaving(self) -> frozenset[tuple[str, str]]:
         """What these loads displace, by (node, weights)."""
         return frozenset((node, weights) for node, (load, _) in self._loads.items() for weights in load.displaces)
+
+    def recent(self) -> tuple[Load, ...]:
+        """Loads that run or have just ended."""
+        return (*self.declarations.recent, *(load for load, _ in self._loads.values()))
 
     @property
     def failures(self) -> Mapping[tuple[str, str], LoadFailure]:
@@ -111,23 +129,41 @@ class Placer:
         lines = [line for line in await self._store.lines() if line.depth]
         snapshot, occupancy, now_s = self._keeper.snapshot, self._store.occupancy, self._clock.now_s()
         self.experience = looked(self.experience, lines, snapshot, occupancy, now_s)
-        if not lines or self.is_leaving:
+        at = Look(
+            lines, snapshot, occupancy, self.experience, self.loading, self.leaving, self._backoff, now_s, self.mode
+        )
+        self.declarations.look(at)
+        if self.is_leaving:
             return
         leading = await self._store.lead()
         if not leading.is_mine:
             return
-        epoch = leading.epoch
-        actions = place(
-            lines,
-            snapshot,
-            loading=self.loading,
-            backoff={copy: failure.until_s for copy, failure in self._failures.items()},
-            now_s=now_s,
-            mode=self.mode,
-            occupancy=occupancy,
-            experience=self.experience,
-            leaving=self.leaving,
+        if lines:
+            await self._carry(self._placed(at), leading.epoch)
+            await self._refuse_hopeless(lines)
+        await self._carry(
+            self.declarations.keep(replace(at, loading=self.loading, leaving=self.leaving)), leading.epoch
         )
+
+    def _placed(self, at: Look) -> tuple[Action, ...]:
+        return place(
+            at.lines,
+            at.snapshot,
+            loading=at.loading,
+            backoff=at.backoff,
+            now_s=at.now_s,
+            mode=at.mode,
+            occupancy=at.occupancy,
+            experience=at.experience,
+            leaving=at.leaving,
+            holds=self.declarations.holds,
+        )
+
+    @property
+    def _backoff(self) -> dict[tuple[str, str], float]:
+        return {copy: failure.until_s for copy, failure in self._failures.items()}
+
+    async def _carry(self, actions: Iterable[Action], epoch: int) -> None:
         for action in (self._named_by_all(action) for action in actions):
             if isinstance(action, Refuse):
                 await self._store.refuse(action.key, _refusal(action))
@@ -137,7 +173,6 @@ class Placer:
                     await self._store.begin(action.node, weights, loading=False, epoch=epoch)
                 task = asyncio.create_task(self._load(action), name=f"load {action.key} on {action.node}")
                 self._loads[action.node] = (action, task)
-        await self._refuse_hopeless(lines)
 
     def _named_by_all(self, action: Load | Refuse) -> Load | Refuse:
         """Without the store every replica that has tickets for a model must ask the same node: Ollama loads once."""
@@ -160,10 +195,11 @@ class Placer:
                 await self._tell_displaced(load)
             finally:
                 self._loads.pop(load.node, None)
+                self.declarations.ended(load, self._clock.now_s())
                 self._keeper.wake_placer()
 
     async def _carry_out(self, load: Load) -> None:
-        reason = "renew" if load.is_renewal else "line"
+        reason = "renew" if load.is_renewal else load.cause.value
         began_s = self._clock.now_s()
         log.info("loading %s on %s (%s)", load.key, load.node, reason)
         try:
@@ -183,7 +219,7 @@ class Placer:
         self._failures.pop((load.node, load.weights), None)
         self._observe(load.node, load.key, reason, "ok", took_s)
         log.info("loaded %s on %s in %.1f s", load.key, load.node, took_s)
-        if not load.displaces:  # else it waited for what had to go
+        if not load.displaces and not load.is_renewal:  # else it waited for what had to go, or had nothing to load
             self.experience = loaded(self.experience, load.weights, took_s)
         has_ctx = await self._context_of(load)
         await self._keeper.loaded(load.node, load.weights, load.num_ctx, has_ctx=has_ctx, is_renewal=load.is_renewal)
@@ -200,7 +236,8 @@ class Placer:
         return took_s
 
     async def _offer(self, load: Load) -> None:
-        """Ollama evicts the copy with the shortest keep-alive first (server/sched.go, ByDurationAndName)."""
+        """Ollama evicts the copy with the shortest keep-alive first (server/sched.go, ByDurationAndName). What is idle
+        and goes for a declared copy is unloaded outright: that was decided, whatever Ollama would find room for."""
         node = self._keeper.snapshot.nodes.get(load.node)
         if node is None:
             return
@@ -208,9 +245,15 @@ class Placer:
             copy, keys = node.copies.get(weights), node.keys_of(weights)
             if copy is None or not keys:
                 continue
+            name = node.models[keys[0]].name
+            is_idle = not self._store.occupancy.get((load.node, weights))
             try:
-                # As a renewal: it names the loaded context, or a copy that was loaded with another one reloads.
-                await self._api.load(node.spec, node.models[keys[0]].name, copy.num_ctx, OFFERED_S)
+                if load.cause is not Cause.LINE and is_idle:
+                    await self._api.unload(node.spec, name)
+                    log.info("unloaded %s on %s for %s", keys[0], load.node, load.key)
+                else:
+                    # As a renewal: it names the loaded context, or a copy that was loaded with another one reloads.
+                    await self._api.load(node.spec, name, copy.num_ctx, OFFERED_S)
             except NodeFailed as failed:
                 log.warning("%s on %s keeps its keep-alive: %s", keys[0], load.node, failed.text)
 
@@ -235,13 +278,18 @@ class Placer:
                 await self._keeper.kept(load.node, weights)
 
     async def _resident(self, node: Node) -> Sequence[PsEntry]:
+        """What it has in memory now. The keeper hears it before anybody places again: by the next probe a copy that has
+        just come would take no room, and one that has just gone would still get calls."""
+        asked_at_s = self._store.now_s()
         try:
             async with asyncio.timeout(MEMORY_READ_S):
-                body, _ = await self._api.ps(node.spec)
-            return parse_ps(body, key_of)
+                body, node_now_s = await self._api.ps(node.spec)
+            entries = parse_ps(body, key_of)
         except (NodeFailed, MalformedReport, TimeoutError) as error:
             log.warning("what %s has in memory stays unknown until the next probe: %s", node.name, error)
             return ()
+        await self._keeper.saw_ps(node.name, entries, node_now_s or self._clock.wall_s(), asked_at_s)
+        return entries
 
     def _note_failure(self, copy: tuple[str, str], failed: NodeFailed) -> None:
         if copy not in self._failures and len(self._failures) >= FAILURES_MAX:

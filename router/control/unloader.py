@@ -1,14 +1,14 @@
 """Unloads that teams ask for: every idle copy of the weights leaves memory, and nobody waits for it.
 
 The request path only says what is wanted. A copy that serves somebody stays, and so does everything where placement
-only observes.
+only observes, and what is declared: it would be loaded again at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Protocol
 
 from router.control.keeper import FleetKeeper
@@ -31,11 +31,23 @@ class UnloadApi(Protocol):
 class Unloader:
     """Owns what is wanted out of memory: keys of models, in the order in which they were named."""
 
-    def __init__(self, api: UnloadApi, keeper: FleetKeeper, store: Store, mode: Callable[[], Mode]) -> None:
+    def __init__(
+        self,
+        api: UnloadApi,
+        keeper: FleetKeeper,
+        store: Store,
+        mode: Callable[[], Mode],
+        *,
+        declared: Callable[[], Set[tuple[str, str]]] = frozenset,
+        on_unload: Callable[[str, str], None] = lambda node, weights: None,
+    ) -> None:
+        """`declared` copies, by (node, weights), stay. `on_unload` hears of every node and weights that are asked."""
         self._api = api
         self._keeper = keeper
         self._store = store
         self._mode = mode
+        self._declared = declared
+        self._on_unload = on_unload
         self._wanted: dict[str, None] = {}
         self._is_wanted = asyncio.Event()
 
@@ -61,10 +73,11 @@ class Unloader:
         # Whoever leads: this is no order of the placer's, but it has to be of its time.
         epoch = (await self._store.lead()).epoch
         # No await between looking and beginning: a call could take a slot of the copy, and lose the model under it.
-        if self._store.occupancy.get(row.copy):
+        if row.copy in self._declared() or self._store.occupancy.get(row.copy):
             return
         if not await self._store.begin(*row.copy, loading=False, epoch=epoch):
             return
+        self._on_unload(*row.copy)
         try:
             await self._api.unload(self._keeper.spec_of(row.node), row.name)
         except NodeFailed as failed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -110,10 +110,20 @@ class Node:
     models: Mapping[str, DiskModel] = field(default_factory=lambda: MappingProxyType({}))  # by key
     copies: Mapping[str, Copy] = field(default_factory=lambda: MappingProxyType({}))  # by weights
     is_read: bool = False  # /api/tags was read at least once
+    learnt: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # slots, by weights
 
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def begun_anew(self) -> Node:
+        """With nothing in memory, and nothing learnt."""
+        return replace(self, copies=MappingProxyType({}), learnt=MappingProxyType({}))
+
+    def under(self, spec: NodeSpec) -> Node:
+        """What was learnt counts while the same is said of it."""
+        return replace(self, spec=spec, learnt=self.learnt if spec == self.spec else MappingProxyType({}))
 
     def keys_of(self, weights: str) -> tuple[str, ...]:
         """Every model key on its disk that stands for these weights, sorted."""

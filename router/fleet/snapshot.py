@@ -14,16 +14,11 @@ from types import MappingProxyType
 
 from router.fleet.node import Copy, CopyState, DiskModel, Health, Node
 from router.fleet.reports import PsEntry, Shown, TagEntry
+from router.fleet.slots import slots_of
 
 UP = frozenset({Health.HEALTHY, Health.DEGRADED, Health.DRAINING})
 POINTS_CACHED = 4096  # nodes and weights with a known place on the ring
 EXPIRY_INTERVALS = 2  # a copy that expires within so many probe intervals may be gone when a call arrives
-
-# server/sched.go: NUM_PARALLEL is 1 for these families, and for models that complete nothing, whatever is declared.
-SINGLE_SLOT_FAMILIES = frozenset(
-    {"mllama", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen3next", "lfm2", "lfm2moe"}
-    | {"nemotron_h", "nemotron_h_moe", "nemotron_h_omni"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,20 +304,7 @@ def _placed(
     weights = _weights(copy.digest, shown) if copy.digest else copy.weights
     sharing = tuple(sorted(key for key, model in models.items() if model.weights == weights))
     keys = sharing + tuple(key for key in alone if key not in models)
-    return replace(copy, weights=weights, keys=keys, slots=slots_of(node, keys, models))
-
-
-def slots_of(node: Node, keys: tuple[str, ...], models: Mapping[str, DiskModel]) -> int:
-    """Of a copy. What is declared for a model by name counts; a number for the whole node yields to Ollama's rules."""
-    is_named = any(key in node.spec.model_slots for key in keys)
-    if not is_named and any(_is_single(models[key]) for key in keys if key in models):
-        return 1
-    return node.spec.slots_of(keys)
-
-
-def _is_single(model: DiskModel) -> bool:
-    completes = not model.capabilities or "completion" in model.capabilities
-    return not completes or model.family in SINGLE_SLOT_FAMILIES
+    return replace(copy, weights=weights, keys=keys, slots=slots_of(node, keys, models, weights))
 
 
 def _disk_model(entry: TagEntry, shown: Mapping[str, Shown]) -> DiskModel:

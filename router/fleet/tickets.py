@@ -8,6 +8,7 @@ from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
+from router.errors import Allowances
 from router.fleet.node import Copy, CopyState, Node
 
 BEAT_S = 1.0  # replicas beat once a second
@@ -73,6 +74,7 @@ class Lease:
     num_ctx: int  # context the copy is loaded with, 0 where unknown
     team: str = "default"
     estimate_tokens: int = 0
+    left: Allowances | None = field(default=None, compare=False)  # in the answer to a first take: its team's limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class Place:
     depth: int
     estimate_s: float | None = None
     reason: Waits = field(default=Waits.FOR_SLOT, compare=False)
+    left: Allowances | None = field(default=None, compare=False)  # as in a Lease: a grant tells it no more
 
 
 class Leading(NamedTuple):
@@ -98,7 +101,10 @@ class Leading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LineView:
-    """One line as the placer and the metrics see it."""
+    """One line as the placer and the metrics see it.
+
+    `overflowed` of its tickets stand in another line first. What is asked for is what the others ask for, if any.
+    """
 
     model: str
     depth: int
@@ -110,6 +116,12 @@ class LineView:
     excluded: frozenset[str] = frozenset()  # nodes that every waiting ticket excludes
     names_no_ctx: bool = False  # some waiting ticket cannot use a copy with a named context
     teams: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))  # depth by team
+    overflowed: int = 0
+
+    @property
+    def own(self) -> int:
+        """Those whose first line this is: a ticket asks for a load in one line only."""
+        return self.depth - self.overflowed
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from random import Random
 from types import MappingProxyType
 
@@ -31,11 +31,15 @@ AS_SENT = Overrides()
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A model by its key. `share` is how many of the alias's calls are drawn for it, 0 to 1; 0 for a fallback."""
+    """A model by its key. `share` is how many of the alias's calls are drawn for it, 0 to 1; 0 for a fallback.
+
+    `overflow_after_s`: in line for it, after which a call also stands in the line of the plan's next; None is never.
+    """
 
     model: str
     share: float = 1.0
     overrides: Overrides = AS_SENT
+    overflow_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,13 @@ class RoutePlan:
     def without(self, passed: int) -> RoutePlan:
         """Less the first ones, as many as were passed over."""
         return RoutePlan(self.targets[passed:], self.alias) if passed else self
+
+    def led_by(self, model: str) -> RoutePlan:
+        """With this one of its targets first: the others may still be tried after it."""
+        if self.first.model == model:
+            return self
+        leader = next(target for target in self.targets if target.model == model)
+        return RoutePlan((leader, *(target for target in self.targets if target is not leader)), self.alias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +108,17 @@ class Aliases:
     def candidates(self, alias: str, team: str = DEFAULT_TEAM) -> tuple[str, ...]:
         """Model keys of `targets`, each once: the first that can be served is what the alias is listed as."""
         return tuple(dict.fromkeys(target.model for target in self.targets(alias, team)))
+
+    def overflows(self, alias: str, team: str = DEFAULT_TEAM) -> tuple[tuple[str, float], ...]:
+        """Of calls for its heaviest target: the models in whose lines they stand besides, after so many seconds."""
+        plan = max(self._of(team)[alias].plans, key=lambda plan: plan.first.share)
+        steps, waited_s = [], 0.0
+        for target, following in pairwise(plan.targets):
+            if target.overflow_after_s is None:
+                break
+            waited_s += target.overflow_after_s
+            steps.append((following.model, waited_s))
+        return tuple(steps)
 
     def missing(self, is_known: Collection[str]) -> tuple[tuple[str, str], ...]:
         """(alias, model key) for each target or fallback, of any team, that is not among these keys; sorted."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from router.errors import BadRequest
@@ -39,6 +39,7 @@ class Said:
     targets: Sequence[tuple[str, float]] | None = None  # names and weights
     fallbacks: Sequence[str] | None = None
     overrides: Overrides | None = None
+    overflow_after_s: float | None = None  # None, also for all: what an alias that this one leads to says
     teams: Mapping[str, Said] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -87,7 +88,14 @@ class _Reader:
         for key in self._spelled:
             end = self._end(_Edge(key, 1.0, (self._spelled[key],)), ())
             meanings[key] = meaning_of(key, end.drawn, end.fallbacks)
+            self._check_overflow(self._spelled[key], meanings[key])
         return MappingProxyType(meanings)
+
+    def _check_overflow(self, alias: str, meaning: Meaning) -> None:
+        """A team may well have one model where others have several: only what is said for all is a mistake."""
+        is_said = self._team is None and self._said[alias].overflow_after_s is not None
+        if is_said and all(len(plan.targets) == 1 for plan in meaning.plans):
+            raise AliasError((alias, "overflow_after_s"), "leads nowhere: name a fallback or another target")
 
     def _end(self, edge: _Edge, path: tuple[str, ...]) -> _End:
         key = edge.key
@@ -102,29 +110,35 @@ class _Reader:
         return self._ends[key]
 
     def _read(self, alias: str, path: tuple[str, ...]) -> _End:
-        targets, fallbacks, overrides = self._edges(alias)
+        targets, fallbacks, overrides, after_s = self._edges(alias)
+
+        def as_said(target: Target, share: float) -> Target:
+            """What this alias leaves open is as the one that it leads through says."""
+            waits_s = target.overflow_after_s if after_s is None else after_s
+            return Target(target.model, share, overrides.over(target.overrides), waits_s)
+
         total = math.fsum(edge.weight for edge in targets)
         ends = [self._end(edge, path) for edge in targets]
         instead = [self._end(edge, path) for edge in fallbacks]
         height = 1 + max(end.height for end in (*ends, *instead))
         if height > CHAIN_MAX:
             raise AliasError((alias,), f"leads through more than {CHAIN_MAX} aliases")
-        shares: dict[tuple[str, Overrides], float] = {}
+        shares: dict[Target, float] = {}
         for edge, end in zip(targets, ends, strict=True):
             for target in end.drawn:
-                place = (target.model, overrides.over(target.overrides))
-                shares[place] = shares.get(place, 0.0) + edge.weight / total * target.share
+                drawn = as_said(target, 0.0)
+                shares[drawn] = shares.get(drawn, 0.0) + edge.weight / total * target.share
         later = [target for end in instead for target in (*end.drawn, *end.fallbacks)]
         later += [target for end in ends for target in end.fallbacks]
         return _End(
             # Added up they may be a rounding more than the whole.
-            tuple(Target(model, min(share, 1.0), wanted) for (model, wanted), share in shares.items()),
-            tuple(dict.fromkeys(Target(each.model, 0.0, overrides.over(each.overrides)) for each in later)),
+            tuple(replace(target, share=min(share, 1.0)) for target, share in shares.items()),
+            tuple(dict.fromkeys(as_said(each, 0.0) for each in later)),
             height,
         )
 
-    def _edges(self, alias: str) -> tuple[list[_Edge], list[_Edge], Overrides]:
-        """Targets, fallbacks and overrides as this team has them."""
+    def _edges(self, alias: str) -> tuple[list[_Edge], list[_Edge], Overrides, float | None]:
+        """Targets, fallbacks, overrides and overflow as this team has them."""
         said = self._said[alias]
         own = said.teams.get(self._team) if self._team is not None else None
         of_team: Steps = (alias, "teams", self._team or "")
@@ -136,7 +150,8 @@ class _Reader:
         if own is not None and own.fallbacks is not None:
             fallbacks, later_steps = own.fallbacks, of_team
         overrides = said.overrides if own is None or own.overrides is None else own.overrides
-        return _targets(targets or (), steps), _fallbacks(fallbacks or (), later_steps), overrides or AS_SENT
+        after_s = said.overflow_after_s if own is None or own.overflow_after_s is None else own.overflow_after_s
+        return _targets(targets or (), steps), _fallbacks(fallbacks or (), later_steps), overrides or AS_SENT, after_s
 
 
 def _targets(targets: Sequence[tuple[str, float]], steps: Steps) -> list[_Edge]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from router.fleet.breaker import Circuit
 from router.fleet.node import CopyState
+from router.fleet.slots import declared_slots
 from router.fleet.snapshot import Row, Snapshot
 from router.fleet.tickets import LineView
 from router.policy import verdicts
+from router.policy.declared import Standing
 from router.policy.experience import NOTHING_LEARNT, Experience
 from router.policy.filters import Bar, bar_of
 from router.policy.placement import Hindrance, LoadFailure, Mode, hindrance
+from router.policy.room import NO_HOLDS, Holds, Pool, cost_of
 from router.policy.schedule import Decision, Want
 from router.policy.scorers import FULL, affine_rows, by_load
+from router.policy.troubles import NO_TROUBLES, Troubles
 
 Copy = tuple[str, str]  # (node, weights)
 
@@ -35,6 +39,9 @@ class Circumstances:
     has_cloud: bool = False
     experience: Experience = NOTHING_LEARNT
     leaving: Set[Copy] = frozenset()  # what loads that run displace
+    holds: Holds = NO_HOLDS
+    standings: Sequence[Standing] = ()
+    troubles: Troubles = NO_TROUBLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +159,14 @@ def _passes(row: Row, facts: Facts) -> bool:
 
 
 def _why(row: Row, bar: Bar | None, used: int, facts: Facts) -> Iterator[str]:
+    yield from _why_here(row, bar, used, facts)
+    names = facts.at.snapshot.nodes[row.node].keys_of(row.weights)
+    for pair in facts.at.troubles.pairs_of(row.node):
+        if not set(names).isdisjoint(pair.keys):
+            yield f"here {verdicts.pair_text(pair)}"
+
+
+def _why_here(row: Row, bar: Bar | None, used: int, facts: Facts) -> Iterator[str]:
     if bar is Bar.NOT_READY:
         yield _why_not_loaded(row, facts)
         return
@@ -160,8 +175,15 @@ def _why(row: Row, bar: Bar | None, used: int, facts: Facts) -> Iterator[str]:
         yield verdicts.bar_text(bar, health, row.num_ctx, facts.want.num_ctx)
         return
     yield verdicts.slots_text(used, row.slots)
+    node = facts.at.snapshot.nodes[row.node]
+    learnt = node.learnt.get(row.weights)
+    if learnt is not None:
+        yield verdicts.learnt_text(learnt, declared_slots(node, row.weights))
+    if row.copy in facts.at.holds.declared:
+        yield "pinned here" if row.copy in facts.at.holds.pinned else "a declared copy"
     if row.is_spilled:
-        yield "partly in CPU memory: a last resort"
+        copy = node.copies[row.weights]
+        yield verdicts.spill_text(copy.size_bytes - copy.vram_bytes, copy.size_bytes)
     circuit = _circuit(row, facts.at)
     if circuit is not Circuit.CLOSED:
         yield f"its circuit is {circuit.replace('_', '-')}"
@@ -182,4 +204,13 @@ def _why_not_loaded(row: Row, facts: Facts) -> str:
         return f"on disk; its last load failed, not again for {failure.until_s - at.now_s:.0f} s: {failure.text}"
     if why_not is Hindrance.UNLISTED:
         return "about to leave memory, and in no list of its disk"
+    if _is_crowded_out(row, at):
+        return "on disk; pinned copies fill the memory that it would need"
     return "about to leave memory" if row.is_resident else "on disk, not in memory"
+
+
+def _is_crowded_out(row: Row, at: Circumstances) -> bool:
+    if all(node != row.node for node, _ in at.holds.pinned):
+        return False
+    pool = Pool(at.snapshot, at.occupancy, at.experience, {}, {}, at.leaving, at.now_s, at.holds)
+    return cost_of(row, pool).needs_pinned

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import NamedTuple
 
 from router.fleet.node import CopyState
 from router.fleet.snapshot import Snapshot
@@ -17,6 +18,7 @@ from router.fleet.tickets import LineView
 Copy = tuple[str, str]  # (node, weights)
 
 HEAT_S = 60.0  # over which demand is averaged: a few conversations' turns, and several loads
+LOOK_S = 1.0  # that one look stands for at most: looks are a second apart where anything happens
 HEAT_MIN = 1e-3  # of a slot; below it nobody has asked for ten minutes
 LOAD_S = 10.0  # of a model that was never seen loading and has no size
 LOAD_S_MIN = 2.0  # a runner starts first
@@ -24,18 +26,38 @@ LOAD_BYTES_PER_S = 1e9  # from a warm disk; only until a load was seen
 LOAD_WEIGHT = 0.5  # of the newest load in the average: disks warm up and cool down
 
 
+class Utilization(NamedTuple):
+    """How much of its slots a model had use for: `share` from 0 to 1, the mean since it was asked for first, later over
+    HEAT_S. `weight` is how much of HEAT_S that is, from 0 to 1."""
+
+    share: float
+    weight: float
+
+    def then(self, share: float, kept: float) -> Utilization:
+        """With one look more; `kept` < 1 is what the past counts beside it."""
+        weight = self.weight * kept + 1.0 - kept
+        return Utilization((self.share * self.weight * kept + share * (1.0 - kept)) / weight, weight)
+
+
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """By weights, but for `ready_since`. `heat` is how many slots a model would have kept busy of late."""
+    """By weights, but for `ready_since`. `heat` is how many slots a model would have kept busy of late, `utilization`
+    how much of those that it had."""
 
     heat: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     resident_bytes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     load_s: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     ready_since: Mapping[Copy, float] = field(default_factory=lambda: MappingProxyType({}))
+    utilization: Mapping[str, Utilization] = field(default_factory=lambda: MappingProxyType({}))
     at_s: float = -math.inf  # of the last look
 
     def heat_of(self, weights: str) -> float:
         return self.heat.get(weights, 0.0)
+
+    def utilization_of(self, weights: str) -> float:
+        """Whole where nobody has looked yet."""
+        known = self.utilization.get(weights)
+        return 1.0 if known is None else known.share
 
     def load_s_of(self, weights: str, size_bytes: int) -> float:
         known = self.load_s.get(weights)
@@ -44,6 +66,7 @@ class Experience:
         return max(LOAD_S_MIN, size_bytes / LOAD_BYTES_PER_S) if size_bytes else LOAD_S
 
 
+NEVER_USED = Utilization(0.0, 0.0)
 NOTHING_LEARNT = Experience()
 
 
@@ -57,19 +80,38 @@ def looked(
         weights: old.heat_of(weights) * kept + asked.get(weights, 0.0) * (1.0 - kept)
         for weights in {**old.heat, **asked}
     }
-    sizes, since = dict(old.resident_bytes), {}
+    sizes, since, slots = dict(old.resident_bytes), {}, dict.fromkeys(asked, 0)
     for node, copy in snapshot.copies():
         sizes[copy.weights] = max(copy.vram_bytes, copy.size_bytes) or sizes.get(copy.weights, 0)
         if copy.state is CopyState.READY:
             place = (node.name, copy.weights)
             since[place] = old.ready_since.get(place, now_s)
+            slots[copy.weights] = slots.get(copy.weights, 0) + copy.slots
     return Experience(
         heat=MappingProxyType({weights: value for weights, value in heat.items() if value >= HEAT_MIN}),
         resident_bytes=MappingProxyType(sizes),
         load_s=old.load_s,
         ready_since=MappingProxyType(since),
+        utilization=MappingProxyType(_utilization(old, asked, slots, now_s)),
         at_s=now_s,
     )
+
+
+def _utilization(
+    old: Experience, asked: Mapping[str, float], slots: Mapping[str, int], now_s: float
+) -> dict[str, Utilization]:
+    kept = math.exp(-min(now_s - old.at_s, LOOK_S) / HEAT_S)
+    if kept == 1.0:
+        return dict(old.utilization)
+    found = {
+        weights: old.utilization.get(weights, NEVER_USED).then(_share(asked, slots, weights), kept)
+        for weights in {**old.utilization, **asked}
+    }
+    return {weights: value for weights, value in found.items() if weights in asked or value.share >= HEAT_MIN}
+
+
+def _share(asked: Mapping[str, float], slots: Mapping[str, int], weights: str) -> float:
+    return min(1.0, asked.get(weights, 0.0) / max(1, slots.get(weights, 0)))
 
 
 def loaded(old: Experience, weights: str, took_s: float) -> Experience:
@@ -79,12 +121,12 @@ def loaded(old: Experience, weights: str, took_s: float) -> Experience:
 
 
 def in_line(lines: Iterable[LineView], snapshot: Snapshot) -> dict[str, float]:
-    """Slots that are waited for, by weights."""
+    """Slots that are waited for, by weights; of a call in several lines, in its first."""
     waiting: dict[str, float] = {}
     for line in lines:
         stored = {row.weights for row in snapshot.holding(line.model).by_node.values()}
         for weights in stored:  # several where a name stands for different weights on different nodes
-            waiting[weights] = waiting.get(weights, 0.0) + line.depth / len(stored)
+            waiting[weights] = waiting.get(weights, 0.0) + line.own / len(stored)
     return waiting
 
 

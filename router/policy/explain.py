@@ -16,7 +16,7 @@ from router.policy import verdicts
 from router.policy.candidates import Candidate, Circumstances, Facts, candidate_of, facts_of, in_order, rows_of
 from router.policy.filters import capped, largest_context, training_context
 from router.policy.guard import Refused, guard_num_ctx
-from router.policy.placement import Action, Load, Refuse, hopeless, place
+from router.policy.placement import Action, Load, Mode, Refuse, hopeless, place
 from router.policy.route import Passed, Reach, passed_over
 from router.policy.schedule import SAMPLE_MAX, Decision, Want, schedule
 from router.policy.verdicts import Verdict
@@ -30,6 +30,7 @@ class Question:
     targets: tuple[str, ...]  # model keys, as the aliases lead
     affinity: str = ""
     num_ctx: int = 0
+    overflows: tuple[tuple[str, float], ...] = ()  # further lines it goes to, each after so many seconds in line
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,9 @@ class Explanation:
     verdict: Verdict
     candidates: tuple[Candidate, ...]  # preferred ones first, each node once a target
     lines: tuple[Wait, ...]
+    overflows: tuple[tuple[str, float], ...]
     is_sampled: bool  # so many copies that only some were scored
+    notes: tuple[str, ...] = ()  # what is worth knowing of the models themselves
 
 
 def explain(question: Question, at: Circumstances, rng: random.Random) -> Explanation:
@@ -70,6 +73,7 @@ def explain(question: Question, at: Circumstances, rng: random.Random) -> Explan
         occupancy=at.occupancy,
         experience=at.experience,
         leaving=at.leaving,
+        holds=at.holds,
     )
     candidates = sorted((candidate_of(key, row, facts) for key, row in rows_of(want, snapshot)), key=in_order)
     refused = _refused_at_once(question, want, decision, at)
@@ -79,8 +83,17 @@ def explain(question: Question, at: Circumstances, rng: random.Random) -> Explan
         verdict=refused if refused is not None else _verdict(facts, candidates, actions),
         candidates=tuple(candidates),
         lines=tuple(_wait(at.lines[key]) for key in want.targets),
+        overflows=question.overflows,
         is_sampled=any(len(snapshot.holding(key).ready.rows) > SAMPLE_MAX for key in want.targets),
+        notes=tuple(_notes(want, at)),
     )
+
+
+def _notes(want: Want, at: Circumstances) -> Iterator[str]:
+    short = (one for one in at.standings if one.declaration.key in want.targets and one.lack is not None)
+    yield from map(verdicts.lack_text, short)
+    skewed = at.troubles.skewed
+    yield from (verdicts.skew_text(key, skewed[key]) for key in want.targets if key in skewed)
 
 
 def _joined(want: Want, at: Circumstances) -> Iterator[LineView]:
@@ -102,14 +115,22 @@ def _wait(line: LineView) -> Wait:
 
 def _verdict(facts: Facts, candidates: Sequence[Candidate], actions: Sequence[Action]) -> Verdict:
     want, at = facts.want, facts.at
-    free = next((candidate for candidate in candidates if candidate.has_room), None)
+    asked = _asked(want, at)
+    free = next((candidate for candidate in candidates if candidate.has_room and candidate.model == asked), None)
     if free is not None:
         reason = facts.decision.reason_of(free.node)
         return verdicts.served(free.node, free.model, reason, free.used, free.slots)
-    lines = [at.lines[key] for key in want.targets]
-    if all(line.depth >= line.max_waiting for line in lines):
-        return verdicts.refused(Rejection.QUEUE_FULL, f"the line of {lines[0].model} is full: {lines[0].depth} wait")
+    line = at.lines[asked]
+    if line.depth >= line.max_waiting:
+        return verdicts.refused(Rejection.QUEUE_FULL, f"the line of {asked} is full: {line.depth} wait")
     return _given_up(want, actions, at) or _waiting(want, candidates, actions, at)
+
+
+def _asked(want: Want, at: Circumstances) -> str:
+    """The first target that can be had: in its line a call stands first, however free the others are."""
+    reach = Reach(never_loads=at.mode is Mode.OBSERVE, has_cloud=at.has_cloud)
+    open_ones = (key for key in want.targets if passed_over(key, at.snapshot, reach) is None)
+    return next(open_ones, want.targets[0])
 
 
 def _refused_at_once(question: Question, want: Want, decision: Decision, at: Circumstances) -> Verdict | None:
@@ -153,14 +174,16 @@ def _given_up(want: Want, actions: Sequence[Action], at: Circumstances) -> Verdi
 
 
 def _waiting(want: Want, candidates: Sequence[Candidate], actions: Sequence[Action], at: Circumstances) -> Verdict:
-    wait = _wait(at.lines[want.targets[0]])
+    asked = _asked(want, at)
+    wait = _wait(at.lines[asked])
+    candidates = [candidate for candidate in candidates if candidate.model == asked]
     ready = [candidate for candidate in candidates if candidate.bar is None]
     if ready:
         return verdicts.waits_for_slot(wait.model, wait.depth, sum(one.slots for one in ready), wait.estimate_s)
     running = next((candidate for candidate in candidates if candidate.state == "loading"), None)
     if running is not None:
         return verdicts.waits_for_load(running.node, running.model, wait.depth, is_running=True)
-    weights = {row.copy for key in want.targets for row in at.snapshot.holding(key).by_node.values()}
+    weights = {row.copy for row in at.snapshot.holding(asked).by_node.values()}
     loads = (action for action in actions if isinstance(action, Load))
     load = next((load for load in loads if (load.node, load.weights) in weights), None)
     if load is not None:

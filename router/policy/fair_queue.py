@@ -237,6 +237,10 @@ class FairQueue:
             if following is not None:
                 heappush(teams, (tag + cost(order), following, following, orders))
 
+    def is_waited_for(self, name: str) -> bool:
+        """By another team than this one, and not only by those that are held back."""
+        return any(rank[2] != name for lane in self._lanes for rank in lane.ranks[:2])
+
     def served(self, lane: int, now_s: float) -> None:
         """Somebody of this lane got a slot."""
         self._lanes[lane].since_s = now_s

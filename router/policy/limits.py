@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from router.errors import Allowance, RateLimited
+from router.errors import Allowance, Allowances, RateLimited
 from router.fleet.tickets import Priority
 
 MINUTE_S = 60.0
@@ -132,13 +132,17 @@ class Budget:
             self._requests.take(-1)
         self.book(-estimate)
 
-    def _refusal(self, wait_s: float, estimate: int) -> RateLimited:
-        requests = None if self._requests is None else self._requests.allowance()
+    def left(self, estimate: int) -> Allowances:
+        """As of the last `admit`. Of the limits of tokens the one that another such call would wait for longest, or
+        that has least left: so a refusal tells of the same limit as the answers before it."""
         tokens = None
         if self._tokens:
-            tokens = max(self._tokens, key=lambda bucket: (bucket.wait_s(estimate), -bucket.limit)).allowance()
-        is_requests = self._requests is not None and self._requests.wait_s(1) == wait_s
-        return RateLimited("requests" if is_requests else "tokens", requests, tokens, retry_after_s=wait_s)
+            tokens = max(self._tokens, key=lambda each: (each.wait_s(estimate), each.spent - each.limit)).allowance()
+        return Allowances(None if self._requests is None else self._requests.allowance(), tokens)
+
+    def _refusal(self, wait_s: float, estimate: int) -> RateLimited:
+        left, is_requests = self.left(estimate), self._requests is not None and self._requests.wait_s(1) == wait_s
+        return RateLimited("requests" if is_requests else "tokens", left.requests, left.tokens, retry_after_s=wait_s)
 
     def _buckets(self) -> list[Bucket]:
         return self._tokens if self._requests is None else [self._requests, *self._tokens]

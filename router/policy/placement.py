@@ -2,7 +2,7 @@
 
 A load belongs to the router, one at a time per set of weights and per node; tickets wait in line for it. A further copy
 comes when those in line would wait longer than it takes to load, and takes nobody's memory who needs it as much. What
-declared copies and pins ask for is not decided here.
+declared copies ask for beside the lines is `policy.declared`'s; here they are spared.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from router.fleet.snapshot import Row, Snapshot, point_of
 from router.fleet.tickets import LineView
 from router.policy.experience import NOTHING_LEARNT, Experience, in_line, with_leases
 from router.policy.filters import has_context, usable
-from router.policy.room import Cost, Pool, cost_of
+from router.policy.room import NO_HOLDS, Cost, Holds, Pool, cost_of
 
 SECOND_AFTER_S = 2.0  # a line that is younger, or its copies, may be a burst that is served in a moment
+BUSY = 0.7  # of its slots in use: below it a model has enough of them, and a line is a burst
 SWAPS = 2.0  # a further copy in the place of one that is used must pay for its own load and for the way back
 COSTED_MAX = 64  # nodes whose cost is looked at, those with the fewest models first: a pass stays short in large pools
 TURN = 1.0  # slot-seconds that a line waits for each that its load costs others: about half of the time is serving
@@ -40,6 +41,15 @@ class Mode(StrEnum):
     MANAGED = "managed"
 
 
+class Cause(StrEnum):
+    """What a load is for: label of `model_loads_total`, where a renewal is told as `renew`."""
+
+    LINE = "line"
+    COPY = "copy"  # of a declared minimum
+    PIN = "pin"
+    REWARM = "rewarm"  # a declared copy that its node had before it began anew
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """`num_ctx` is 0 and `keep_alive_s` None where nobody asked. `is_renewal`: in memory still, but about to expire."""
@@ -53,6 +63,7 @@ class Load:
     is_renewal: bool = False
     is_default: bool = False  # somebody who waits for it needs the node's own context
     displaces: tuple[str, ...] = ()  # weights that Ollama will evict for it: they should get no new calls
+    cause: Cause = Cause.LINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +112,19 @@ def place(
     occupancy: Copies = MappingProxyType({}),
     experience: Experience = NOTHING_LEARNT,
     leaving: Set[tuple[str, str]] = frozenset(),
+    holds: Holds = NO_HOLDS,
 ) -> tuple[Action, ...]:
     """`loading`: node -> weights of loads that run, and `leaving`: the copies that they displace. `backoff`: (node,
-    weights) -> not before, on the clock of now_s.
+    weights) -> not before, on the clock of now_s. `holds`: declared copies that stand.
 
-    The line that waits longest chooses first.
+    The line that waits longest chooses first. Those of nobody but calls that overflowed take what is left.
     """
     waiting = in_line(lines, snapshot)
     asked = with_leases(waiting, occupancy)
-    pool = Pool(snapshot, occupancy, experience, asked, waiting, leaving, now_s)
+    pool = Pool(snapshot, occupancy, experience, asked, waiting, leaving, now_s, holds)
     refusals: list[Action] = []
     loads: dict[str, Load] = {}  # by node
-    for line in sorted(lines, key=lambda line: (-line.oldest_wait_s, line.model)):
+    for line in sorted(lines, key=lambda line: (not line.own, -line.oldest_wait_s, line.model)):
         if not line.depth:
             continue
         holding = snapshot.holding(line.model).by_node.values()
@@ -124,11 +136,13 @@ def place(
             refusals.append(Refuse(line.model, refusal))
             continue
         ready = [row for row in rows if row.is_ready and row.copy not in pool.leaving]
+        if ready and not line.own:
+            continue
         wants = _wants(ready, line)
         shared = next((loads[row.node] for row in rows if _is_load_of(loads.get(row.node), row)), None)
-        if shared is not None:
+        if shared is not None and line.own:
             loads[shared.node] = _asking(shared, line, wants)
-        elif mode is not Mode.OBSERVE and not any(_is_loading(row, loading) for row in rows):
+        elif shared is None and mode is not Mode.OBSERVE and not any(_is_loading(row, loading) for row in rows):
             idle = [row for row in rows if row.node not in loads]
             possible = [row for row in idle if hindrance(row, loading, backoff, now_s, may_reload=bool(wants)) is None]
             serving = () if wants else usable(ready, frozenset(), 0, names_no_ctx=line.names_no_ctx)
@@ -152,7 +166,10 @@ def _choose(
     if len(possible) > COSTED_MAX:
         possible = nsmallest(COSTED_MAX, possible, key=lambda row: (not row.is_resident, len(nodes[row.node].copies)))
     costs = [(cost_of(row, pool), row) for row in possible]
-    worth = [(cost, row) for cost, row in costs if _is_worth(line, cost, pool.slots_of(row), has_copy=bool(serving))]
+    if line.own:
+        worth = [each for each in costs if _is_worth(line, each[0], pool.slots_of(each[1]), has_copy=bool(serving))]
+    else:
+        worth = [(cost, row) for cost, row in costs if _is_spare(row, cost, nodes[row.node])]
     if not worth:
         return None
     cost, row = min(worth, key=lambda each: _rank(each[0], each[1], nodes[each[1].node], pool.occupancy))
@@ -160,32 +177,38 @@ def _choose(
 
 
 def _outlasts_a_load(line: LineView, serving: Sequence[Row], pool: Pool) -> bool:
-    """Whether those in line would wait longer for the copies that serve them than another one takes to load. Copies
-    that have just come show first what they make of the line."""
+    """Whether those in line would wait longer for the copies that serve them than another one takes to load, and not
+    only now. Copies that have just come show first what they make of the line."""
     load_s = pool.load_s(serving[0].weights, pool.resident_bytes(serving[0]))
     served_s = min(pool.ready_for_s(row.copy) for row in serving)
-    is_line = min(served_s, line.oldest_wait_s) >= SECOND_AFTER_S
+    is_busy = pool.experience.utilization_of(serving[0].weights) >= BUSY
+    is_line = is_busy and min(served_s, line.oldest_wait_s) >= SECOND_AFTER_S
     return is_line and _estimate_s(line) > load_s
 
 
 def _estimate_s(line: LineView) -> float:
     """How long the last in line will wait; as long as the first did where the line has not moved."""
-    return line.depth / line.drain_per_s if line.drain_per_s else line.oldest_wait_s
+    return line.own / line.drain_per_s if line.drain_per_s else line.oldest_wait_s
 
 
 def _is_worth(line: LineView, cost: Cost, slots: int, *, has_copy: bool) -> bool:
     """Collating: what is in memory serves on until those who wait for something else have waited as many slot-seconds
     as its going costs. Waiting grows and harm does not, so everybody's turn comes."""
-    if not cost.is_foreseeable:
+    if cost.needs_pinned or not cost.is_foreseeable:
         return False
     if not cost.harm:
         return True
     if not cost.may_go:
         return False
-    gained = min(line.depth, slots)
+    gained = min(line.own, slots)
     if has_copy and (cost.is_waited_for or gained <= cost.lost_slots or _estimate_s(line) < SWAPS * cost.loads_s):
         return False  # one more copy here for one less there, and back again
     return gained * line.oldest_wait_s >= TURN * cost.harm
+
+
+def _is_spare(row: Row, cost: Cost, node: Node) -> bool:
+    """For those who overflowed, and wait elsewhere as well: nothing goes for it, as far as anybody can tell."""
+    return row.is_resident or (not cost.displaced and (cost.fits is True or not node.copies))
 
 
 def hopeless(

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from router.fleet.node import Copy, CopyState, Node
-from router.fleet.snapshot import Row, Snapshot, slots_of
+from router.fleet.slots import slots_of
+from router.fleet.snapshot import Row, Snapshot
 from router.policy.experience import Experience
 
 VRAM_MARGIN = 1.25  # Ollama wants a model to fit into 80 % of what is free (server/sched.go)
+RESIDENT = 1.25  # of its file's size is what a model takes with its context; only until it was seen in a memory
 MAX_LOADED = 3  # OLLAMA_MAX_LOADED_MODELS for one GPU; a node that ever holds more has more
 HEADROOM = 1.5  # calls come in bursts: other copies can stand in for one that goes when they have this much more
 STAY = 1.0  # loads' time that a copy serves at least before it may be taken from those who use it
@@ -22,6 +24,19 @@ OFFERED_S = 60.0  # keep-alive of a copy that should go first: below the default
 SETTLE_S = 1.0  # until those who waited for a copy have reached it: Ollama takes it for idle before
 
 Place = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """What loads have to spare of what is declared: no load may displace what is pinned, and all others of the declared
+    copies go last. `crowded`: weights whose load there has cost a pin before."""
+
+    pinned: Set[Place] = frozenset()
+    declared: Set[Place] = frozenset()
+    crowded: Set[Place] = frozenset()
+
+
+NO_HOLDS = Holds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +53,7 @@ class Cost:
     may_go: bool  # everything displaced has served its time
     fits: bool | None  # beside what stays; None where no size is declared
     free_bytes: int  # after it; 0 where nothing is declared
+    needs_pinned: bool = False  # nothing but pinned copies is left that could make room
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +67,25 @@ class Pool:
     waiting: Mapping[str, float]  # of those, by calls without one
     leaving: Set[Place]
     now_s: float
+    holds: Holds = NO_HOLDS
 
     def resident_bytes(self, row: Row) -> int:
-        return self.experience.resident_bytes.get(row.weights, 0) or row.size_bytes
+        return self.experience.resident_bytes.get(row.weights, 0) or round(row.size_bytes * RESIDENT)
+
+    def held_bytes(self, copy: Copy, node: Node) -> int:
+        """Of a copy that no probe has seen yet what is known of others: taken for nothing it would be given away."""
+        if copy.size_bytes:
+            return copy.vram_bytes
+        known = self.experience.resident_bytes.get(copy.weights, 0)
+        return known or max(
+            (round(node.models[key].size_bytes * RESIDENT) for key in node.keys_of(copy.weights)), default=0
+        )
 
     def slots_of(self, row: Row) -> int:
         """Of a copy there, whether it is in memory or not."""
         node = self.snapshot.nodes[row.node]
         keys = node.keys_of(row.weights)
-        return max(1, slots_of(node, keys, node.models))
+        return max(1, slots_of(node, keys, node.models, row.weights))
 
     def ready_for_s(self, place: Place) -> float:
         """Longer than anything that we know of, where we did not see it come."""
@@ -78,12 +104,16 @@ def cost_of(row: Row, pool: Pool) -> Cost:
     need = pool.resident_bytes(row)
     copies = [copy for copy in node.copies.values() if copy.weights != row.weights]
     displaced: list[Copy] = []
-    while copies and not _may_load(need, node, copies):
+    while any(_may_go(copy, node, pool) for copy in copies) and not _may_load(need, node, copies, pool):
         going = _next_to_go(copies, node, need, pool)
         copies.remove(going)
         displaced.append(going)
+    pins = [copy for copy in copies if not _may_go(copy, node, pool)]
+    is_crowded = (node.name, row.weights) in pool.holds.crowded
     lost = [(copy, lost_slots(copy, node, pool)) for copy in displaced]
-    for_good = [(copy, slots) for copy, slots in lost if not _fits(copy.vram_bytes, node, copies, need)]
+    for_good = [
+        (copy, slots) for copy, slots in lost if not _fits(pool.held_bytes(copy, node), node, copies, pool, need)
+    ]
     own_s = pool.load_s(row.weights, need)
     return Cost(
         displaced=tuple(copy.weights for copy in displaced),
@@ -93,8 +123,9 @@ def cost_of(row: Row, pool: Pool) -> Cost:
         is_foreseeable=not displaced or min(pool.ready_for_s((node.name, name)) for name in node.copies) >= SETTLE_S,
         is_waited_for=any(pool.waiting.get(copy.weights, 0) for copy, _ in for_good),
         may_go=all(slots == 0.0 or _has_stayed(copy, node, own_s, pool) for copy, slots in lost),
-        fits=None if node.spec.vram_bytes is None else not displaced and _fits(need, node, copies),
-        free_bytes=max(0, (node.spec.vram_bytes or 0) - _held(copies) - need),
+        fits=None if node.spec.vram_bytes is None else not displaced and _fits(need, node, copies, pool),
+        free_bytes=max(0, (node.spec.vram_bytes or 0) - _held(copies, node, pool) - need),
+        needs_pinned=bool(pins) and (is_crowded or not _may_load(need, node, copies, pool)),
     )
 
 
@@ -120,28 +151,34 @@ def _has_stayed(copy: Copy, node: Node, own_s: float, pool: Pool) -> bool:
     return pool.ready_for_s((node.name, copy.weights)) >= stay_s
 
 
-def _may_load(need: int, node: Node, copies: list[Copy]) -> bool:
-    return len(copies) < max(MAX_LOADED, len(node.copies)) and _fits(need, node, copies)
+def _may_go(copy: Copy, node: Node, pool: Pool) -> bool:
+    return (node.name, copy.weights) not in pool.holds.pinned
+
+
+def _may_load(need: int, node: Node, copies: list[Copy], pool: Pool) -> bool:
+    return len(copies) < max(MAX_LOADED, len(node.copies)) and _fits(need, node, copies, pool)
 
 
 def _next_to_go(copies: list[Copy], node: Node, need: int, pool: Pool) -> Copy:
     """Ollama takes idle ones first, those with the shortest keep-alive before others: among them we may choose. What
-    makes room alone goes before what does not, then what is missed least."""
-    idle = [copy for copy in copies if not pool.occupancy.get((node.name, copy.weights))]
+    makes room alone goes before what does not, then what is missed least; declared copies go last."""
+    movable = [copy for copy in copies if _may_go(copy, node, pool)]
+    idle = [copy for copy in movable if not pool.occupancy.get((node.name, copy.weights))]
 
-    def rank(copy: Copy) -> tuple[bool, float, str]:
+    def rank(copy: Copy) -> tuple[bool, bool, float, str]:
         others = [other for other in copies if other is not copy]
         missed = lost_slots(copy, node, pool) * pool.load_s_of(copy)
-        return (not _may_load(need, node, others), missed, copy.weights)
+        is_declared = (node.name, copy.weights) in pool.holds.declared
+        return (is_declared, not _may_load(need, node, others, pool), missed, copy.weights)
 
-    return min(idle or copies, key=rank)
+    return min(idle or movable, key=rank)
 
 
-def _fits(need: int, node: Node, copies: list[Copy], beside: int = 0) -> bool:
+def _fits(need: int, node: Node, copies: list[Copy], pool: Pool, beside: int = 0) -> bool:
     if node.spec.vram_bytes is None:
         return True  # nobody can tell
-    return need * VRAM_MARGIN <= node.spec.vram_bytes - _held(copies) - beside
+    return need * VRAM_MARGIN <= node.spec.vram_bytes - _held(copies, node, pool) - beside
 
 
-def _held(copies: list[Copy]) -> int:
-    return sum(copy.vram_bytes for copy in copies if copy.state is not CopyState.UNLOADING)
+def _held(copies: list[Copy], node: Node, pool: Pool) -> int:
+    return sum(pool.held_bytes(copy, node) for copy in copies if copy.state is not CopyState.UNLOADING)

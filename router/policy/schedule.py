@@ -26,6 +26,7 @@ class Reason(StrEnum):
     LEAST_BUSY = "least_busy"
     COLD_LOAD = "cold_load"  # no copy may serve now: one must be loaded
     FALLBACK = "fallback"  # only copies that are otherwise avoided: spilled to the CPU
+    OVERFLOW = "overflow"  # its target's line was too long: a further target of its alias had a slot first
 
 
 @dataclass(frozen=True, slots=True)

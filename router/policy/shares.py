@@ -1,6 +1,7 @@
 """What teams were served, and where that puts them: the accounts, virtual times and tags of start-time fair queueing.
 
 One account per team in the pool: whatever it is charged, in any line, moves its tag in every line in which it stands.
+It is charged for slots that others waited for; one that would have stood idle costs nobody anything.
 What is *not* one for the pool is the front, the virtual time at which a newcomer starts. Lines move at different
 speeds: a newcomer to a slow line that started where the fastest one is would wait until everybody there has caught up
 with a line in which they do not stand. So each line has its front, or all names that share a copy, since their tickets

@@ -35,8 +35,10 @@ def changes_of(
     is_alias: bool,
     overrides: Overrides,
     loaded_ctx: int,
+    is_kept: bool = False,
 ) -> Changes:
-    """`loaded_ctx` is the context that a load of ours named for this copy, 0 where we named none."""
+    """`loaded_ctx` is the context that a load of ours named for this copy, 0 where we named none. `is_kept`: how long
+    it stays in memory is declared."""
     splices = [intent.usage_splice] if intent.usage_splice is not None else []
     guarded: list[Guarded] = []
     if is_alias:
@@ -57,7 +59,7 @@ def changes_of(
         if intent.reload_values and not guards.keeps_context:
             splices += [Splice(span.start, span.end, b"null") for span in intent.reload_values]
             guarded.append(Guarded.OPTIONS_CUT)
-        splices += _keep_alive(intent, guards, guarded)
+        splices += _keep_alive(intent, guards, guarded, is_kept=is_kept)
     elif endpoint.takes_temperature and overrides.temperature is not None:
         splices += _last_member(intent, b'"temperature":' + _number(overrides.temperature))
     if options:
@@ -97,11 +99,11 @@ def _cuts(intent: Intent) -> list[Splice]:
     return [Splice(span.start, span.end, b"") for span in intent.num_ctx_spans]
 
 
-def _keep_alive(intent: Intent, guards: Guards, guarded: list[Guarded]) -> list[Splice]:
+def _keep_alive(intent: Intent, guards: Guards, guarded: list[Guarded], *, is_kept: bool) -> list[Splice]:
     max_s = guards.keep_alive_max_s
-    if intent.keep_alive_s is None or guards.keep_alive is KeepAliveGuard.PASS:
+    if intent.keep_alive_s is None or (guards.keep_alive is KeepAliveGuard.PASS and not is_kept):
         return []
-    if intent.keep_alive_s < min(KEEP_ALIVE_MIN_S, max_s):
+    if is_kept or intent.keep_alive_s < min(KEEP_ALIVE_MIN_S, max_s):
         # Obeyed, it would unload the copy under everybody, and the next call would load it again.
         guarded.append(Guarded.KEEP_ALIVE_CUT)
         return [Splice(span.start, span.end, b"") for span in intent.keep_alive_spans]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from router.errors import NumCtxRefused, Unavailable
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import Ticket
-from router.policy.alias import RoutePlan
+from router.policy.alias import RoutePlan, Target
 from router.policy.filters import training_context
 from router.policy.guard import (
     Guards,
@@ -26,7 +26,7 @@ ESTIMATE_TOKENS_MAX = 8192
 
 
 def ticket_for(
-    call_id: str,
+    ticket_id: str,
     endpoint: Endpoint,
     intent: Intent,
     plan: RoutePlan,
@@ -36,25 +36,26 @@ def ticket_for(
     snapshot: Snapshot,
     guards: Guards,
 ) -> Ticket:
-    """For the plan's first target. Refuses with GuardRefused.
-
-    Each target of an alias has a ticket of its own: the one of a line that was refused has left for good.
-    """
+    """For the plan's first target. Refuses with GuardRefused."""
     refusal = guard_options(guards, intent.reload_names, intent.keep_alive_s)
     if refusal is not None:
         raise refusal
     target = plan.first
-    override = target.overrides.num_ctx if endpoint.takes_options else None
-    most = training_context(snapshot.holding(target.model))
     return Ticket(
-        f"{call_id}~{len(plan.targets)}" if plan.alias else call_id,
+        ticket_id,
         (target.model,),
-        num_ctx=context_to_load(intent.num_ctx, override, guards, most),
+        num_ctx=context_of(target, endpoint, intent, snapshot, guards),
         names_no_ctx=not (endpoint.takes_options or guards.keeps_context),
         keep_alive_s=keep_alive_to_load(intent.keep_alive_s, guards),
         team=team,
         estimate_tokens=min(body_bytes // BYTES_PER_TOKEN, ESTIMATE_TOKENS_MAX),
     )
+
+
+def context_of(target: Target, endpoint: Endpoint, intent: Intent, snapshot: Snapshot, guards: Guards) -> int:
+    """What a copy of this target must have, in tokens; 0 where any will do."""
+    override = target.overrides.num_ctx if endpoint.takes_options else None
+    return context_to_load(intent.num_ctx, override, guards, training_context(snapshot.holding(target.model)))
 
 
 def check_context(

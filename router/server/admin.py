@@ -13,7 +13,7 @@ import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -24,9 +24,12 @@ from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
 from router.policy.alias import DEFAULT_TEAM
 from router.policy.candidates import Circumstances
+from router.policy.declared import Standing
 from router.policy.experience import Experience
 from router.policy.explain import Question, explain
 from router.policy.placement import LoadFailure, Mode
+from router.policy.room import Holds
+from router.policy.troubles import Troubles
 from router.server import admin_views as views
 from router.server.admin_door import AdminRefusal, Door
 from router.upstream.rules import CallRules
@@ -43,6 +46,16 @@ NUM_CTX_MAX = 2**31 - 1  # Ollama reads a C int
 
 # What makes an answer from facts that stand still, in a thread: a thousand nodes must not stop a stream.
 Page = Callable[[], object]
+
+
+class Kept(Protocol):
+    """What came of the declared copies."""
+
+    @property
+    def holds(self) -> Holds: ...
+
+    @property
+    def standings(self) -> Sequence[Standing]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +78,8 @@ class AdminSources:
     mode: Callable[[], Mode]
     experience: Callable[[], Experience]
     leaving: Callable[[], Set[tuple[str, str]]]
+    declarations: Callable[[], Kept]
+    troubles: Callable[[], Troubles]
 
 
 class Admin:
@@ -163,12 +178,14 @@ class Admin:
             raise AdminRefusal(
                 404, f"team {team} may not see {name.display}: to its calls it is unknown (teams.{team}.models)"
             )
-        targets = aliases.candidates(name.key, team) if name.key in aliases.names else (name.key,)
-        return Question(model, targets, query.get("affinity", ""), num_ctx)
+        is_alias = name.key in aliases.names
+        targets = aliases.candidates(name.key, team) if is_alias else (name.key,)
+        overflows = aliases.overflows(name.key, team) if is_alias else ()
+        return Question(model, targets, query.get("affinity", ""), num_ctx, overflows)
 
     async def _circumstances(self, targets: Sequence[str] = ()) -> Circumstances:
         """Copied where it changes under a reader's eyes."""
-        sources = self._sources
+        sources, kept = self._sources, self._sources.declarations()
         waiting = {line.model: line for line in await sources.lines()}
         empty = {key: LineView(key, 0, 0.0, 0, None, sources.queue_limit(key), 0.0) for key in targets}
         return Circumstances(
@@ -183,6 +200,9 @@ class Admin:
             has_cloud=sources.rules().reach.has_cloud,
             experience=sources.experience(),
             leaving=sources.leaving(),
+            holds=kept.holds,
+            standings=kept.standings,
+            troubles=sources.troubles(),
         )
 
 

@@ -8,11 +8,15 @@ from typing import Any
 
 from router.fleet.breaker import Circuit
 from router.fleet.node import Copy, CopyState, Node
+from router.fleet.slots import declared_slots
 from router.fleet.snapshot import Rows, Snapshot
 from router.fleet.tickets import LineView
 from router.policy.alias import Aliases
 from router.policy.candidates import Circumstances
+from router.policy.declared import Standing
 from router.policy.explain import Explanation
+from router.policy.troubles import Pair
+from router.policy.verdicts import lack_text, pair_text, skew_text
 
 View = dict[str, Any]
 
@@ -62,6 +66,7 @@ def _node(node: Node, at: Circumstances, held: Mapping[str, int], *, is_drained:
         "loading": None if loading is None else _name_of(node, loading),
         "on_disk": len(node.models),
         "copies": [_copy(node, copy, held.get(copy.weights, 0), at) for copy in node.copies.values()],
+        "thrash": [_pair(pair) for pair in at.troubles.pairs_of(node.name)],
     }
 
 
@@ -70,13 +75,21 @@ def _copy(node: Node, copy: Copy, used: int, at: Circumstances) -> View:
         "models": list(copy.keys),
         "state": copy.state.value,
         "slots": copy.slots + node.spec.backlog,
+        "slots_declared": declared_slots(node, copy.weights),
+        "slots_learned": node.learnt.get(copy.weights),
         "used": used,
         "num_ctx": copy.num_ctx,
         "size_bytes": copy.size_bytes,
         "vram_bytes": copy.vram_bytes,
         "is_spilled": copy.is_spilled,
         "circuit": at.circuits.get((node.name, copy.weights), Circuit.CLOSED).value,
+        "is_declared": (node.name, copy.weights) in at.holds.declared,
+        "is_pinned": (node.name, copy.weights) in at.holds.pinned,
     }
+
+
+def _pair(pair: Pair) -> View:
+    return {"models": list(pair.keys), "evictions": pair.evictions, "text": pair_text(pair)}
 
 
 def _name_of(node: Node, weights: str) -> str:
@@ -84,14 +97,19 @@ def _name_of(node: Node, weights: str) -> str:
 
 
 def models_view(at: Circumstances, aliases: Aliases) -> list[View]:
-    """Every model that a node lists or an alias leads to, in order of their names."""
+    """Every model that a node lists, an alias leads to or the operator declares, in order of their names."""
+    standing = {one.declaration.key: one for one in at.standings}
     called: dict[str, list[str]] = {}
     for alias in sorted(aliases.names):
         for target in aliases.candidates(alias):
             called.setdefault(target, []).append(alias)
     return [
-        _model(key, at.snapshot, at.occupancy, at.lines.get(key), called.get(key, []))
-        for key in sorted(at.snapshot.keys | called.keys())
+        {
+            **_model(key, at.snapshot, at.occupancy, at.lines.get(key), called.get(key, [])),
+            "declared": _declared(standing[key]) if key in standing else None,
+            "skew": _skew(key, at.troubles.skewed.get(key)),
+        }
+        for key in sorted(at.snapshot.keys | called.keys() | standing.keys())
     ]
 
 
@@ -116,6 +134,27 @@ def _model(
     }
 
 
+def _declared(standing: Standing) -> View:
+    """`preferred` as declared; `lack` and `text` are null and empty where it stands."""
+    declaration = standing.declaration
+    return {
+        "copies": declaration.copies,
+        "is_pinned": declaration.is_pinned,
+        "preferred": list(declaration.nodes),
+        "standing": list(standing.nodes),
+        "loading": list(standing.loading),
+        "lack": standing.lack.value if standing.lack is not None else None,
+        "text": lack_text(standing),
+    }
+
+
+def _skew(key: str, digests: Mapping[str, tuple[str, ...]] | None) -> View | None:
+    """Null where all nodes have the same under this name."""
+    if digests is None:
+        return None
+    return {"digests": {digest: list(names) for digest, names in digests.items()}, "text": skew_text(key, digests)}
+
+
 def lines_view(lines: Iterable[LineView]) -> list[View]:
     """Those in which somebody waits, the longest wait first."""
     waiting = sorted((line for line in lines if line.depth), key=lambda line: -line.oldest_wait_s)
@@ -123,6 +162,7 @@ def lines_view(lines: Iterable[LineView]) -> list[View]:
         {
             "model": line.model,
             "waiting": line.depth,
+            "overflowed": line.overflowed,
             "max_waiting": line.max_waiting,
             "oldest_wait_s": line.oldest_wait_s,
             "granted_per_s": line.drain_per_s,

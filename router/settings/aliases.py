@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from router.policy.alias import Aliases, Overrides
 from router.policy.alias_config import WEIGHT_MAX, Said, aliases_of
 from router.settings.nodes import Group
+from router.settings.values import SecondsOrZero
 
 
 class TargetSettings(Group):
@@ -49,6 +50,7 @@ class TeamAliasSettings(Group):
     overrides: OverrideSettings | None = Field(
         default=None, description="Other overrides for this team: all of them, none is taken over."
     )
+    overflow_after_s: SecondsOrZero | None = Field(default=None, description="Another such time for this team.")
 
 
 class AliasSettings(Group):
@@ -64,6 +66,12 @@ class AliasSettings(Group):
         "nowhere loaded while placement only observes, or not able to do what is asked.",
     )
     overrides: OverrideSettings = OverrideSettings()
+    overflow_after_s: SecondsOrZero | None = Field(
+        default=None,
+        description="A call that has waited so long in the line of its target also stands in the line of the next one, "
+        "a fallback or another target, and after as long again in that of the one after it; whichever has a slot first "
+        "serves it. 0: as soon as it has to wait. Without it a call stays in one line.",
+    )
     teams: dict[str, TeamAliasSettings] = Field(
         default_factory=dict,
         description="What the name means for a team, by the team's name; calls without a key are the team default.",
@@ -101,5 +109,6 @@ def _said(settings: AliasSettings | TeamAliasSettings) -> Said:
         targets=None if targets is None else [(target.model, target.weight) for target in targets],
         fallbacks=settings.fallbacks,
         overrides=None if overrides is None else Overrides(overrides.temperature, overrides.num_ctx),
+        overflow_after_s=settings.overflow_after_s,
         teams=MappingProxyType({team: _said(own) for team, own in teams.items()}),
     )

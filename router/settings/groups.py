@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
@@ -12,7 +12,8 @@ from pydantic_settings import NoDecode
 from router.policy.guard import KeepAliveGuard, NumCtxGuard
 from router.policy.placement import Mode
 from router.settings.nodes import Group
-from router.settings.values import Duration, ModelKey, Seconds, SecondsOrZero
+from router.settings.values import Duration, ModelKey, SaidWrong, Seconds, SecondsOrZero
+from router.wire.names import is_cloud_key
 from router.wire.origins import origins_of
 
 
@@ -177,12 +178,52 @@ class CloudSettings(Group):
     )
 
 
+class PlacementModelSettings(Group):
+    """Copies that are to be in memory whether anybody calls or not."""
+
+    name: ModelKey = Field(description="A model of the nodes; no alias.")
+    copies: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="On so many nodes at least it is kept in memory. They come where memory is free of what calls use, "
+        "and lines may still take it, that of other models first.",
+    )
+    pin: bool = Field(
+        default=False,
+        description="true: these copies take the memory of models that are not pinned, and no load of the router ever "
+        "takes theirs. Say vram_gib of the nodes, or only Ollama knows what fits beside them.",
+    )
+    nodes: tuple[str, ...] = Field(
+        default=(), description="Names of the nodes that should have them, best first; others only where these cannot."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _takes_memory(cls, name: str) -> str:
+        if is_cloud_key(name):
+            raise ValueError("a cloud model is never loaded: it has no copies")
+        return name
+
+
 class PlacementSettings(Group):
-    mode: Literal[Mode.ON_DEMAND, Mode.OBSERVE] = Field(
+    mode: Mode = Field(
         default=Mode.ON_DEMAND,
         description="on_demand: the router loads the models that calls wait for. observe: it never touches nodes, and "
-        "a model that is loaded nowhere is refused with 503.",
+        "a model that is loaded nowhere is refused with 503. managed: as on_demand, and it keeps the copies of "
+        "placement.models in memory.",
     )
+    models: tuple[PlacementModelSettings, ...] = Field(
+        default=(), description="Models that have copies in memory before anybody calls; with placement.mode: managed."
+    )
+
+    @field_validator("models")
+    @classmethod
+    def _once_each(cls, models: tuple[PlacementModelSettings, ...]) -> tuple[PlacementModelSettings, ...]:
+        for index, model in enumerate(models):
+            if model.name in (other.name for other in models[:index]):
+                raise SaidWrong((index, "name"), f"{model.name} is declared twice")
+        return models
 
 
 class LimitSettings(Group):

@@ -16,7 +16,9 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from router.policy.alias_config import AliasError
+from router.policy.placement import Mode
 from router.settings.model import Settings
+from router.settings.values import SaidWrong
 from router.settings.yaml_file import FileProblem, Steps, YamlFile, read_yaml
 
 PREFIX = "OLLAMA_ROUTER_"
@@ -92,12 +94,21 @@ def load_settings(
     except FileProblem as problem:
         raise ConfigError([str(problem)]) from None
     try:
-        return Loaded(Settings(**layers.merged()), tuple(warnings), layers.origin)
+        settings = Settings(**layers.merged())
+        return Loaded(settings, (*warnings, *_idle(settings, layers)), layers.origin)
     except ValidationError as error:
         details = error.errors(include_url=False)
         raise ConfigError([_problem(detail, layers) for detail in details]) from None
     except RecursionError:
         raise ConfigError([f"{layers.file.name}: refers to itself"]) from None
+
+
+def _idle(settings: Settings, layers: _Layers) -> Iterator[str]:
+    """What is said and does nothing, as while the mode is turned down: worth a word, and no reason not to serve."""
+    placement = settings.placement
+    if placement.models and placement.mode is not Mode.MANAGED:
+        place = layers.origin(("placement", "models"))
+        yield f"{place}placement.models: nothing is kept in memory while placement.mode is {placement.mode}"
 
 
 def setting_paths() -> dict[str, FieldInfo]:
@@ -212,7 +223,7 @@ def _problem(detail: ErrorDetails, layers: _Layers) -> str:
     steps = tuple(step for step in detail["loc"] if step != "[key]")
     text = detail["msg"].removeprefix("Value error, ")
     cause = detail.get("ctx", {}).get("error")
-    if isinstance(cause, AliasError):
+    if isinstance(cause, AliasError | SaidWrong):
         steps, text = _as_far_as_said((*steps, *cause.steps), layers.merged()), cause.text
     if detail["type"] == "extra_forbidden":
         text = f"unknown setting{_meant(steps)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
@@ -31,7 +32,7 @@ from router.settings.groups import (
 from router.settings.nodes import NodeSettings, node_spec
 from router.settings.store import StoreSettings
 from router.settings.teams import AuthSettings, TeamSettings, access_from, check_names
-from router.settings.values import Address, host_port
+from router.settings.values import Address, SaidWrong, host_port
 
 
 def _url_or_object(schema: dict[str, Any]) -> None:
@@ -150,6 +151,18 @@ class Settings(BaseSettings):
                 "auth.required is true and no team has a key, so nobody could call: give auth.keys_file or "
                 "teams.<name>.keys_sha256"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _prefers_nodes_that_exist(self) -> Self:
+        names = [node.name for node in self.nodes]
+        for index, model in enumerate(self.placement.models if names else ()):
+            for place, name in enumerate(model.nodes):
+                if name not in names:
+                    near = difflib.get_close_matches(name, names, n=1)
+                    meant = f"; did you mean {near[0]}?" if near else ""
+                    steps = ("placement", "models", index, "nodes", place)
+                    raise SaidWrong(steps, f"no node is called {name!r}{meant}")
         return self
 
     @model_validator(mode="after")

@@ -37,7 +37,8 @@ class NodeSettings(Group):
         default=None,
         ge=1,
         description="OLLAMA_NUM_PARALLEL of the node: calls that a model serves at once. Too many wait inside the "
-        "node, unseen; too few leave it idle. Without it 1, Ollama's own default.",
+        "node until the router has noticed; too few leave it idle. Without it they are learned, from 1, Ollama's own "
+        "default.",
     )
     models: dict[ModelKey, NodeModelSettings] = Field(
         default_factory=dict, description="Models whose slots differ from the node's, by name."

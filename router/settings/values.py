@@ -23,6 +23,15 @@ _LABEL = re.compile(r"[A-Za-z0-9_.:%-]+\Z")  # host names and addresses; % for a
 _DEFAULT_PORTS = {"http": 80, "https": 443}  # envconfig/config.go, Host(): a scheme brings its own port
 
 
+class SaidWrong(ValueError):
+    """`steps` lead from the setting that was checked to the one that is wrong."""
+
+    def __init__(self, steps: tuple[int | str, ...], text: str) -> None:
+        super().__init__(text)
+        self.steps = steps
+        self.text = text
+
+
 def host_port(text: str) -> tuple[str, int]:
     """Of a checked address; the host without brackets."""
     host, _, port = text.rpartition(":")

@@ -88,6 +88,7 @@ def _restore(ledger: Ledger, replica: str, lease: Lease) -> Sequence[CopyEntry]:
         ledger.uncharge(entry)
     else:
         ledger.queues.step_out(entry)
-    ledger.queues.shares.serve(entry.team.account, entry.cost)
-    ledger.hold(entry, lease, ledger.copies.copy(lease.node, lease.weights))
+    copy = ledger.copies.copy(lease.node, lease.weights)
+    ledger.queues.charge(entry, copy)
+    ledger.hold(entry, lease, copy)
     return freed

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from router.errors import QueueFull, QueueTimeout, Refusal, Unavailable
 from router.fleet.tickets import Lease, Place, Ticket
@@ -35,6 +36,13 @@ class Desk:
             self.tickets.pop(ticket.id, None)
         elif ticket.id not in self.leases:
             self.tickets[ticket.id] = ticket
+
+    def went_further(self, ticket_id: str, targets: tuple[str, ...]) -> None:
+        """It stands in these lines as well: hello names all of them."""
+        ticket = self.tickets.get(ticket_id)
+        if ticket is not None:
+            every = tuple(dict.fromkeys((*ticket.targets, *targets)))
+            self.tickets[ticket_id] = replace(ticket, targets=every)
 
     def forget(self, ticket_id: str) -> None:
         self.tickets.pop(ticket_id, None)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 
-from router.errors import QueueFull, Refusal, TeamQueueFull
+from router.errors import Allowances, QueueFull, Refusal, TeamQueueFull
 from router.fleet.tickets import LEFT_IDS_S, Lease, LineView, Place, Ticket, Waits
 from router.policy.shares import COST_MIN_TOKENS
 from router.store.answers import Full, Gone, Limits, Refused
@@ -79,16 +79,17 @@ class Ledger:
         elif past is not None:
             team.book(ticket.estimate_tokens)
         entry = self.enter(ticket, replica, past)
+        left = team.budget.left(entry.estimate) if past is None and team.budget is not None else None
         found = self._pick(entry)
         if found is not None:
-            return self._serve(entry, *found)
+            return self._serve(entry, *found, left)
         refused = self._make_room(entry) if past is None else None
         if refused is not None:
             team.cancel(entry.estimate)
             del self.tickets[ticket.id]
             return refused
         self.queues.stand(entry, self.now_s)
-        return self._place(entry)
+        return self._place(entry, left)
 
     def _take_again(self, entry: Entry, ticket: Ticket) -> Lease | Place | Gone:
         if ticket.attempt < entry.ticket.attempt:
@@ -252,19 +253,19 @@ class Ledger:
         self.unclaimed[lease.id] = entry
         self.news.append((entry.replica, lease))
 
-    def _serve(self, entry: Entry, copy: CopyEntry, key: str) -> Lease:
+    def _serve(self, entry: Entry, copy: CopyEntry, key: str, left: Allowances | None) -> Lease:
         """Without a wait: nobody else who may use this copy is there."""
-        self.queues.served(entry, key)
-        return self._lend(entry, copy, key)
+        self.queues.charge(entry, copy)
+        return self._lend(entry, copy, key, left)
 
-    def _lend(self, entry: Entry, copy: CopyEntry, key: str) -> Lease:
+    def _lend(self, entry: Entry, copy: CopyEntry, key: str, left: Allowances | None = None) -> Lease:
         ticket = entry.ticket
         self._leases_made += 1
         # The ticket's id is in it: after a fail-over the numbers come again, for other tickets.
         lease_id = f"{ticket.id}/{ticket.attempt}/{self._leases_made}"
         lease = Lease(
             *(lease_id, ticket.id, ticket.attempt, key, copy.node.name, copy.weights, copy.num_ctx),
-            *(ticket.team, entry.estimate),
+            *(ticket.team, entry.estimate, left),
         )
         self.hold(entry, lease, copy)
         return lease
@@ -297,11 +298,14 @@ class Ledger:
         return freed
 
     def uncharge(self, entry: Entry) -> None:
-        entry.team.account.charge(-entry.cost)
+        if entry.is_charged:
+            entry.team.account.charge(-entry.cost)
+            entry.is_charged = False
 
     def _settle(self, entry: Entry, tokens: int) -> None:
         """What the call really used, in place of its estimate."""
-        entry.team.account.charge(max(COST_MIN_TOKENS, tokens) - entry.cost)
+        if entry.is_charged:
+            entry.team.account.charge(max(COST_MIN_TOKENS, tokens) - entry.cost)
         entry.team.book(tokens - entry.estimate)
 
     def _answer(self, entry: Entry) -> Lease | Place:
@@ -328,7 +332,7 @@ class Ledger:
         self.tickets[ticket.id] = entry
         return entry
 
-    def _place(self, entry: Entry) -> Place:
+    def _place(self, entry: Entry, left: Allowances | None = None) -> Place:
         line = self.queues.lines[entry.keys[0]]
         position = self.queues.ahead(entry) + 1
         rate = line.drain.per_s(self.now_s)
@@ -336,7 +340,7 @@ class Ledger:
             reason = Waits.FOR_TEAM
         else:
             reason = Waits.FOR_SLOT if self.copies.is_any_ready(entry.keys) else Waits.FOR_COPY
-        return Place(line.key, position, line.depth, position / rate if rate else None, reason)
+        return Place(line.key, position, line.depth, position / rate if rate else None, reason, left)
 
 
 def _age(entry: Entry) -> int:

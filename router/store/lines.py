@@ -27,8 +27,8 @@ class Entry:
     """A ticket as the store keeps it: with a lease it is served, without one it waits in the lines of `keys`."""
 
     __slots__ = (
-        *("arrival", "arrived_s", "band", "copy", "cost", "estimate", "granted_s", "is_due", "keys", "lease", "passes"),
-        *("replica", "spot", "team", "ticket"),
+        *("arrival", "arrived_s", "band", "copy", "cost", "estimate", "granted_s", "is_charged", "is_due", "keys"),
+        *("lease", "passes", "replica", "spot", "team", "ticket"),
     )
 
     def __init__(self, ticket: Ticket, replica: str, team: Team, arrival: int, arrived_s: float) -> None:
@@ -40,12 +40,13 @@ class Entry:
         targets = ticket.targets
         self.keys = targets if len(targets) == 1 else tuple(dict.fromkeys(targets))
         self.estimate = ticket.estimate_tokens
-        self.cost = self.estimate or 1  # what its team is charged when it gets a slot
+        self.cost = self.estimate or 1  # what its team is charged when it gets a slot that others wait for
         self.lease: Lease | None = None
         self.copy: CopyEntry | None = None
         self.granted_s = 0.0  # answering time (`Book`), of a grant that nobody has acknowledged
+        self.is_charged = False  # for the slot that it has
         self.is_due = False  # it had a lease before, so its turn has been
-        self.passes = 0  # slots that were its own and went to a ticket whose prompt their node knows
+        self.passes = 0  # tickets behind it that went first, since their node knows their prompt
         allowed, asked = team.limits.priority, ticket.priority
         # From the highest, 0: what it asks for, never above what its team may.
         self.band = _HIGHEST - (allowed if asked is None or asked > allowed else asked)
@@ -134,11 +135,12 @@ class Line:
 
     def view(self, entries: Iterable[Entry], now_s: float) -> LineView:
         entries = tuple(entries)
-        tickets = [entry.ticket for entry in entries]
+        own = [entry for entry in entries if entry.keys[0] == self.key]
+        tickets = [entry.ticket for entry in own or entries]
         return LineView(
             model=self.key,
             depth=len(entries),
-            oldest_wait_s=now_s - min(entry.arrived_s for entry in entries),
+            oldest_wait_s=now_s - min(entry.arrived_s for entry in own or entries),
             num_ctx=max(ticket.num_ctx for ticket in tickets),
             keep_alive_s=max((t.keep_alive_s for t in tickets if t.keep_alive_s is not None), default=None),
             max_waiting=self.max_waiting,
@@ -146,6 +148,7 @@ class Line:
             excluded=frozenset.intersection(*(ticket.excluded for ticket in tickets)),
             names_no_ctx=any(ticket.names_no_ctx for ticket in tickets),
             teams=MappingProxyType(dict(self.queue.counts)),
+            overflowed=len(entries) - len(own),
         )
 
 

@@ -93,6 +93,8 @@ class MemoryStore(Store):
         if isinstance(value, Lease):
             self._desk.tickets.pop(ticket_id, None)
             self._desk.leases[ticket_id] = value
+        else:
+            self._desk.went_further(ticket_id, targets)
         return value
 
     async def place_of(self, ticket_id: str) -> Place | None:

@@ -6,7 +6,7 @@ Every operation is a few binary searches and look-ups for each line of a ticket;
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from router.fleet.tickets import LineView, Ticket
@@ -19,12 +19,13 @@ from router.store.teams import Team, Teams
 
 
 class Turn(NamedTuple):
-    """Whose turn it is at a copy, and by which line's choice."""
+    """Whose turn it is at a copy, by which line's choice, and who was before it in fair order."""
 
     entry: Entry
     copy: CopyEntry
     line: Line
     choice: Choice
+    overtaken: Sequence[Entry] = ()
 
 
 class Queues:
@@ -131,18 +132,23 @@ class Queues:
         if best is None:
             return None
         choice, line = best
-        return Turn(self._look_ahead(line.queue, choice, fits, copy.node.name), copy, line, choice)
+        entry, overtaken = self._look_ahead(line.queue, choice, fits, copy.node.name)
+        return Turn(entry, copy, line, choice, overtaken)
 
-    def _look_ahead(self, queue: FairQueue, choice: Choice, fits: Fits, node: str) -> Entry:
-        """Who is next, or one soon after whose prompt this node knows; at most LOOKAHEAD times at the cost of one."""
+    def _look_ahead(self, queue: FairQueue, choice: Choice, fits: Fits, node: str) -> tuple[Entry, Sequence[Entry]]:
+        """Who is next, or one soon after whose prompt this node knows; each ticket is overtaken LOOKAHEAD times."""
         fairest = self.waiting[choice.order]
-        if choice.lane == DUE or fairest.passes >= LOOKAHEAD or _prefers(fairest, node):
-            return fairest
+        if choice.lane == DUE or _prefers(fairest, node):
+            return fairest, ()
+        overtaken: list[Entry] = []
         for order in queue.window(choice, fits, self._cost):
             entry = self.waiting[order]
             if _prefers(entry, node):
-                return entry
-        return fairest
+                return entry, overtaken
+            if entry.passes >= LOOKAHEAD:
+                break
+            overtaken.append(entry)
+        return fairest, ()
 
     def _cost(self, order: int) -> float:
         entry = self.waiting[order]
@@ -150,26 +156,26 @@ class Queues:
 
     def granted(self, turn: Turn, now_s: float) -> None:
         """The one whose turn it was steps out and its team is charged."""
-        entry, copy, line, choice = turn
-        if entry.order != choice.order:
-            self.waiting[choice.order].passes += 1
+        entry, copy, line, choice, overtaken = turn
+        for before in overtaken:
+            before.passes += 1
         if choice.lane != DUE:
             self._front(entry, line.key).serve(choice.rank[0])
         for key in copy.keys:
             if (other := self.lines.get(key)) is not None:
                 other.queue.passed_over(choice.lane)
         line.queue.served(choice.lane, now_s)
+        self.charge(entry, copy)
         self.step_out(entry)
         entry.team.refused = max(0, entry.team.refused - 1)
-        self.shares.serve(entry.team.account, entry.cost)
 
-    def served(self, entry: Entry, key: str) -> None:
-        """A ticket that stands in no line got a slot that nobody waited for."""
-        shares, account = self.shares, entry.team.account
-        if not entry.is_due:
-            front = self._front(entry, key)
-            front.serve(shares.enter(front, account).tag)
-        shares.serve(account, entry.cost)
+    def charge(self, entry: Entry, copy: CopyEntry) -> None:
+        """For a slot of this copy; one that no other team waited for is free."""
+        account = entry.team.account
+        lines = [self.lines[key] for key in copy.keys if key in self.lines]
+        entry.is_charged = any(line.queue.is_waited_for(account.name) for line in lines)
+        if entry.is_charged:
+            self.shares.serve(account, entry.cost)
 
     def heads(self, team: Team) -> list[Entry]:
         """The first of each kind in each of its lines, in its own order: if none of these gets a slot nobody does."""

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 from router.fleet.breaker import Circuit
 from router.fleet.node import Copy, CopyState, Health, Node
+from router.fleet.slots import declared_slots
 from router.fleet.snapshot import UP, Rows, Snapshot
 from router.fleet.tickets import LineView
+from router.policy.declared import Standing
+from router.policy.troubles import Troubles
 from router.telemetry.names import UNKNOWN, ModelNames
 from router.telemetry.series import Sample
 
@@ -26,6 +29,8 @@ class Sources:
     queue_limit: Callable[[str], int]
     circuits: Callable[[], Circuits] = dict
     discovered: Callable[[], Mapping[str, int]] = dict  # nodes by source
+    standings: Callable[[], Sequence[Standing]] = tuple
+    troubles: Callable[[], Troubles] = Troubles
     is_degraded: Callable[[], bool] = bool
     redis_up: Callable[[], bool | None] = lambda: None  # None: there is none
     log_lines_dropped: Callable[[], int] = int
@@ -40,6 +45,8 @@ class Moment:
     lines: Sequence[LineView]
     circuits: Circuits
     discovered: Mapping[str, int]
+    standings: Sequence[Standing]
+    troubles: Troubles
     is_degraded: bool
     redis_up: bool | None
     in_flight: Mapping[tuple[str, str], int]  # by (route, model key)
@@ -113,6 +120,18 @@ def _copy_cpu_bytes(at: Moment) -> Iterator[Sample]:
     return _by_copy(at, lambda copy: copy.size_bytes - copy.vram_bytes)
 
 
+def _copy_slots(at: Moment) -> Iterator[Sample]:
+    for name, node in at.snapshot.nodes.items():
+        found: dict[tuple[str, str], int] = {}
+        for copy in _ready(node):
+            label = at.names.label(copy.keys[0]) if copy.keys else UNKNOWN
+            kinds = (("declared", declared_slots(node, copy.weights)), ("learned", node.learnt.get(copy.weights)))
+            for kind, slots in kinds:
+                if slots is not None:
+                    found[label, kind] = found.get((label, kind), 0) + slots
+        yield from (((name, *labels), slots) for labels, slots in found.items())
+
+
 def _circuit_state(at: Moment) -> Iterator[Sample]:
     found: set[tuple[str, str, str]] = set()
     for (name, weights), circuit in at.circuits.items():
@@ -147,6 +166,21 @@ def _model_digest_skew(at: Moment) -> Iterator[Sample]:
             yield (key,), digests
 
 
+def _model_copies(at: Moment) -> Iterator[Sample]:
+    for standing in at.standings:
+        label = at.names.label(standing.declaration.key)
+        yield (label, "declared"), standing.declaration.copies
+        yield (label, "standing"), min(len(standing.nodes), standing.declaration.copies)
+
+
+def _thrash_pairs(at: Moment) -> Iterator[Sample]:
+    counts = dict.fromkeys(at.snapshot.nodes, 0)
+    for pair in at.troubles.pairs:
+        if pair.node in counts:
+            counts[pair.node] += 1
+    yield from (((name,), count) for name, count in counts.items())
+
+
 def _discovery_nodes(at: Moment) -> Iterator[Sample]:
     yield from (((source,), count) for source, count in at.discovered.items())
 
@@ -176,9 +210,12 @@ GAUGES: Mapping[str, Gauge] = {
     "node_model_loaded": _node_model_loaded,
     "node_model_vram_bytes": _node_model_vram_bytes,
     "copy_cpu_bytes": _copy_cpu_bytes,
+    "copy_slots": _copy_slots,
     "circuit_state": _circuit_state,
     "model_nodes": _model_nodes,
     "model_digest_skew": _model_digest_skew,
+    "model_copies": _model_copies,
+    "thrash_pairs": _thrash_pairs,
     "discovery_nodes": _discovery_nodes,
     "build_info": _build_info,
     "degraded_mode": _degraded_mode,

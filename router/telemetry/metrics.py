@@ -72,6 +72,7 @@ class Metrics:
         self._disconnects = self._counter("client_disconnects_total")
         self._decisions = self._counter("routing_decisions_total")
         self._passed = self._counter("alias_fallbacks_total")
+        self._overflows = self._counter("alias_overflows_total")
         self._guarded = self._counter("guard_actions_total")
         self._attempts = self._counter("upstream_requests_total")
         self._attempt_time = self._histogram("upstream_request_duration_seconds")
@@ -81,6 +82,7 @@ class Metrics:
         self._probe_failures = self._counter("node_probe_failures_total")
         self._circuit_changes = self._counter("circuit_state_changes_total")
         self._loads = self._counter("model_loads_total")
+        self._evictions = self._counter("model_evictions_total")
         self._lag = self._histogram("event_loop_lag_seconds")
         self._dropped = self._counter("log_lines_dropped_total")
         self._is_reloaded = self._counter("config_last_reload_successful")
@@ -133,6 +135,8 @@ class Metrics:
             self._note_retries(record, model)
         for reason in record.passed:
             self._passed.add((record.alias, reason))
+        if record.is_overflow:
+            self._overflows.add((record.alias, model))
         for done in record.guarded:
             guard, _, action = done.partition(" ")
             self._guarded.add((guard, action))
@@ -181,6 +185,9 @@ class Metrics:
         self._loads.add((node, label, reason, result))
         if result == "ok":
             self._load_time.observe((label,), duration_s)
+
+    def copy_evicted(self, node: str, model: str, cause: str) -> None:
+        self._evictions.add((node, self._names.label(model), cause))
 
     def circuit_changed(self, node: str, circuit: Circuit) -> None:
         self._circuit_changes.add((node, circuit.value))
@@ -247,6 +254,8 @@ class Metrics:
             lines=await sources.lines(),
             circuits=sources.circuits(),
             discovered=sources.discovered(),
+            standings=sources.standings(),
+            troubles=sources.troubles(),
             is_degraded=sources.is_degraded(),
             redis_up=sources.redis_up(),
             in_flight=dict(self._in_flight),

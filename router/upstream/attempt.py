@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from router.errors import Outcome, Refusal
+from router.policy.concurrency import Ran
 from router.policy.retry import Failure
 from router.upstream.connection import Headers
 from router.wire.meter import Meter
@@ -29,6 +30,17 @@ class Attempt:
     first_token_s: float | None = None
     ended_s: float = 0.0
     meter: Meter | None = None
+    beside: int = 1  # leases on the copy when it was sent, its own included
+    was_slowed: bool = False  # by its client: the node had ended before we saw it
+
+
+def ran_of(attempt: Attempt) -> Ran | None:
+    """None for what took no slot (a load, a refusal) or does not tell when it ended at the node."""
+    meter, first_s = attempt.meter, attempt.first_byte_s
+    if meter is None or first_s is None or attempt.was_slowed or attempt.outcome is not Outcome.OK:
+        return None
+    has_output = meter.content_events > 0 or bool(meter.output_tokens)
+    return Ran(attempt.started_s, first_s, attempt.ended_s, attempt.beside) if has_output else None
 
 
 def outcome_of(status: int) -> Outcome:

@@ -31,10 +31,21 @@ class Course:
     excluded: frozenset[str] = frozenset()  # nodes that it must not go to again for this target
     has_met_dead_runner: bool = False
     is_counted: bool = False  # the attempt at hand is a retry that counts against the budget
+    is_overflow: bool = False  # the target in hand had a slot before the one in whose line the call stood first
+    lines_refused: int = 0  # their tickets have left for good; otherwise a call has one, whatever its target
 
     def turned_to(self, plan: RoutePlan) -> Course:
         """Another target: what a node made of the last one says nothing about this one."""
-        return replace(self, plan=plan, excluded=frozenset())
+        return replace(self, plan=plan, excluded=frozenset(), is_overflow=False)
+
+    def granted(self, model: str) -> Course:
+        """With the target in hand that the slot is for. An overflow passes nobody over: the others may be tried yet."""
+        if model == self.plan.first.model:
+            return self
+        return replace(self.turned_to(self.plan.led_by(model)), is_overflow=True)
+
+    def ticket_id(self, call_id: str) -> str:
+        return f"{call_id}~{self.lines_refused}" if self.lines_refused else call_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +96,10 @@ def follow(
 def turn(course: Course, why: Passed, *, snapshot: Snapshot, reach: Reach) -> Sequel | None:
     """Another target after a line that was refused; None when there is none."""
     other = _other(course, snapshot, reach)
-    return None if other is None else Sequel(course.turned_to(other.plan), (why, *other.passed))
+    if other is None:
+        return None
+    turned = replace(course.turned_to(other.plan), lines_refused=course.lines_refused + 1)
+    return Sequel(turned, (why, *other.passed))
 
 
 def _other(course: Course, snapshot: Snapshot, reach: Reach) -> Ahead | None:

@@ -34,6 +34,7 @@ class Errand:
     guarded: tuple[Guarded, ...]
     first_byte: Due
     idle_s: float
+    beside: int = 1  # leases on the copy, its own included
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ def errand_for(
     via: bytes,
     decision: Sequence[tuple[bytes, bytes]],
     terms: Terms,
+    beside: int = 1,
     credentials: Sequence[headers.Pair] = (),
 ) -> Errand:
     """A body without splices goes as it came, zstd included; a spliced one goes decoded."""
@@ -91,4 +93,5 @@ def errand_for(
         guarded=changes.guarded,
         first_byte=terms.first_byte,
         idle_s=terms.idle_s,
+        beside=beside,
     )

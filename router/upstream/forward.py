@@ -136,6 +136,7 @@ class Passage:
 
     def pause(self) -> None:
         self._piece_s = None  # silence is ours now, not the node's
+        self.attempt.was_slowed = True
         self._connection.pause_reading()
 
     def resume(self) -> None:
@@ -297,7 +298,7 @@ async def forward(
     on_passage: Callable[[Passage | None], None],
 ) -> Attempt:
     """Never raises but CancelledError: then the connection is closed before anybody gives the slot back."""
-    attempt = Attempt(errand.node.name, started_s=monotonic())
+    attempt = Attempt(errand.node.name, started_s=monotonic(), beside=errand.beside)
     connection = pool.idle(errand.node)
     is_fresh = connection is None
     while True:
@@ -318,5 +319,5 @@ async def forward(
         if is_fresh or connection.has_bytes or attempt.failure not in (Failure.CLOSED, Failure.RESET):
             return attempt
         # A kept connection that the node had closed meanwhile: nothing was asked yet, so ask again on a new one.
-        attempt = Attempt(errand.node.name, started_s=attempt.started_s)
+        attempt = Attempt(errand.node.name, started_s=attempt.started_s, beside=errand.beside)
         connection, is_fresh = None, True

@@ -4,23 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from router.errors import Outcome, Rejection
+from router.errors import Allowances, Outcome
 from router.fleet.tickets import Lease
 from router.policy.guard import Guarded
 from router.policy.route import Passed
-from router.policy.schedule import Decision
-from router.seams import Record
+from router.policy.schedule import Decision, Reason
+from router.seams import Call, Record
 from router.upstream.attempt import Attempt
-from router.wire import dialects, headers
+from router.wire import headers
+from router.wire.allowances import rate_limits
 
 
-def note_lease(record: Record, lease: Lease, decision: Decision, waited_s: float | None) -> None:
+def note_lease(
+    record: Record,
+    lease: Lease,
+    decision: Decision,
+    waited_s: float | None,
+    left: Allowances | None,
+    *,
+    is_overflow: bool,
+) -> None:
+    """`decision` was made for the target whose line it stood in first; `left` is None for a further attempt."""
     record.attempts += 1
     record.node = lease.node
     record.model = lease.model
     record.queued_s += waited_s or 0.0
-    record.reason = decision.reason_of(lease.node)
-    record.is_cold = record.is_cold or not decision.preferred
+    record.is_overflow = is_overflow
+    if is_overflow:
+        record.reason = Reason.OVERFLOW
+    else:
+        record.reason = decision.reason_of(lease.node)
+        record.is_cold = record.is_cold or not decision.preferred
+    if left is not None:
+        record.left = left
 
 
 def note_wait(record: Record, waited_s: float | None, result: str) -> None:
@@ -85,14 +101,15 @@ def note_guarded(record: Record, guarded: Sequence[Guarded]) -> None:
             record.guarded += (each,)
 
 
-def decision_headers(request_id: str, record: Record, refused: Rejection | None = None) -> list[tuple[bytes, bytes]]:
+def decision_headers(call: Call, record: Record, wall_s: float) -> list[tuple[bytes, bytes]]:
+    """Of the answer at hand, or of the refusal that the record tells; `wall_s` is now."""
     known = headers.decision(
         node=record.node or None,
         model=record.model or None,
         attempts=record.attempts or None,
         queue_ms=round(record.queued_s * 1000),
         reason=record.reason or None,
-        refused=refused,
+        refused=record.rejection,
     )
-    limits = dialects.rate_limits(record.requests_left, record.tokens_left) if refused is None else []
-    return [(b"x-request-id", request_id.encode()), *known, *limits]
+    limits = rate_limits(call.endpoint.dialect, record.left, wall_s) if record.left is not None else []
+    return [(b"x-request-id", call.request_id.encode()), *known, *limits]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from router.wire.headers import DECISION_PREFIX, Pair
 
@@ -20,9 +20,16 @@ _NOT_A_VALUE = re.compile(r"[^\x21-\x7e]")
 
 
 def in_line(
-    *, reason: str | None, position: int | None, of: int | None, estimate_s: float | None, waited_s: float
+    *,
+    reason: str | None,
+    position: int | None,
+    of: int | None,
+    estimate_s: float | None,
+    waited_s: float,
+    also: Sequence[str] = (),
 ) -> bytes:
-    """`reason`: what is waited for. None for what the store cannot tell at once."""
+    """`reason`: what is waited for. None for what the store cannot tell at once. `also`: models in whose lines the call
+    stands besides; place and estimate are those in its first."""
     return _comment(
         "waiting",
         ("reason", reason),
@@ -30,6 +37,7 @@ def in_line(
         ("of", of),
         ("estimate_s", None if estimate_s is None else math.ceil(estimate_s)),
         ("waited_s", int(waited_s)),
+        ("also", ",".join(also) or None),
     )
 
 

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from router.errors import Allowance, BadRequest, NodeAnswered, Outcome, RateLimited, Refusal
+from router.errors import BadRequest, NodeAnswered, Outcome, Refusal
 from router.wire.endpoints import Dialect, Endpoint, Shape
 from router.wire.gojson import go_string
 
@@ -93,33 +93,6 @@ def error_event(endpoint: Endpoint, refusal: Refusal, *, sequence_number: int, r
     return b"data: %b\n\n" % _openai(refusal)
 
 
-def rate_limits(requests: Allowance | None, tokens: Allowance | None) -> list[Pair]:
-    """What a team has left, as OpenAI's own service tells it; what has no limit is left out."""
-    told: list[Pair] = []
-    for what, allowance in ((b"requests", requests), (b"tokens", tokens)):
-        if allowance is not None:
-            told += [
-                (b"x-ratelimit-limit-" + what, b"%d" % allowance.limit),
-                (b"x-ratelimit-remaining-" + what, b"%d" % allowance.remaining),
-                (b"x-ratelimit-reset-" + what, go_duration(allowance.reset_s).encode()),
-            ]
-    return told
-
-
-def go_duration(seconds: float) -> str:
-    """As Go writes it, rounded up: `0s`, `20ms`, `1s`, `6m0s`, `24h0m0s`. From a second on whole seconds will do."""
-    milliseconds = math.ceil(seconds * 1000)
-    if milliseconds <= 0:
-        return "0s"
-    if milliseconds < 1000:
-        return f"{milliseconds}ms"
-    minutes, rest_s = divmod(math.ceil(milliseconds / 1000), 60)
-    hours, rest_m = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h{rest_m}m{rest_s}s"
-    return f"{rest_m}m{rest_s}s" if rest_m else f"{rest_s}s"
-
-
 def not_found_page() -> Answer:
     """Any path that no route has, /v1 included (recordings `catalog/unknown-path`, `catalog/unknown-v1`)."""
     return Answer(404, ((b"Content-Type", b"text/plain"),), b"404 page not found")
@@ -193,8 +166,6 @@ def _advice(refusal: Refusal) -> list[Pair]:
         advice += [(b"Retry-After", b"%d" % seconds), (b"retry-after-ms", b"%d" % milliseconds)]
     if not refusal.may_retry:
         advice.append((b"x-should-retry", b"false"))
-    if isinstance(refusal, RateLimited):
-        advice += rate_limits(refusal.requests, refusal.tokens)
     if refusal.status == 401:
         advice.append((b"WWW-Authenticate", b"Bearer"))
     return advice

@@ -42,7 +42,9 @@ _EXPOSED = (
     b"x-request-id, x-ollama-router-node, x-ollama-router-model, x-ollama-router-attempts, x-ollama-router-queue-ms, "
     b"x-ollama-router-reason, x-ollama-router-refused, retry-after, retry-after-ms, x-should-retry, "
     b"x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
-    b"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
+    b"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, "
+    b"anthropic-ratelimit-requests-limit, anthropic-ratelimit-requests-remaining, anthropic-ratelimit-requests-reset, "
+    b"anthropic-ratelimit-tokens-limit, anthropic-ratelimit-tokens-remaining, anthropic-ratelimit-tokens-reset"
 )
 _VARY = (b"Vary", b"Origin")
 _REFUSED = Answer(403, tuple(headers.decision(refused=Rejection.ORIGIN)), b"")

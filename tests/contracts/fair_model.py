@@ -24,6 +24,7 @@ class Held:
     limits: TeamLimits
     lease: Lease | None = None
     unclaimed_since: float | None = None
+    is_charged: bool = False
     is_due: bool = False
     passes: int = 0
 
@@ -93,9 +94,17 @@ class FairModel:
     def charge(self, team: str, tokens: float) -> None:
         self.used[team] += tokens / self.table.of(team).weight
 
-    def serve(self, held: Held) -> None:
-        self.level = max(self.level, self.used[held.ticket.team])
-        self.charge(held.ticket.team, held.cost)
+    def serve(self, held: Held, *, is_waited_for: bool) -> None:
+        held.is_charged = is_waited_for
+        if is_waited_for:
+            self.level = max(self.level, self.used[held.ticket.team])
+            self.charge(held.ticket.team, held.cost)
+
+    def correct(self, held: Held, tokens: int) -> None:
+        """What it truly cost, in place of what it was charged."""
+        if held.is_charged:
+            self.charge(held.ticket.team, tokens - held.cost)
+        held.is_charged = False
 
     def group(self, key: str) -> int:
         if key not in self.groups:
@@ -158,8 +167,8 @@ class FairModel:
 
     def turn(
         self, keys: Iterable[str], node: str, waiting: Sequence[Held], may_go: Callable[[Held], bool], now: float
-    ) -> tuple[Held, Held, str] | None:
-        """Who gets a slot that these keys wait for, who was fairest, and in which line."""
+    ) -> tuple[Held, list[Held], str] | None:
+        """Who gets a slot that these keys wait for, who is before it in fair order, and in which line."""
         found = []
         for key in keys:
             line = [held for held in waiting if key in held.keys]
@@ -177,12 +186,14 @@ class FairModel:
         names = list(keys)
         _, rank, _, key, fairest = min(found, key=lambda each: (*each[:3], names.index(each[3])))
         lane = [each for each in found if each[3] == key and each[4].lane == fairest.lane]
-        if fairest.is_due or fairest.passes >= LOOKAHEAD or fairest.ticket.preferred[:1] == (node,):
-            return fairest, fairest, key
-        for held in self._first_in_order([(each[1], each[4]) for each in lane], rank[0] + LOOKAHEAD_TOKENS):
-            if held.ticket.preferred[:1] == (node,):
-                return held, fairest, key
-        return fairest, fairest, key
+        if fairest.is_due:
+            return fairest, [], key
+        ordered = self._first_in_order([(each[1], each[4]) for each in lane], rank[0] + LOOKAHEAD_TOKENS)
+        for index, held in enumerate(ordered):
+            before = ordered[:index]
+            if held.ticket.preferred[:1] == (node,) and all(other.passes < LOOKAHEAD for other in before):
+                return held, before, key
+        return fairest, [], key
 
     def _precedence(self, key: str, lane: int, now: float) -> tuple[int, float]:
         aging = self.aging[key, lane]
@@ -212,15 +223,15 @@ class FairModel:
                 tags[team] = (tags[team][0] + held.cost / held.limits.weight, queues[team][0].order)
         return ordered
 
-    def granted(self, held: Held, fairest: Held, key: str, copy_keys: Iterable[str], now: float) -> None:
-        if held is not fairest:
-            fairest.passes += 1
+    def granted(self, held: Held, before: list[Held], key: str, copy_keys: Iterable[str], now: float) -> None:
+        for other in before:
+            other.passes += 1
+        fairest = before[0] if before else held
         self.advance(fairest, key, self.tag(fairest, key))
         for (name, lane), aging in self.aging.items():
             if name in copy_keys and DUE < held.lane < lane:
                 aging.passed += 1
         self.aging[key, held.lane] = Aging(now)
-        self.serve(held)
 
     # places
 

@@ -161,8 +161,17 @@ class Model:
         assert turn is not None
         assert held is turn[0], f"{held.ticket.id} was served, and it was the turn of {turn[0].ticket.id}"
         self.fair.granted(*turn, copy.keys, self.now)
+        self._charge(held, copy)
         self.grants.setdefault(lease.model, []).append(self.now)
         self._lend(held, lease, copy)
+
+    def _charge(self, held: Held, copy: CopyFacts) -> None:
+        others = [
+            other.ticket.team
+            for other in self.waiting()
+            if other.ticket.team != held.ticket.team and any(key in copy.keys for key in other.keys)
+        ]
+        self.fair.serve(held, is_waited_for=not all(self.is_held_back(team) for team in others))
 
     def _lend(self, held: Held, lease: Lease, copy: CopyFacts) -> None:
         assert lease.model == next(key for key in held.keys if key in copy.keys)
@@ -190,7 +199,7 @@ class Model:
 
     def _take_back(self, held: Held) -> None:
         held.lease = held.unclaimed_since = None
-        self.fair.charge(held.ticket.team, -held.cost)
+        self.fair.correct(held, 0)
         held.is_due = True
         self._stand(held, held.keys)
 
@@ -251,10 +260,7 @@ class Model:
         copy = self.copy(lease.node, lease.weights)
         assert copy in choices
         assert lease.model in copy.keys
-        self.fair.enter(held, lease.model, self.waiting())
-        if not held.is_due:
-            self.fair.advance(held, lease.model, self.fair.tag(held, lease.model))
-        self.fair.serve(held)
+        self._charge(held, copy)
         self.held.append(held)
         assert (lease.attempt, lease.num_ctx, lease.team) == (held.ticket.attempt, copy.num_ctx, held.ticket.team)
         held.lease = lease
@@ -345,7 +351,7 @@ class Model:
     def _ends(self, held: Held, tokens: int) -> None:
         self.held.remove(held)
         if held.lease is not None:
-            self.fair.charge(held.ticket.team, max(1, tokens) - held.cost)
+            self.fair.correct(held, max(1, tokens))
         self.fair.book(held.ticket.team, tokens - held.ticket.estimate_tokens)
 
     def refuse(self, model: str) -> list[str]:
@@ -432,9 +438,8 @@ class Model:
             held.keys = [lease.model]
             self.held.append(held)
         elif held.lease is not None:
-            self.fair.charge(held.ticket.team, -held.cost)
-        self.fair.serve(held)
-        self.copy(lease.node, lease.weights)
+            self.fair.correct(held, 0)
+        self._charge(held, self.copy(lease.node, lease.weights))
         held.lease = lease
 
     def _drop(self, held: Held) -> None:

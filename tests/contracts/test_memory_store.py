@@ -124,17 +124,15 @@ def test_whoever_makes_room_in_a_full_line_is_told(store: MemoryStore, waiters: 
     assert "2 waiting" in repr(store)
 
 
-def test_true_tokens_reach_the_teams_account(store: MemoryStore) -> None:
-    ready(store)
-    lease = at_once(store.take(call("x1", team="x", estimate_tokens=100)))
-    assert isinstance(lease, Lease)
+def test_true_tokens_reach_the_teams_account(store: MemoryStore, waiters: Waiters) -> None:
+    for name in ("x1", "y1"):
+        at_once(store.take(call(name, team=name[0], estimate_tokens=100)))
     account = store.book.ledger.queues.shares.accounts["x"]
     before = account.used
-    at_once(store.give_back(lease, Outcome.OK, 700))
-    assert account.used - before == 600
-    at_once(store.take(call("x2", team="x", estimate_tokens=100)))
-    at_once(store.leave("x2", tokens=40))
-    assert account.used - before == 640
+    ready(store)
+    assert account.used - before == 100
+    at_once(store.give_back(waiters.leases[-1], Outcome.OK, 700))
+    assert account.used - before == 700
 
 
 def test_delivered_grant_is_acknowledged(store: MemoryStore, clock: VirtualClock, waiters: Waiters) -> None:
@@ -250,6 +248,21 @@ def test_replicas_of_a_simulation_share_a_book_and_hear_of_each_other_at_the_bea
     at_once(b.beat())
     assert [lease.ticket for lease in theirs.leases] == ["1"]
     assert mine.leases == []
+
+
+def test_replica_that_was_reaped_comes_back_into_all_its_lines(clock: VirtualClock) -> None:
+    book, mine, theirs = Book(Random(1), settle_s=0.0), Waiters(), Waiters()
+    a = store_of(clock, mine, replica="a", book=book)
+    b = store_of(clock, theirs, replica="b", book=book)
+    at_once(a.take(call("1")))
+    at_once(a.widen("1", ("k",)))
+    for _ in range(7):
+        clock.at_s += 1.0
+        at_once(b.beat())
+    assert at_once(b.lines()) == ()
+    at_once(a.beat())
+    assert {line.model: (line.depth, line.own) for line in at_once(b.lines())} == {"m": (1, 1), "k": (1, 0)}
+    invariants(book)
 
 
 def test_replica_that_was_reaped_says_hello_with_what_it_holds(clock: VirtualClock) -> None:

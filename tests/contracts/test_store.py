@@ -149,6 +149,27 @@ def test_widening_passes_over_a_full_line(make_pool: MakePool) -> None:
     assert pool.lines("a")["other"].depth == 1
 
 
+def test_a_line_tells_whose_first_it_is_and_what_only_they_ask_for(pool: Pool) -> None:
+    pool.take("a", call("1", "m", num_ctx=8192, keep_alive_s=60.0))
+    pool.wait(5, beating="ab")
+    pool.widen("a", "1", "other")
+    alone = pool.lines("a")["other"]
+    assert (alone.depth, alone.overflowed, alone.own, alone.num_ctx, alone.oldest_wait_s) == (1, 1, 0, 8192, 5.0)
+    pool.take("a", call("2", "other", num_ctx=2048))
+    both = pool.lines("a")["other"]
+    assert (both.depth, both.overflowed, both.own, both.num_ctx, both.keep_alive_s) == (2, 1, 1, 2048, None)
+    assert both.oldest_wait_s == 0.0
+    assert (pool.lines("a")["m"].depth, pool.lines("a")["m"].overflowed) == (1, 0)
+
+
+def test_where_the_first_line_is_refused_the_other_becomes_the_first(pool: Pool) -> None:
+    pool.take("a", call("1", "m"))
+    pool.widen("a", "1", "other")
+    assert pool.refuse("a", "m", LoadFailed("no")) == 0
+    assert (pool.lines("a")["other"].depth, pool.lines("a")["other"].own) == (1, 1)
+    assert pool.place_of("a", "1") == Place("other", 1, 1)
+
+
 def test_widening_what_does_not_wait_is_refused(pool: Pool) -> None:
     assert pool.widen("a", "never", "m") is Gone.LEFT
 

@@ -118,14 +118,23 @@ def test_time_without_a_call_earns_nothing(pool: Pool) -> None:
     wait_in_line(pool, " ".join(f"x{i}" for i in range(30)))
     serve(pool, lease, 20)
     wait_in_line(pool, "y1 y2 y3")
-    assert serve(pool, pool.got["a"][-1], 4) == "y1 x20 y2 x21"
+    assert serve(pool, pool.got["a"][-1], 4) == "x20 y1 x21 y2"
 
 
-def test_a_night_alone_costs_no_more_than_the_largest_debt(pool: Pool) -> None:
+def test_slots_that_no_other_team_waits_for_are_free(pool: Pool) -> None:
+    """Whoever uses what would stand idle takes nothing from anybody: a night alone costs nothing in the morning."""
+    lease = occupied(pool, team="x")
+    wait_in_line(pool, "x1 x2", cost=1_000_000)
+    serve(pool, lease, 1, tokens=1_000_000)
+    wait_in_line(pool, "y1 y2")
+    assert serve(pool, pool.got["a"][-1], 3, tokens=1_000_000) == "x2 y1 y2"
+
+
+def test_what_one_call_cost_puts_a_team_back_by_no_more_than_the_largest_debt(pool: Pool) -> None:
     lease = occupied(pool, team="x")
     wait_in_line(pool, "x1", cost=1_000_000)
-    serve(pool, lease, 1)
     wait_in_line(pool, " ".join(f"y{i}" for i in range(60)))
+    assert serve(pool, lease, 1) == "x1"
     wait_in_line(pool, "x2")
     calls = int(DEBT_MAX_TOKENS / 1000) + 2
     assert "x2" in serve(pool, pool.got["a"][-1], calls, tokens=1000)
@@ -145,17 +154,19 @@ def test_who_leaves_the_line_for_a_moment_keeps_its_debt(pool: Pool) -> None:
 
 def test_team_pays_in_one_line_for_what_it_used_in_another(pool: Pool) -> None:
     lease = occupied(pool)
-    pool.ready("a", "n2", weights="v", keys="other")
     wait_in_line(pool, "x1 x2 y1 y2 y3 y4")
+    elsewhere = occupied(pool, "n2", weights="v", keys="other")
+    wait_in_line(pool, "x9 z1 z2", "other", cost=100)
     assert serve(pool, lease, 2) == "x1 y1"
-    elsewhere = pool.take("a", call("x-else", "other", team="x", estimate_tokens=100))
-    pool.give_back("a", elsewhere, 2000)
-    assert serve(pool, pool.got["a"][-1], 4) == "y2 y3 x2 y4"
+    again = pool.got["a"][-1]
+    assert serve(pool, elsewhere, 3, tokens=2000) == "z1 x9 z2"
+    assert serve(pool, again, 4) == "y2 y3 x2 y4"
 
 
 def test_team_new_to_a_line_stands_behind_by_what_it_used_elsewhere(pool: Pool) -> None:
-    elsewhere = occupied(pool, "n2", weights="v", keys="other", team="x")
-    pool.give_back("a", elsewhere, 3000)
+    elsewhere = occupied(pool, "n2", weights="v", keys="other")
+    wait_in_line(pool, "x9 z1 z2", "other", cost=100)
+    assert serve(pool, elsewhere, 2, tokens=3000) == "x9 z1"
     lease = occupied(pool)
     wait_in_line(pool, "x1 y1 y2 y3 y4")
     assert serve(pool, lease, 5) == "y1 y2 y3 x1 y4"
@@ -194,13 +205,13 @@ def test_flood_under_one_name_of_a_copy_does_not_pass_those_of_another(pool: Poo
 def test_two_lines_that_come_to_share_a_copy_keep_who_is_behind_in_each(pool: Pool) -> None:
     lease, other = occupied(pool), occupied(pool, "n2", weights="v", keys="k")
     wait_in_line(pool, "x1 x2 y1 y2 y3")
-    wait_in_line(pool, "z1 z2 z3 z4 z5 z6", "k")
-    serve(pool, other, 5)
+    wait_in_line(pool, "z1 z2 z3 w1 w2 w3", "k")
+    assert serve(pool, other, 3) == "z1 w1 z2"
     assert serve(pool, lease, 1) == "x1"
     pool.ready("a", "n3", weights="u", keys="m k")
     shared = pool.got["a"][-1]
     assert (shared.ticket, shared.node) == ("y1", "n3")
-    assert serve(pool, shared, 3) == "x2 y2 z6", "z is behind its own front by one call, as x is"
+    assert serve(pool, shared, 4) == "w2 x2 y2 z3", "z is behind its own front by one call, as x is"
 
 
 # bands
@@ -301,6 +312,16 @@ def test_nobody_is_passed_over_for_ever(pool: Pool) -> None:
     order = serve(pool, lease, LOOKAHEAD + 1).split()
     assert order[:2] == ["x1", "x2"]
     assert order[LOOKAHEAD] == "x0"
+
+
+def test_nobody_is_passed_over_for_ever_by_its_own_team(pool: Pool) -> None:
+    """x0 is never the fairest: its team always has a little more than y, by the calls that overtook it."""
+    lease = occupied(pool)
+    wait_in_line(pool, " ".join(f"y{i}" for i in range(30)), cost=100)
+    wait_in_line(pool, "x0", cost=100)
+    wait_in_line(pool, " ".join(f"x{i}" for i in range(1, 30)), preferred=("n1",), cost=100)
+    order = [name for name in serve(pool, lease, 50, tokens=100).split() if name[0] == "x"]
+    assert order.index("x0") == LOOKAHEAD
 
 
 def test_look_ahead_leaves_no_slot_empty(pool: Pool) -> None:

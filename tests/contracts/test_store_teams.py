@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from router.errors import LoadFailed, RateLimited, TeamQueueFull
+from router.errors import Allowance, Allowances, LoadFailed, RateLimited, TeamQueueFull
 from router.fleet.tickets import BEAT_S, Lease, Place, Priority, Waits
 from router.policy.limits import TeamLimits, TeamTable
 from router.store.answers import Full, Limits, Refused
@@ -43,6 +43,20 @@ def test_requests_are_refused_exactly_at_the_limit(make_pool: MakePool) -> None:
     assert isinstance(pool.take("a", call("other", team="y")), Lease)
     pool.wait(1, beating="ab")
     assert isinstance(pool.take("a", call("later", team="x")), Lease)
+
+
+def test_the_answer_to_a_first_take_tells_what_its_team_has_left(make_pool: MakePool) -> None:
+    pool = limited(make_pool, requests_per_minute=60, tokens_per_minute=6_000, tokens_per_day=7_000)
+    pool.ready("a", "n1", slots=1)
+    served = pool.take("a", call("1", team="x", estimate_tokens=1_000))
+    waits = pool.take("a", call("2", team="x", estimate_tokens=1_000))
+    assert served.left == Allowances(Allowance(60, 59, 1.0), Allowance(6_000, 5_000, 10.0))
+    assert waits.left == Allowances(Allowance(60, 58, 2.0), Allowance(6_000, 4_000, 20.0))
+    pool.give_back("a", served, tokens=5_500)
+    assert pool.got["a"][-1].left is None, "its place has told it"
+    refused = refusal_of(pool.take("a", call("3", team="x", estimate_tokens=1_000)))
+    assert (refused.requests.remaining, refused.tokens.limit, refused.tokens.remaining) == (58, 7_000, 500)
+    assert pool.take("a", call("4", team="y")).left is None, "a team without limits"
 
 
 def test_tokens_are_booked_by_the_estimate_when_a_call_comes(make_pool: MakePool) -> None:

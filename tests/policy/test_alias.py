@@ -102,6 +102,50 @@ def test_the_outer_override_wins_and_what_it_leaves_open_comes_from_below() -> N
     }
 
 
+# overflow
+
+
+def waits(aliases: Aliases, key: str, team: str = DEFAULT_TEAM) -> dict[str, float | None]:
+    return {target.model: target.overflow_after_s for target in plan(aliases, key, team).targets}
+
+
+def test_how_long_a_call_stays_in_one_line_is_said_by_its_alias_or_by_those_it_leads_through() -> None:
+    inner = said("m:1", fallbacks="m:2", overflow_after_s=5.0)
+    outer = {"b": inner, "a": said("b", fallbacks="m:3"), "c": said("b", fallbacks="m:3", overflow_after_s=0.0)}
+    aliases = aliases_of(outer)
+    assert waits(aliases, "b:latest") == {"m:1": 5.0, "m:2": 5.0}
+    assert waits(aliases, "a:latest") == {"m:1": 5.0, "m:3": None, "m:2": 5.0}
+    assert waits(aliases, "c:latest") == {"m:1": 0.0, "m:3": 0.0, "m:2": 0.0}
+
+
+def test_a_team_may_have_another_patience_and_no_other_model() -> None:
+    teams = {"product": Said(overflow_after_s=1.0), "research": Said(fallbacks=[])}
+    aliases = aliases_of({"a": said("m:1", fallbacks="m:2", overflow_after_s=5.0, teams=teams)})
+    assert waits(aliases, "a:latest", "product") == {"m:1": 1.0, "m:2": 1.0}
+    assert waits(aliases, "a:latest", "research") == {"m:1": 5.0}
+
+
+@pytest.mark.parametrize(
+    "alias", [said("m:1", overflow_after_s=1.0), said("m:1", fallbacks="m:1", overflow_after_s=1.0)]
+)
+def test_an_overflow_that_leads_nowhere_is_a_mistake(alias: Said) -> None:
+    with pytest.raises(AliasError, match=r"aliases\.a\.overflow_after_s: leads nowhere: name a fallback"):
+        aliases_of({"a": alias})
+
+
+def test_what_is_told_of_an_overflow_is_that_of_calls_for_the_heaviest_target() -> None:
+    targets = said(("m:1", 1), ("m:2", 3), fallbacks="m:3", overflow_after_s=5.0)
+    aliases = aliases_of({"a": targets, "b": said("m:1", fallbacks="m:2")})
+    assert aliases.overflows("a:latest") == (("m:3", 5.0), ("m:1", 10.0))
+    assert aliases.overflows("b:latest") == ()
+
+
+def test_a_plan_led_by_another_target_keeps_the_rest_in_order() -> None:
+    whole = RoutePlan((Target("m:1"), Target("m:2", 0.0), Target("m:3", 0.0)), "a:latest")
+    assert whole.led_by("m:1") is whole
+    assert [target.model for target in whole.led_by("m:3").targets] == ["m:3", "m:1", "m:2"]
+
+
 # teams
 
 

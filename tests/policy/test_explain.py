@@ -35,7 +35,7 @@ def line(key: str, depth: int = 0, drain_per_s: float = 0.0) -> LineView:
 
 def at(snapshot: Snapshot, busy: Mapping[tuple[str, str], int] | None = None, **more: Any) -> Circumstances:
     basis: dict[str, Any] = {
-        "lines": {key: line(key) for key in ("x", "y", "a", "b", "x:cloud")},
+        "lines": {key: line(key) for key in ("x", "y", "a", "b", "none", "x:cloud")},
         "circuits": {},
         "loading": {},
         "failures": {},
@@ -170,7 +170,7 @@ def test_spilled_copies_and_circuits_are_told() -> None:
     said = about(at(snapshot, {("a", "w:x"): 1}, circuits={("a", None): Circuit.HALF_OPEN}))
     assert [(one.node, one.circuit, one.has_room, one.why[1]) for one in said.candidates] == [
         ("a", "half_open", False, "its circuit is half-open"),
-        ("s", "closed", True, "partly in CPU memory: a last resort"),
+        ("s", "closed", True, "partly in CPU memory, 50% of it: a last resort"),
     ]
     assert ending(said) == (End.SERVED, "s", "least_busy")
 
@@ -230,6 +230,16 @@ def test_refusals_name_the_reason_that_the_call_would_get() -> None:
     for moment, more, reason in cases:
         said = about(moment, **more)
         assert ending(said) == (End.REFUSED, "", reason), said.verdict
+
+
+def test_a_call_waits_for_the_first_target_that_can_be_had_however_free_the_next_one_is() -> None:
+    snapshot = fleet(node("a", disk="x y", ready="x y"), node("b", disk="y"))
+    busy = {("a", "w:x"): 1}
+    said = about(at(snapshot, busy), targets=("none", "x", "y"), overflows=(("y", 20.0),))
+    assert (said.verdict.end, said.overflows) == (End.WAITS, (("y", 20.0),))
+    assert said.verdict.text.startswith("x waits in line, first, for one of 1 slots")
+    full = {key: line(key, depth) for key, depth in {"none": 0, "x": LIMIT, "y": 0}.items()}
+    assert ending(about(at(snapshot, busy, lines=full), targets=("x", "y"))) == (End.REFUSED, "", "queue_full")
 
 
 def test_a_cloud_model_is_refused_only_where_they_are_switched_off_and_nothing_else_is_asked() -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.errors import Allowance, Allowances
 from router.policy.limits import Budget, TeamLimits, TeamTable
 
 
@@ -37,6 +38,19 @@ def test_refusal_books_nothing() -> None:
         assert (refusal.requests.remaining, refusal.tokens.remaining) == (59, 100)
         assert refusal.text == "this team has reached its limit of tokens; try again in 40 s"
     assert budget.admit(100, 0.0) is None
+
+
+def test_what_is_told_of_tokens_is_the_limit_that_would_refuse_first() -> None:
+    budget = Budget(TeamLimits(tokens_per_minute=600, tokens_per_day=1_000), 0.0)
+    assert budget.admit(100, 0.0) is None
+    assert budget.left(100) == Allowances(None, Allowance(600, 500, 10.0))
+    budget.book(850)  # 350 below nothing in the minute, 50 left of the day: which takes far longer to be 100
+    told = budget.left(100).tokens
+    refusal = budget.admit(100, 0.0)
+    assert refusal is not None
+    assert told == refusal.tokens
+    assert told is not None
+    assert (told.limit, told.remaining) == (1_000, 50)
 
 
 def test_refusal_names_what_is_waited_for_longest() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from router.errors import Rejection
 from router.fleet.node import Health, Node
 from router.fleet.snapshot import Snapshot, snapshot_of
 from router.fleet.tickets import LineView
+from router.policy.experience import in_line
 from router.policy.placement import (
     BACKOFF_S_MAX,
     BACKOFF_S_MIN,
@@ -36,8 +38,12 @@ def line(
     keep_alive_s: float | None = None,
     excluded: str = "",
     names_no_ctx: bool = False,
+    overflowed: int = 0,
 ) -> LineView:
-    return LineView(model, depth, wait_s, num_ctx, keep_alive_s, 256, 0.0, frozenset(excluded.split()), names_no_ctx)
+    return LineView(
+        *(model, depth, wait_s, num_ctx, keep_alive_s, 256, 0.0, frozenset(excluded.split()), names_no_ctx),
+        overflowed=overflowed,
+    )
 
 
 def placed(
@@ -230,3 +236,55 @@ def test_a_copy_with_a_named_context_is_loaded_anew_for_who_cannot_name_it(where
     if where_it_is == "ready":
         assert placed(snapshot, line()) == (), "who can name it has a copy"
     assert placed(snapshot, line(names_no_ctx=True), loading={"a": "w:x"}) == ()
+
+
+# calls that overflowed, and wait in another line first
+
+
+GIB = 2**30
+
+
+def card(name: str, gib: int | None, *, ready: str = "", disk: str = "x y") -> Node:
+    return node(name, disk=disk, ready=ready, size_bytes=8 * GIB, vram_bytes=None if gib is None else gib * GIB)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "loads"),
+    [
+        (fleet(card("a", 16, ready="y"), card("b", 16)), ["b"]),
+        (fleet(card("a", 24, ready="y")), ["a"]),
+        (fleet(card("a", 16, ready="y")), []),  # something would have to go
+        (fleet(card("a", None, ready="y")), []),  # perhaps
+        (fleet(card("a", None)), ["a"]),
+        (fleet(card("a", 24, ready="x")), []),  # it is there, they wait for a slot
+        (fleet(node("a", disk="x", expiring="x")), ["a"]),
+    ],
+)
+def test_for_those_who_overflowed_a_model_is_loaded_only_where_nothing_goes_for_it(
+    snapshot: Snapshot, loads: list[str]
+) -> None:
+    waiting = line("x", 5, wait_s=1e6, overflowed=5)
+    assert where(placed(snapshot, waiting)) == loads
+    assert where(placed(snapshot, waiting, mode=Mode.OBSERVE)) == []
+
+
+def test_a_call_in_two_lines_asks_for_a_load_in_its_first_only() -> None:
+    snapshot = fleet(card("a", 12), card("b", 12))
+    both = (line("x", 5, wait_s=9), line("y", 5, wait_s=10, overflowed=5))
+    assert [action.key for action in placed(fleet(card("a", 12)), *both) if isinstance(action, Load)] == ["x"]
+    (load, other) = placed(snapshot, *both)
+    assert isinstance(load, Load)
+    assert isinstance(other, Load)
+    assert (load.key, other.key) == ("x", "y"), "what is left may serve them sooner"
+
+
+def test_no_further_copy_is_loaded_for_the_number_of_those_who_overflowed() -> None:
+    snapshot = fleet(node("a", disk="x", ready="x"), node("b", disk="x"))
+    long = replace(line("x", 200, wait_s=60.0), drain_per_s=0.5)
+    assert where(placed(snapshot, long)) == ["b"]
+    assert where(placed(snapshot, replace(long, overflowed=199))) == []
+
+
+def test_demand_counts_each_call_once() -> None:
+    snapshot = fleet(node("a", disk="x y"))
+    assert in_line([line("x", 5), line("y", 7, overflowed=5)], snapshot) == {"w:x": 5, "w:y": 2}

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
-from router.policy.experience import NOTHING_LEARNT, Experience, loaded, looked
+from router.policy.experience import NOTHING_LEARNT, Experience, Utilization, loaded, looked
 from router.policy.placement import Load, Mode, place
 from tests.fleet.builders import fleet, node
 
@@ -119,3 +119,38 @@ def test_load_times_follow_what_loads_take() -> None:
     assert NOTHING_LEARNT.load_s_of("w", 8_000_000_000) == 8.0
     once = loaded(NOTHING_LEARNT, "w", 20.0)
     assert loaded(once, "w", 10.0).load_s_of("w", 1) == 15.0
+
+
+def test_a_copy_that_no_probe_has_seen_yet_takes_its_room_all_the_same() -> None:
+    """Taken for nothing, a load beside it would make Ollama evict what has just come, or wait for it without end."""
+    known = node("a", disk="x y", ready="x", vram_bytes=2200, size_bytes=1000)
+    unseen = replace(known.copies["w:x"], size_bytes=0, vram_bytes=0)
+    snapshot = fleet(replace(known, copies=MappingProxyType({"w:x": unseen})))
+    assert loads(snapshot, line("y", depth=1, wait_s=0)) == [("a", "y", ("w:x",))]
+
+
+def test_a_model_that_was_never_seen_in_a_memory_takes_more_than_its_file() -> None:
+    snapshot = fleet(node("a", disk="x y", ready="x", vram_bytes=2400, size_bytes=1000))
+    assert loads(snapshot, line("y", depth=1, wait_s=0)) == [("a", "y", ("w:x",))]
+    seen = replace(OLD, resident_bytes=MappingProxyType({"w:y": 1000}))
+    assert loads(snapshot, line("y", depth=1, wait_s=0), experience=seen) == [("a", "y", ())]
+
+
+def test_a_burst_before_copies_that_are_idle_most_of_the_time_brings_no_further_one() -> None:
+    snapshot = fleet(node("a", disk="x", ready="x", slots=4), node("b", disk="x", slots=4))
+    long = line("x", depth=99, wait_s=20, drain_per_s=1.0)
+    for share, expected in ((0.69, []), (0.7, [("b", "x", ())])):
+        used = replace(OLD, utilization=MappingProxyType({"w:x": Utilization(share, 1.0)}))
+        assert loads(snapshot, long, experience=used) == expected
+
+
+def test_utilization_is_a_mean_over_the_time_since_a_model_was_asked_for_first() -> None:
+    snapshot = fleet(node("a", disk="x", ready="x", slots=4))
+    seen = looked(NOTHING_LEARNT, (), snapshot, {}, 0.0)
+    assert seen.utilization_of("w:x") == 1.0, "nobody knows"
+    for at_s, leases in ((1.0, 4), (2.0, 4), (3.0, 0), (4.0, 0)):
+        seen = looked(seen, (), snapshot, {("a", "w:x"): leases} if leases else {}, at_s)
+    assert 0.45 < seen.utilization_of("w:x") < 0.5
+    waiting = looked(seen, (line("x", 100, 1.0),), snapshot, {}, 5.0)
+    assert seen.utilization_of("w:x") < waiting.utilization_of("w:x") < 0.62, "never more than all of its slots"
+    assert looked(waiting, (), snapshot, {}, 5.0).utilization == waiting.utilization, "no time has passed"

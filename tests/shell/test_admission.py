@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
@@ -14,13 +15,21 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from router.admission import Admission
-from router.errors import NumCtxRefused, QueueFull, QueueTimeout
+from router.errors import LoadFailed, NumCtxRefused, Outcome, QueueFull, QueueTimeout
 from router.fleet.node import CopyState
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import CopyReport, Lease, Place, Ticket
+from router.policy.alias import RoutePlan, Target
+from router.policy.guard import Guards
+from router.policy.overflow import Overflow
+from router.policy.route import Reach
 from router.store.answers import Limits
+from router.store.check import invariants
 from router.store.memory import MemoryStore
+from router.wire.endpoints import BY_PATH
+from router.wire.intent import read_intent
 from router.wire.names import parse_name
+from tests.fleet.builders import fleet, node
 from tests.shell.clients import Client, ask, generate, scrape
 from tests.shell.house import assert_at_rest, until
 from tests.shell.scenes import ENDLESS, holding, let_run, running
@@ -29,6 +38,8 @@ from tests.shell.scenes import ENDLESS, holding, let_run, running
 def late(place: Place | None) -> QueueTimeout:
     return QueueTimeout("too late", retry_after_s=1)
 
+
+T = TypeVar("T")
 
 PATIENT_S = 1e9  # loop time
 
@@ -214,6 +225,138 @@ async def _history(slots: int, max_waiting: int, steps: list[tuple[str, int]]) -
     assert all(result is None or isinstance(result, asyncio.CancelledError | QueueFull) for result in results), results
     assert is_empty(store)
     assert admission.waiting == 0
+
+
+# Calls that stand in two lines, at a store that is a round trip away.
+
+
+class FarStore(MemoryStore):
+    """Each command is carried out a turn of the loop later, in order, whatever has become by then of whoever sent it,
+    and its answer is under way for another; grants come in between."""
+
+    async def take(self, ticket: Ticket) -> Lease | Place:
+        return await _sent(super().take(ticket))
+
+    async def widen(self, ticket_id: str, targets: tuple[str, ...]) -> Lease | Place:
+        return await _sent(super().widen(ticket_id, targets))
+
+    async def place_of(self, ticket_id: str) -> Place | None:
+        return await _sent(super().place_of(ticket_id))
+
+    async def leave(self, ticket_id: str, tokens: int = 0) -> None:
+        await _sent(super().leave(ticket_id, tokens))
+
+    async def give_back(self, lease: Lease, outcome: Outcome, tokens: int) -> None:
+        await _sent(super().give_back(lease, outcome, tokens))
+
+
+async def _sent(command: Coroutine[Any, Any, T]) -> T:
+    carried_out = asyncio.ensure_future(command)
+    carried_out.add_done_callback(lambda done: done.exception())  # also of those that nobody waits for
+    return await asyncio.shield(carried_out)
+
+
+BOTH = fleet(node("a", ready="m"), node("b", ready="k"))
+
+
+def at_once(asked: Ticket) -> Overflow:
+    """Into the line of k as soon as it has to wait for m."""
+    endpoint = BY_PATH["/api/generate"]
+    intent = read_intent(endpoint, b'{"model":"gpt","prompt":"?"}', content_type="", content_encoding="")
+    plan = RoutePlan((Target("m", overflow_after_s=0.0), Target("k")), "gpt:latest")
+    return Overflow(plan, asked, endpoint, intent, Guards(), Reach(), since_s=0.0)
+
+
+async def far_counter(slots: Mapping[str, int], max_waiting: int) -> tuple[Admission, FarStore]:
+    """Models m and k, each with a node of its own."""
+    store, known = FarStore(Clock(), Random(0), Limits(max_waiting)), Fleet()
+    known.snapshot = BOTH
+    admission = Admission(store, known)
+    await admission.open()
+    for key, name in (("m", "a"), ("k", "b")):
+        incarnation = await store.incarnate(name, "1")
+        await store.set_copy(CopyReport(name, incarnation, f"w:{key}", (key,), CopyState.READY, slots[key], 4096, 0.0))
+    return admission, store
+
+
+STEPS = [
+    *("arrive", "arrive", "arrive", "stay", "leave", "finish", "turn", "turn", "turn", "turn"),
+    *("refuse m", "refuse k", "shrink", "grow"),
+]
+
+
+@examples(max_examples=150, deadline=None)
+@given(
+    slots=st.fixed_dictionaries({"m": st.integers(1, 2), "k": st.integers(0, 2)}),
+    max_waiting=st.integers(0, 5),
+    steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 11)), min_size=5, max_size=80),
+)
+def test_no_race_of_widening_with_grants_and_departures_loses_a_slot_or_a_ticket(
+    slots: dict[str, int], max_waiting: int, steps: list[tuple[str, int]]
+) -> None:
+    asyncio.run(_races(slots, max_waiting, steps))
+
+
+async def _races(slots: dict[str, int], max_waiting: int, steps: list[tuple[str, int]]) -> None:
+    admission, store = await far_counter(slots, max_waiting)
+    calls: list[asyncio.Task[str]] = []
+    ends: list[asyncio.Event] = []
+
+    async def call(number: int, *, overflows: bool) -> str:
+        asked = ticket(number)
+        overflow = at_once(asked) if overflows else None
+        async with admission.lease(asked, PATIENT_S, late, overflow=overflow) as lease:
+            assert lease.ticket == asked.id
+            await ends[number].wait()
+            return lease.model
+
+    for kind, which in steps:
+        alive = [number for number, task in enumerate(calls) if not task.done()]
+        if kind in ("arrive", "stay"):
+            ends.append(asyncio.Event())
+            calls.append(asyncio.create_task(call(len(calls), overflows=kind == "arrive")))
+        elif kind == "leave" and alive:
+            calls[alive[which % len(alive)]].cancel()
+        elif kind == "finish" and alive:
+            ends[alive[which % len(alive)]].set()
+        elif kind.startswith("refuse"):
+            await store.refuse(kind[-1], LoadFailed("no"))
+        elif kind in ("shrink", "grow"):
+            state = CopyState.READY if kind == "grow" else CopyState.ON_DISK
+            await store.set_copy(CopyReport("b", 1, "w:k", ("k",), state, slots["k"], 4096, 0.0))
+        for _ in range(1 + which % 4 if kind == "turn" else 0):
+            await asyncio.sleep(0)
+        invariants(store.book)
+        assert all(store.occupancy.get(copy, 0) <= slots[copy[1][-1]] for copy in (("a", "w:m"), ("b", "w:k")))
+    for end in ends:
+        end.set()
+    # Whose own line was refused waits for k alone.
+    await store.set_copy(CopyReport("b", 1, "w:k", ("k",), CopyState.READY, 2, 4096, 0.0))
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    told = str | asyncio.CancelledError | QueueFull | LoadFailed
+    assert all(isinstance(result, told) for result in results), results
+    await asyncio.sleep(0)  # what was sent by a call that was cancelled once more on its way out
+    invariants(store.book)
+    assert is_empty(store)
+    assert admission.waiting == 0
+
+
+async def test_a_call_that_overflowed_leaves_with_the_slot_it_was_given_in_that_moment() -> None:
+    admission, store = await far_counter({"m": 1, "k": 1}, 9)
+    first = admission.lease(ticket(0), PATIENT_S, late)
+    await first.__aenter__()
+    asked = ticket(1)
+    second = asyncio.create_task(take(admission, asked, PATIENT_S, late, lambda: None, None, at_once(asked)))
+    for _ in range(10):
+        if not store.occupancy.get(("b", "w:k")):
+            await asyncio.sleep(0)
+    assert store.occupancy == {("a", "w:m"): 1, ("b", "w:k"): 1}
+    assert not second.done(), "the answer is under way"
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    assert second.cancelled()
+    await first.__aexit__(None, None, None)
+    assert is_empty(store)
 
 
 # The same from outside.

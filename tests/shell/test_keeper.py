@@ -155,7 +155,7 @@ def test_a_node_that_left_with_an_open_circuit_comes_back_without_one() -> None:
 
 
 def test_of_nodes_that_left_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.control.keeper.LEFT_MAX", 2)
+    monkeypatch.setattr("router.control.left.LEFT_MAX", 2)
     house = House("abc")
     for name in "abc":
         run(house.keeper.remove(name))

@@ -10,7 +10,7 @@ import pytest
 from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
 from router.errors import LoadFailed, NoNode, NotLoaded, Outcome, Refusal
-from router.fleet.node import NodeSpec
+from router.fleet.node import CopyState, NodeSpec
 from router.fleet.reports import parse_ps, parse_tags
 from router.fleet.tickets import Lease, Place, Ticket
 from router.policy.placement import Mode
@@ -406,3 +406,22 @@ async def test_what_ollama_kept_after_all_is_still_known_to_have_a_context_that_
         assert isinstance(await house.store.take(Ticket("t3", (key,), names_no_ctx=True)), Place)
         await house.store.leave("t3")
         assert isinstance(await house.store.take(Ticket("t4", (key,), num_ctx=8192)), Lease)
+
+
+async def test_a_copy_that_has_just_come_takes_room_before_the_next_probe() -> None:
+    async with House("") as house:
+        await house.keeper.add(NodeSpec("a", "a", 11434, vram_bytes=15))
+        await house.keeper.answered("a", "0.33.0")
+        await house.keeper.saw_tags("a", parse_tags(LISTED, lambda text: parse_name(text).key))
+        house.loads.resident = b'{"models":[{"name":"m:1","digest":"dm","size":10,"size_vram":10}]}'
+        await house.wait_for("t1", "m:1")
+        await until(lambda: house.where == {("a", "m:1")})
+        await house.wait_for("t2", "n:1")
+        house.loads.end("a", "m:1")
+        await until(lambda: bool(house.granted) and not house.placer.loading)
+        (copy,) = house.keeper.snapshot.nodes["a"].copies.values()
+        assert (copy.state, copy.vram_bytes) == (CopyState.READY, 10)
+        house.clock.time_s += 1.0
+        house.keeper.wake_placer()
+        await until(lambda: house.placer.experience.at_s == house.clock.time_s)
+        assert not house.where, "n:1 does not fit beside it, and it has served nobody yet"

@@ -72,14 +72,17 @@ def test_every_plain_setting_can_be_said_in_the_environment() -> None:
         "cors.origins": "https://chat.example.com",
         "aliases": '{"gpt-4": "qwen3"}',
         "line.models": '{"qwen3": {"max_waiting": 1}}',
+        "placement.models": '[{"name": "qwen3"}]',
     }
     for path in setting_paths():
         if "[]" in path or "<" in path:
             continue
         value = samples.get(path) or str(_default_of(path))
         pair = ("tls.cert_file", "tls.key_file")
-        together = pair if path in pair else (path,)
-        loaded = load_settings(environ={variable_of(one): value for one in together})
+        together = dict.fromkeys(pair if path in pair else (path,), value)
+        if path == "placement.models":
+            together["placement.mode"] = "managed"
+        loaded = load_settings(environ={variable_of(one): said for one, said in together.items()})
         assert loaded.warnings == (), path
 
 
@@ -133,15 +136,45 @@ nodes:
   - url: http://gpu-2:11434
     slot: 3
 max_wait_s: 3
-placement: {mode: managed}
+placement: {mode: by_hand}
 """
     assert problems_of(text, tmp_path) == [
         "router.yaml:8: nodes[1].slot: unknown setting; did you mean nodes[1].slots?",
-        "router.yaml:10: placement.mode: input should be 'on_demand' or 'observe', not \"managed\"",
+        "router.yaml:10: placement.mode: input should be 'observe', 'on_demand' or 'managed', not \"by_hand\"",
         "router.yaml:4: limits.body_bytes: input should be greater than or equal to 1024, not 1",
         "router.yaml:3: limits.bodybytes: unknown setting; did you mean limits.body_bytes?",
         "router.yaml:9: max_wait_s: unknown setting; did you mean line.max_wait_s?",
     ]
+
+
+def test_mistakes_in_what_is_declared_are_told_with_their_place(tmp_path: Path) -> None:
+    text = """\
+nodes:
+  - {url: gpu-1, name: gpu-1}
+placement:
+  mode: managed
+  models:
+    - {name: "qwen3:8b", copies: 2}
+    - {name: "QWEN3:8b"}
+"""
+    assert problems_of(text, tmp_path) == ["router.yaml:7: placement.models[1].name: qwen3:8b is declared twice"]
+    text = text.replace('QWEN3:8b"', 'llama3.2", nodes: [gpu-1, gpu-l]')
+    assert problems_of(text, tmp_path) == [
+        "router.yaml:7: placement.models[1].nodes[1]: no node is called 'gpu-l'; did you mean gpu-1?"
+    ]
+    assert "placement.models[0].copies" in problem_with(placement={"models": [{"name": "x", "copies": 0}]})
+    assert "is never loaded" in problem_with(placement={"models": [{"name": "gpt-oss:120b-cloud"}]})
+
+
+@pytest.mark.parametrize("mode", ["observe", "on_demand"])
+def test_what_is_declared_for_a_mode_that_keeps_nothing_is_a_warning(mode: str, tmp_path: Path) -> None:
+    """A mode that is turned down for an hour should not take the declarations with it."""
+    path = tmp_path / "router.yaml"
+    path.write_text(f"placement:\n  mode: {mode}\n  models: [{{name: x}}]\n")
+    loaded = load_settings(str(path))
+    assert loaded.warnings == (f"{path}:3: placement.models: nothing is kept in memory while placement.mode is {mode}",)
+    path.write_text("placement:\n  mode: managed\n  models: [{name: x}]\n")
+    assert load_settings(str(path)).warnings == ()
 
 
 def test_a_mistake_in_the_environment_is_told_so(tmp_path: Path) -> None:
@@ -310,7 +343,18 @@ def test_an_alias_says_all_it_means() -> None:
         ("x: {targets: [{model: m}],\n    fallbacks: [n, x]}", "3: aliases.x.fallbacks[1]: leads back to itself"),
         ("x: {targets: [{model: m}], teams: {t: {targets: []}}}", "2: aliases.x.teams.t.targets: names no model"),
         ("x: {targets: [{model: m}], teams: {' ': {}}}", "2: aliases.x: a team's name is empty"),
-        ("x: {targets: [{model: m}], overflow_after_s: 3}", "2: aliases.x.overflow_after_s: unknown setting"),
+        (
+            "x: {targets: [{model: m}], overflow_after_s: 3}",
+            "2: aliases.x.overflow_after_s: leads nowhere: name a fallback",
+        ),
+        (
+            "x: {targets: [{model: m}], fallbacks: [n], overflow_after_s: -1}",
+            "2: aliases.x.overflow_after_s: input should",
+        ),
+        (
+            "x: {targets: [{model: m}], fallbacks: [n], overflow_after_s: .inf}",
+            "2: aliases.x.overflow_after_s: input should",
+        ),
         ("x: {targets: [{model: m}], overrides: {num_ctx: 0}}", "2: aliases.x.overrides.num_ctx: input should be"),
     ],
 )

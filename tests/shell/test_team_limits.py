@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import openai
+import pytest
 
 from router.fleet.tickets import Priority
 from router.settings import Settings
@@ -97,6 +99,84 @@ async def test_a_call_above_the_teams_concurrency_waits_though_a_slot_is_free_an
         assert_at_rest(router)
 
 
+TOLD = {
+    "x-ratelimit-limit-requests": "3",
+    "x-ratelimit-limit-tokens": "900",
+}
+MESSAGES: Any = [{"role": "user", "content": "?"}]
+
+
+async def test_the_openai_client_reads_on_each_answer_what_its_team_has_left() -> None:
+    limits = research(requests_per_minute=3, tokens_per_minute=1_000, tokens_per_day=900)
+    async with (
+        pool_of(1) as pool,
+        router_before(pool.nodes, teams=limits) as router,
+        openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{router.port}/v1", api_key=KEY, max_retries=0) as client,
+    ):
+        create = client.chat.completions.with_raw_response.create
+        left = []
+        for stream in (False, True, False):
+            answer = await create(model=QUICK, messages=MESSAGES, stream=stream)
+            assert TOLD.items() <= dict(answer.headers).items()
+            left.append(int(answer.headers["x-ratelimit-remaining-requests"]))
+            assert answer.headers["x-ratelimit-reset-requests"].endswith("s")
+            assert 0 < int(answer.headers["x-ratelimit-remaining-tokens"]) < 900
+            parsed = answer.parse()
+            if stream:
+                assert [chunk async for chunk in parsed]
+        assert left == [2, 1, 0]
+        with pytest.raises(openai.RateLimitError) as raised:
+            await create(model=QUICK, messages=MESSAGES)
+        refused = raised.value.response.headers
+        assert TOLD.items() <= dict(refused).items()
+        assert refused["x-ratelimit-remaining-requests"] == "0"
+        assert int(refused["x-ratelimit-remaining-tokens"]) > 0
+        assert "anthropic-ratelimit-requests-limit" not in refused
+
+
+async def test_the_anthropic_client_reads_it_in_its_own_names() -> None:
+    async with (
+        pool_of(1) as pool,
+        router_before(pool.nodes, teams=research(requests_per_minute=1, tokens_per_minute=900)) as router,
+        anthropic.AsyncAnthropic(base_url=f"http://127.0.0.1:{router.port}", api_key=KEY, max_retries=0) as client,
+    ):
+        create = client.messages.with_raw_response.create
+        served = await create(model=QUICK, max_tokens=8, messages=MESSAGES)
+        with pytest.raises(anthropic.RateLimitError) as raised:
+            await create(model=QUICK, max_tokens=8, messages=MESSAGES)
+        for told in (served.headers, raised.value.response.headers):
+            assert told["anthropic-ratelimit-requests-limit"] == told["x-ratelimit-limit-requests"] == "1"
+            assert told["anthropic-ratelimit-requests-remaining"] == told["x-ratelimit-remaining-requests"] == "0"
+            assert told["anthropic-ratelimit-tokens-limit"] == "900"
+            assert 0 < int(told["anthropic-ratelimit-tokens-remaining"]) <= 900
+            reset = datetime.fromisoformat(told["anthropic-ratelimit-requests-reset"])
+            assert 0 < (reset - datetime.now(UTC)).total_seconds() <= 61
+
+
+async def test_who_has_no_limits_is_told_of_none_and_a_call_that_waited_of_those_it_came_under() -> None:
+    limits = research(requests_per_minute=9)
+    async with holding(1, ENDLESS, teams=limits) as (pool, router), Client(router.port) as served:
+        served.send("/api/generate", {"model": ENDLESS, "prompt": "?"})
+        head = await served.first(b'"done":false')
+        assert b"ratelimit" not in head
+        async with Client(router.port) as waiting:
+            waiting.send("/api/generate", {"model": ENDLESS, "prompt": "?"}, x_api_key=KEY)
+            await until(lambda: bool(router.store.book.ledger.waiting))
+            served.leave()
+            await waiting.first(b'"done":false')
+            let_run(pool.nodes[0])
+            assert (await waiting.answer()).headers["x-ratelimit-remaining-requests"] == "8"
+
+
+async def test_a_call_that_the_pool_refused_is_told_of_no_limit_and_counts_in_none() -> None:
+    limits = research(requests_per_minute=2)
+    async with holding(1, QUICK, teams=limits, aliases={}) as (_, router):
+        unknown = await generate(router, "absent:1b", x_api_key=KEY)
+        assert (unknown.status, [name for name in unknown.headers if "ratelimit" in name]) == (404, [])
+        answer = await generate(router, QUICK, x_api_key=KEY)
+        assert answer.headers["x-ratelimit-remaining-requests"] == "1"
+
+
 async def test_limits_are_in_force_after_a_reload(mounted: Mounted, tmp_path: Path) -> None:
     async with pool_of(1) as pool:
         mounted.say(pool, teams=research())
@@ -108,20 +188,3 @@ async def test_limits_are_in_force_after_a_reload(mounted: Mounted, tmp_path: Pa
             await reloads(router, "ok")
             statuses = [(await generate(router, QUICK, x_api_key=KEY)).status for _ in range(2)]
             assert statuses == [200, 429]
-
-
-async def test_the_official_client_comes_back_when_it_was_told_to() -> None:
-    async with pool_of(1) as pool, router_before(pool.nodes, teams=research(requests_per_minute=60)) as router:
-        messages: Any = [{"role": "user", "content": "?"}]
-        # Of its own accord it would come back within half a second, and once: too early for the second that it takes.
-        async with openai.AsyncOpenAI(
-            base_url=f"http://127.0.0.1:{router.port}/v1", api_key=KEY, max_retries=1
-        ) as client:
-            hasty = client.with_options(max_retries=0).chat.completions
-            served = 0
-            with suppress(openai.RateLimitError):
-                while True:
-                    await hasty.create(model=QUICK, messages=messages)
-                    served += 1
-            assert (await client.chat.completions.create(model=QUICK, messages=messages)).choices
-        assert (await scrape(router)).value("requests_total", outcome="ok") == served + 1

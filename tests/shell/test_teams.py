@@ -15,11 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from router.errors import Allowance
 from router.fleet.node import CopyState
-from router.seams import Record
 from router.simulation.facts import Event
-from router.upstream.notes import decision_headers
 from router.wire.endpoints import BY_PATH
 from tests.shell.clients import Answer, Client, ask, generate, scrape
 from tests.shell.house import assert_at_rest, router_before, until
@@ -437,15 +434,6 @@ async def test_an_open_router_that_others_reach_is_warned_of_once(
         warned = [record for record in caplog.records if "auth.required" in record.getMessage()]
         assert len(warned) == is_warned
         assert all(record.levelno == logging.WARNING for record in warned)
-
-
-# What a team has left.
-
-
-def test_an_answer_tells_what_its_team_has_left_where_that_is_known() -> None:
-    record = Record("r", "api_chat", 0.0, 0.0, requests_left=Allowance(60, 59, 1.0), tokens_left=None)
-    assert dict(decision_headers("r", record))[b"x-ratelimit-remaining-requests"] == b"59"
-    assert not [name for name, _ in decision_headers("r", record) if name.endswith(b"tokens")]
 
 
 def test_every_dialect_is_asked_here() -> None:

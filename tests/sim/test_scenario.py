@@ -11,13 +11,16 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from router.cli import main
 from router.cli_simulate import POLICIES
 from router.simulation.world.fields import ScenarioError
+from router.simulation.world.plot import Box, Words, picture
+from router.simulation.world.results import results_of
 from router.simulation.world.scenario import read_scenario, scenario_of
-from router.simulation.world.workload import requests_of
-from router.simulation.world.world import POLICY_NAMES
+from router.simulation.world.workload import Request, requests_of
+from router.simulation.world.world import POLICY_NAMES, World
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "bench" / "scenarios").glob("*.yaml"))
 GOOD: dict[str, Any] = {
@@ -73,6 +76,18 @@ def changed(path: str, value: object) -> dict[str, Any]:
             "faults[0].target: 'a' is none of a-0",
         ),
         ("faults", [{"at_s": 1, "kind": "node_slow", "target": "a-0", "for_s": 1}], "faults[0].factor: missing"),
+        ("faults", [{"at_s": 1, "kind": "node_down", "for_s": 1}], "faults[0].target: missing"),
+        (
+            "faults",
+            [{"at_s": 1, "kind": "router_down", "target": 1, "for_s": 1}],
+            "faults[0].target: '1' is none of 0",
+        ),
+        (
+            "faults",
+            [{"at_s": 1, "kind": "store_down", "for_s": 1, "slow": 2}],
+            "faults[0].slow: unknown key; known here: at_s, factor, for_s, kind, target",
+        ),
+        ("models.1.name", "M:latest", "models: 'm' and 'M:latest' are one model to Ollama"),
         ("client.patience_s", -1, "client.patience_s: should be above 0"),
         ("routers.replicas", 0, "routers.replicas: should be a whole number from 1"),
     ],
@@ -81,6 +96,14 @@ def test_what_is_wrong_is_told_with_its_path(path: str, value: object, told: str
     with pytest.raises(ScenarioError) as caught:
         scenario_of(changed(path, value), Path())
     assert str(caught.value).startswith(told)
+
+
+def test_a_router_is_named_by_its_number_and_the_store_need_not_be_named() -> None:
+    faults = [
+        {"at_s": 1, "kind": "router_down", "target": 0, "for_s": 1},
+        {"at_s": 1, "kind": "store_down", "for_s": 1},
+    ]
+    assert [fault.target for fault in scenario_of({**GOOD, "faults": faults}, Path()).faults] == ["0", "store"]
 
 
 def test_counted_nodes_have_numbers_and_a_single_one_its_name() -> None:
@@ -135,14 +158,52 @@ def test_the_command_prints_a_table_and_writes_figures_and_a_picture(
     (tmp_path / "t.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n")
     scenario = tmp_path / "t.yaml"
     scenario.write_text(json.dumps(GOOD))
-    out = [str(tmp_path / name) for name in ("o.json", "o.svg")]
+    out = [str(tmp_path / name) for name in ("o.json", "o.svg", "o.png")]
     policies = ["--policy", "ours", "--policy", "least_connections"]
+    assert main(["simulate", str(scenario), "--plot", out[2]]) == 0
+    capsys.readouterr()
     assert main(["simulate", str(scenario), *policies, "--json", out[0], "--plot", out[1], "--check"]) == 0
     told = capsys.readouterr()
     assert told.err == "", "no progress bar where nobody looks"
     assert [line.split("|")[1].strip() for line in told.out.splitlines()[4:6]] == ["ours", "least_connections"]
     assert [result["served"] for result in json.loads(Path(out[0]).read_text())["policies"]] == [1, 1]
-    assert ElementTree.parse(out[1]).getroot().tag.endswith("svg")
+    drawn = ElementTree.parse(out[1]).getroot()
+    assert drawn.tag.endswith("svg")
+    with Image.open(out[2]) as image:
+        assert image.size == (2 * int(drawn.attrib["width"]), 2 * int(drawn.attrib["height"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("o.pdf", "should end in .svg"), ("o.png", "pip install 'ollama-router[plot]'")]
+)
+def test_a_picture_that_cannot_be_written_is_told_before_anything_runs(
+    name: str, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.cli_simulate.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="2"):
+        main(["simulate", "there-is-none.yaml", "--plot", name])
+    assert told in capsys.readouterr().err
+
+
+def test_what_failed_when_and_which_model_sat_where_stands_in_the_picture() -> None:
+    fault = {"at_s": 40, "kind": "node_down", "target": "a-0", "for_s": 20}
+    scenario = scenario_of({**GOOD, "faults": [fault]}, Path())
+    model, team = scenario.models[0], scenario.teams[0]
+    world = World(scenario, "ours")
+    world.run([Request(number, 1.0 + number, model, team, 50, 9, ()) for number in range(60)])
+    report = {
+        "scenario": "t",
+        "seed": 0,
+        "duration_s": 100.0,
+        "patience_s": 60.0,
+        "nodes": [{"name": node.name} for node in scenario.nodes],
+        "models": [model.key for model in scenario.models],
+        "policies": [results_of(world)],
+    }
+    shapes = picture(report).shapes
+    said = {shape.text for shape in shapes if isinstance(shape, Words)}
+    assert {"node_down a-0", "a-0", "a-1", "b", "m:latest", "ours"} <= said
+    assert [shape for shape in shapes if isinstance(shape, Box) and shape.tip.startswith("m:latest, ")]
 
 
 def test_a_bad_scenario_is_bad_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

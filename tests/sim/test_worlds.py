@@ -6,32 +6,40 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from router.policy import fair_queue, placement
+from router.simulation.world import checks
 from router.simulation.world.call import Fate
 from router.simulation.world.checks import Checker
+from router.simulation.world.clients import Clients
 from router.simulation.world.results import results_of
-from router.simulation.world.scenario import scenario_of
+from router.simulation.world.scenario import Scenario, scenario_of
+from router.simulation.world.workload import Request
 from router.simulation.world.world import POLICY_NAMES, World
-from router.store import check, copies
-from tests.sim.worlds import small
+from router.store import check, copies, queues
+from tests.sim.worlds import flood, one_card, small
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 200
+LONG_SEEDS = 24
+Make = Callable[[int], tuple[Scenario, list[Request]]]
 SHARDS = 8  # so that several processes share them
 
 
-def checked(seed: int, policy: str) -> World:
-    scenario, requests = small(seed)
+def checked(seed: int, policy: str, make: Make = small) -> World:
+    scenario, requests = make(seed)
     world = World(scenario, policy)
     checker = Checker(world)
     try:
         world.run(requests, after_each=checker.look)
         checker.look_at_the_end()
     except AssertionError as error:
-        raise AssertionError(f"seed {seed}, {policy}, at {world.agenda.now_s():.3f} s: {error}") from error
+        raise AssertionError(f"{scenario.name}, {policy}, at {world.agenda.now_s():.3f} s: {error}") from error
     return world
 
 
@@ -39,6 +47,23 @@ def checked(seed: int, policy: str) -> World:
 def test_invariants_hold_after_every_event_of_random_scenarios(shard: int) -> None:
     for seed in range(shard, SEEDS, SHARDS):
         checked(seed, "ours")
+
+
+@pytest.mark.parametrize("make", [flood, one_card])
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_nobody_starves_in_long_lines_or_before_a_memory_that_is_too_small(shard: int, make: Make) -> None:
+    for seed in range(shard, LONG_SEEDS, SHARDS):
+        world = checked(seed, "ours", make)
+        assert all(call.fate is Fate.SERVED for call in world.clients.calls)
+
+
+@pytest.mark.parametrize("seed", range(LONG_SEEDS))
+def test_models_that_take_turns_on_one_card_are_loaded_for_batches_and_not_for_calls(seed: int) -> None:
+    """Interleaved calls: without collating nearly each would cost a load."""
+    world = checked(seed, "ours", one_card)
+    calls = world.clients.calls
+    switches = sum(one.request.model != other.request.model for one, other in pairwise(calls))
+    assert world.history.loads <= switches / 2
 
 
 @pytest.mark.parametrize("policy", POLICY_NAMES)
@@ -71,9 +96,9 @@ def test_the_history_does_not_hang_on_how_python_hashes() -> None:
     assert len(json.loads(told.pop())) == 4
 
 
-def all_checked(seeds: int) -> None:
+def all_checked(seeds: int, make: Make = small) -> None:
     for seed in range(seeds):
-        checked(seed, "ours")
+        checked(seed, "ours", make)
 
 
 def pool(**more: object) -> dict[str, object]:
@@ -89,8 +114,6 @@ def pool(**more: object) -> dict[str, object]:
 
 
 def run(value: dict[str, object], policy: str, times: list[float]) -> World:
-    from router.simulation.world.workload import Request
-
     scenario = scenario_of(value, Path())
     model, team = scenario.models[0], scenario.teams[0]
     world = World(scenario, policy)
@@ -140,6 +163,52 @@ def test_without_the_store_all_replicas_ask_one_node_for_a_cold_model(replicas: 
     assert len([stay for stay in world.history.stays if stay.load_s < 30]) == 1
     assert all(call.fate is Fate.SERVED for call in world.clients.calls)
     assert world.clients.calls[0].ended_s < 30  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("kind", "target"), [("node_down", "n-0"), ("router_down", "0"), ("store_down", "store")])
+def test_what_two_faults_strike_at_once_is_well_when_the_later_one_ends(kind: str, target: str) -> None:
+    faults = [{"kind": kind, "target": target, "at_s": at_s, "for_s": for_s} for at_s, for_s in ((5, 10), (8, 20))]
+    world = World(scenario_of(pool(faults=faults), Path()), "ours")
+    is_well = {
+        "node_down": lambda: world.cards["n-0"].is_up,
+        "router_down": lambda: world.fronts[0].is_up,
+        "store_down": lambda: world.is_store_up,
+    }[kind]
+    seen = {}
+    for at_s in (4.0, 6.0, 16.0, 27.0, 29.0):
+        world.agenda.at(at_s, lambda at_s=at_s: seen.update({at_s: is_well()}))  # type: ignore[misc]
+    while len(seen) < 5:
+        assert world.agenda.next()
+    assert list(seen.values()) == [True, False, False, False, True]
+
+
+def test_the_checks_see_a_line_that_looks_at_arrivals_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fair_queue.TeamQueue, "tag", 0.0)
+    monkeypatch.setattr(checks, "invariants", lambda book: None)
+    with pytest.raises(AssertionError, match=r"more than fair to it"):
+        all_checked(20, flood)
+
+
+def test_the_checks_see_a_call_that_its_own_team_overtakes_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(queues, "LOOKAHEAD", 1000)
+    with pytest.raises(AssertionError, match="was overtaken 9 times by its own team"):
+        all_checked(20, flood)
+
+
+def test_the_checks_see_a_placer_that_takes_no_memory_from_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "_is_worth", lambda line, cost, slots, *, has_copy: not cost.harm)
+    with pytest.raises(AssertionError, match="and not loaded"):
+        all_checked(20, one_card)
+
+
+def test_the_checks_see_a_client_that_is_kept_waiting_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Clients, "_lose_patience", lambda clients, call: None)
+    with pytest.raises(AssertionError, match="is kept beyond its client's patience"):
+        all_checked(40)
 
 
 def test_the_checks_see_a_store_that_lends_one_slot_too_many(monkeypatch: pytest.MonkeyPatch) -> None:

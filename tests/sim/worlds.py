@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,6 +32,41 @@ def small(seed: int) -> tuple[Scenario, list[Request]]:
     return scenario, requests(scenario, rng, rng.randint(5, 40))
 
 
+def flood(seed: int) -> tuple[Scenario, list[Request]]:
+    """Long lines of several teams that ask for much and for little, at few slots; nobody gives up, nothing dies."""
+    rng = Random(f"flood {seed}")
+    models = [model(name, rng) for name in ("m0", "m1")[: rng.randint(1, 2)]]
+    weights = {name: rng.choice((0.5, 1, 4)) for name in ("flood", "steady", "rare")}
+    value = {
+        "name": f"flood-{seed}",
+        "seed": seed,
+        "trace": {"file": "none.csv", "format": "azure", "duration_s": DURATION_S},
+        "models": models,
+        "nodes": [{"name": "n", "count": rng.randint(1, 2), "vram_gib": 16, "models": "all"}],
+        "teams": [{"name": name, "share": 1, "weight": weight} for name, weight in weights.items()],
+        "routers": {"replicas": rng.randint(1, 2), "store_latency_ms": 0.5},
+        "client": {"patience_s": 3600},
+    }
+    scenario = scenario_of(value, Path())
+    return scenario, requests(scenario, rng, 150, shares=(20, 4, 1))
+
+
+def one_card(seed: int) -> tuple[Scenario, list[Request]]:
+    """Models that take turns in one memory, all asked for in turn by patient clients."""
+    rng = Random(f"one card {seed}")
+    models = [{**model(f"m{number}", rng), "vram_gib": 9} for number in range(rng.randint(2, 4))]
+    value = {
+        "name": f"one-card-{seed}",
+        "seed": seed,
+        "trace": {"file": "none.csv", "format": "azure", "duration_s": DURATION_S},
+        "models": models,
+        "nodes": [{"name": "n", "vram_gib": 12, "models": "all"}],
+        "client": {"patience_s": 3600},
+    }
+    scenario = scenario_of(value, Path())
+    return scenario, requests(scenario, rng, 80)
+
+
 def model(name: str, rng: Random) -> dict[str, Any]:
     speed = {"decode_tps": rng.choice((20, 100)), "decode_exponent": 0.75}
     kind = rng.choice(("chat", "chat", "embedding"))
@@ -58,11 +94,12 @@ def faults(rng: Random, value: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def requests(scenario: Scenario, rng: Random, count: int) -> list[Request]:
+def requests(scenario: Scenario, rng: Random, count: int, *, shares: Sequence[float] | None = None) -> list[Request]:
+    """`shares` of the teams; alike, if there are none."""
     times = sorted(rng.uniform(0, DURATION_S) ** 1.5 / DURATION_S**0.5 for _ in range(count))
     made = []
     for number, at_s in enumerate(times):
-        chosen, team = rng.choice(scenario.models), rng.choice(scenario.teams)
+        chosen, (team,) = rng.choice(scenario.models), rng.choices(scenario.teams, shares)
         blocks = tuple(range(number % 3 * 10, number % 3 * 10 + rng.randint(0, 3)))
         output = 0 if chosen.kind == "embedding" else rng.randint(1, 200)
         made.append(Request(number, at_s, chosen, team, rng.randint(1, 3000), output, blocks))

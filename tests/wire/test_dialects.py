@@ -29,7 +29,7 @@ from router.errors import (
     UpstreamTruncated,
 )
 from router.wire import comments, dialects
-from router.wire.dialects import error_answer, go_duration
+from router.wire.dialects import error_answer
 from router.wire.endpoints import BY_PATH, ENDPOINTS, Dialect, Endpoint, Shape
 from tests.fakes.recordings import Recording, recording, recordings
 
@@ -254,34 +254,13 @@ def test_a_responses_error_event_has_what_both_the_api_and_its_client_look_for()
     }
 
 
-@pytest.mark.parametrize(
-    ("seconds", "written"),
-    [
-        (0.0, "0s"),
-        (-1.0, "0s"),
-        (0.0001, "1ms"),
-        (0.0195, "20ms"),
-        (1.0, "1s"),
-        (1.2, "2s"),
-        (59.9999, "1m0s"),
-        (360.0, "6m0s"),
-        (86_400.0, "24h0m0s"),
-        (3_725.0, "1h2m5s"),
-    ],
-)
-def test_a_reset_is_a_duration_as_go_writes_it(seconds: float, written: str) -> None:
-    assert go_duration(seconds) == written
-
-
 @pytest.mark.parametrize("dialect", Dialect)
-def test_a_team_over_its_limit_is_told_what_it_has_and_when_it_may_come_back(dialect: Dialect) -> None:
+def test_a_team_over_its_limit_is_told_when_it_may_come_back(dialect: Dialect) -> None:
     refusal = RateLimited("tokens", Allowance(600, 12, 0.1), Allowance(200_000, 0, 360.0), retry_after_s=1.5)
     answer = error_answer(dialect, refusal, "req-1")
     told = {name.decode().lower(): value.decode() for name, value in answer.headers}
     assert answer.status == 429
     assert (told["retry-after"], told["retry-after-ms"]) == ("2", "1500")
-    assert [told[f"x-ratelimit-{what}-requests"] for what in ("limit", "remaining", "reset")] == ["600", "12", "100ms"]
-    assert [told[f"x-ratelimit-{what}-tokens"] for what in ("limit", "remaining", "reset")] == ["200000", "0", "6m0s"]
     assert "x-should-retry" not in told, "it may be repeated, later"
     error = json.loads(answer.body)["error"]
     if dialect is Dialect.OPENAI:
@@ -292,9 +271,6 @@ def test_a_team_over_its_limit_is_told_what_it_has_and_when_it_may_come_back(dia
         assert error == "this team has reached its limit of tokens; try again in 2 s"
 
 
-def test_a_limit_that_a_team_does_not_have_is_not_told() -> None:
-    answer = error_answer(Dialect.OLLAMA, RateLimited("requests", Allowance(1, 0, 1.0), None, retry_after_s=1.0), "r")
-    assert not [name for name, _ in answer.headers if name.endswith(b"tokens")]
+def test_a_team_with_too_many_waiting_is_told_so() -> None:
     waiting = error_answer(Dialect.OPENAI, TeamQueueFull(8, retry_after_s=3.0), "r")
     assert json.loads(waiting.body)["error"]["code"] == "team_queue_full"
-    assert not [name for name, _ in waiting.headers if name.startswith(b"x-ratelimit")]

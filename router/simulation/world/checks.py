@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from router.policy.placement import BACKOFF_S_MIN
 from router.simulation.world.call import Fate
 from router.simulation.world.scenario import FaultKind
+from router.simulation.world.turns import ColdLines, Turns, turns_s
 from router.simulation.world.world import World
+from router.store.book import Book
 from router.store.check import invariants
 
 Place = tuple[str, str]
+
+ROUNDING_S = 1e-6
+HEALED_S = 4 * BACKOFF_S_MIN  # after a fault: by then whoever failed to load is asked again
 
 
 class Checker:
@@ -16,15 +22,23 @@ class Checker:
     def __init__(self, world: World) -> None:
         self._world = world
         self._above: dict[Place, int] = {}
-        self._is_excused = False
+        self._turns = None if world.book is None else Turns(world.book)
+        self._cold: ColdLines | None = None
+
+    @property
+    def cold_s(self) -> float:
+        """How long the oldest in line waited for a load, at most."""
+        return 0.0 if self._cold is None else self._cold.longest_s
 
     def look(self) -> None:
         world = self._world
+        self._nobody_is_kept_beyond_its_patience()
         if world.book is None:
             return
         invariants(world.book)
         self._leases_stay_within_capacity()
         self._nodes_serve_only_what_is_leased()
+        self._nobody_starves(world.book)
 
     def look_at_the_end(self) -> None:
         """Nothing is lost: each call has one fate, and only what was streaming from what died is broken."""
@@ -38,7 +52,33 @@ class Checker:
             if call.fate is Fate.SERVED:
                 assert call.first_token_s is not None
                 late_s = call.first_token_s - call.request.at_s - self._world.scenario.patience_s
-                assert late_s <= 1e-6, f"{call!r} was served after its client had gone"
+                assert late_s <= ROUNDING_S, f"{call!r} was served after its client had gone"
+
+    def _nobody_is_kept_beyond_its_patience(self) -> None:
+        """Who has no first token by then has left, or was told."""
+        late_s = self._world.agenda.now_s() - self._world.scenario.patience_s - ROUNDING_S
+        for call in self._world.clients.open.values():
+            if call.request.at_s >= late_s:
+                return
+            assert call.is_streaming, f"{call!r} is kept beyond its client's patience"
+
+    def _nobody_starves(self, book: Book) -> None:
+        assert self._turns is not None
+        if self._cold is None:
+            self._cold = ColdLines(book, turns_s(self._world.scenario, self._world.requests))
+        if self._is_within_an_outage():
+            self._turns.begin_anew()
+        else:
+            self._turns.look()
+        if self._is_struck():
+            self._cold.begin_anew()
+        else:
+            self._cold.look(self._world.agenda.now_s())
+
+    def _is_struck(self) -> bool:
+        """Something is down or slow, or a load that it broke is still backed off."""
+        now_s = self._world.agenda.now_s()
+        return any(fault.at_s <= now_s <= fault.at_s + fault.for_s + HEALED_S for fault in self._world.history.faults)
 
     def _leases_stay_within_capacity(self) -> None:
         """While the store answers no lease is made above a copy's slots; what hello restored ends with its calls."""

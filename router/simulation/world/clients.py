@@ -16,34 +16,43 @@ BACKLOGGED_S = 0.05  # who waits longer than this for a slot waits for somebody 
 
 
 class Backlog:
-    """Which teams wait, and what each got of what the teams that wait had coming; see `shares`."""
+    """Who waits for which model, by team, and what each team got of the slots that several of them wanted.
+
+    A slot can only go to those who wait for its model: whoever waits for another has no claim to it. And a team has a
+    backlog while more than one of its calls waits: a single one is served in its turn, and to count that as a share of
+    all would make whoever calls now and then look favoured.
+    """
 
     def __init__(self) -> None:
-        self._waiting: dict[str, OrderedDict[int, float]] = {}
+        self._lines: dict[str, dict[str, OrderedDict[int, float]]] = {}  # model -> team -> call -> since when
         self.got: dict[str, float] = {}
         self.due: dict[str, float] = {}
+        self.turns = 0
 
     def add(self, call: Call, now_s: float) -> None:
-        self._waiting.setdefault(call.request.team.name, OrderedDict())[call.request.number] = now_s
+        teams = self._lines.setdefault(call.request.model.name, {})
+        teams.setdefault(call.request.team.name, OrderedDict())[call.request.number] = now_s
 
     def drop(self, call: Call) -> None:
-        self._waiting.get(call.request.team.name, OrderedDict()).pop(call.request.number, None)
+        teams = self._lines.get(call.request.model.name, {})
+        teams.get(call.request.team.name, OrderedDict()).pop(call.request.number, None)
 
     def charge(self, call: Call, weights: dict[str, float], now_s: float) -> None:
-        """A call got a slot while several teams wait: its tokens are what one of them got and all had a claim to."""
-        teams = [team for team in weights if self._waits(team, now_s)]
-        own = call.request.team.name
+        """A call got a slot while several teams had a backlog: its tokens are what its own got and all had coming."""
+        line, own = self._lines.get(call.request.model.name, {}), call.request.team.name
+        teams = [team for team, calls in line.items() if _is_backlog(calls, now_s)]
         if len(teams) < 2 or own not in teams:
             return
+        self.turns += 1
         tokens = float(call.request.prompt_tokens + call.request.output_tokens)
         total = sum(weights[team] for team in teams)
         self.got[own] = self.got.get(own, 0.0) + tokens
         for team in teams:
             self.due[team] = self.due.get(team, 0.0) + tokens * weights[team] / total
 
-    def _waits(self, team: str, now_s: float) -> bool:
-        oldest_s = next(iter(self._waiting.get(team, {}).values()), None)
-        return oldest_s is not None and oldest_s <= now_s - BACKLOGGED_S
+
+def _is_backlog(calls: OrderedDict[int, float], now_s: float) -> bool:
+    return len(calls) > 1 and next(iter(calls.values())) <= now_s - BACKLOGGED_S
 
 
 class Clients:

@@ -35,6 +35,7 @@ class Fields:
             raise ScenarioError(f"{self._at(str(unknown[0]))}: unknown key; known here: {known}")
 
     def has(self, key: str) -> bool:
+        self._asked.add(key)
         return key in self._values
 
     def text(self, key: str, default: object = _MISSING) -> str:
@@ -42,6 +43,11 @@ class Fields:
         if not isinstance(value, str) or not value.strip():
             raise self._wrong(key, "a text", value)
         return value
+
+    def label(self, key: str) -> str:
+        """A text, or the number that YAML takes for one."""
+        value = self._value(key, _MISSING)
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else self.text(key)
 
     def choice(self, key: str, among: Sequence[str]) -> str:
         value = self.text(key)

@@ -79,8 +79,8 @@ class History:
         waiting: dict[str, int] = {}
         for call in clients.open.values():
             if call.began_s is None:
-                name = call.request.model.name
-                waiting[name] = waiting.get(name, 0) + 1
+                key = call.request.model.key
+                waiting[key] = waiting.get(key, 0) + 1
         self.lines.append((self.agenda.now_s(), waiting))
         if clients.to_come or clients.open:
             self.agenda.after(SAMPLE_S, self._sample)

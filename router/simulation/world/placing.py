@@ -127,8 +127,9 @@ class Placing:
             return
         if isinstance(effect, Ready):
             self._failures.pop((load.node, load.weights), None)
-            if not load.displaces:  # else it waited for what had to go
+            if not load.displaces and not load.is_renewal:  # else it waited for what had to go, or loaded nothing
                 self._experience = loaded(self._experience, load.weights, effect.load_s)
+            self._replica.read_memory(load.node)
             at_once(self._keeper.loaded(load.node, load.weights, load.num_ctx, has_ctx=0, is_renewal=load.is_renewal))
         else:
             self._failed(load)

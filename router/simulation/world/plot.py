@@ -1,10 +1,10 @@
-"""Results as one SVG picture, written by hand: no library, and text that can be searched."""
+"""Results as a picture of shapes, in pixels from the upper left. How a picture is written, `svg` and `png` say."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 WIDTH = 1200
 LEFT, RIGHT = 150, 210  # for names before, and keys after a panel
@@ -12,78 +12,136 @@ PANEL_HEIGHT = 200
 ROW_HEIGHT = 22
 GAP = 56
 COLORS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e", "#9498a0")
+FRAME_COLOR = "#bbbbbb"
+FAULT_COLOR = "#fde2e0"
 NODES_MAX = 60  # rows of memory in one picture
 
 Results = Mapping[str, Any]
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Filled, or only framed. `tip` is shown where a form can."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    color: str
+    opacity: float = 1.0
+    is_filled: bool = True
+    tip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    points: tuple[Point, ...]
+    color: str
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """`top` is the text's base line."""
+
+    left: float
+    top: float
+    text: str
+    size: int = 12
+    anchor: str = "start"  # or middle, or end
+
+
+Shape = Box | Curve | Words
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    width: int
+    height: int
+    shapes: tuple[Shape, ...]
 
 
 class Axis:
-    """Seconds from left to right."""
+    """Seconds from left to right; and what was down or slow meanwhile."""
 
-    def __init__(self, end_s: float) -> None:
+    def __init__(self, end_s: float, faults: Sequence[Results]) -> None:
         self.end_s = end_s
+        self.faults = faults
 
     def x(self, at_s: float) -> float:
         return LEFT + min(at_s, self.end_s) / self.end_s * (WIDTH - LEFT - RIGHT)
 
 
-def picture(report: Mapping[str, Any]) -> str:
+def picture(report: Mapping[str, Any]) -> Picture:
     """Time to first token of every policy; then lines and memory of ours, or of the first that ran."""
-    axis = Axis(report["duration_s"])
     results: Sequence[Results] = report["policies"]
     shown = next((result for result in results if result["policy"] == "ours"), results[0])
-    parts, top = [], float(GAP)
-    for draw in (
+    axis = Axis(report["duration_s"], shown["faults"])
+    shapes: list[Shape] = [Words(LEFT, 24, f"{report['scenario']}, seed {report['seed']}", size=16)]
+    top = float(GAP)
+    for height, drawn in (
         _first_tokens(results, axis, report["patience_s"]),
         _lines(shown, report["models"], axis),
         _memory(shown, report, axis),
     ):
-        height, drawn = draw
-        parts.append(f'<g transform="translate(0 {top:.0f})">{"".join(drawn)}</g>')
+        shapes += [_lowered(shape, top) for shape in drawn]
         top += height + GAP
-    title = _text(LEFT, 24, f"{report['scenario']}, seed {report['seed']}", size=16)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{top:.0f}" font-family="sans-serif" '
-        f'font-size="12"><rect width="100%" height="100%" fill="#fff"/>{title}{"".join(parts)}</svg>\n'
-    )
+    return Picture(WIDTH, round(top), tuple(shapes))
 
 
-def _first_tokens(results: Sequence[Results], axis: Axis, patience_s: float) -> tuple[float, Iterator[str]]:
+def _lowered(shape: Shape, by: float) -> Shape:
+    if isinstance(shape, Curve):
+        return replace(shape, points=tuple((x, y + by) for x, y in shape.points))
+    return replace(shape, top=shape.top + by)
+
+
+def _first_tokens(results: Sequence[Results], axis: Axis, patience_s: float) -> tuple[float, Iterator[Shape]]:
     series = [
-        (result["policy"], [(point["at_s"], point["p95"]) for point in result["over_time"]]) for result in results
+        Series(result["policy"], _color(index), [(point["at_s"], point["p95"]) for point in result["over_time"]])
+        for index, result in enumerate(results)
     ]
     return PANEL_HEIGHT, _panel("time to first token, p95 of 30 s (s)", series, axis, patience_s)
 
 
-def _lines(result: Results, models: Sequence[str], axis: Axis) -> tuple[float, Iterator[str]]:
-    names = sorted({name for sample in result["lines"] for name in sample["waiting"]})
+def _lines(result: Results, models: Sequence[str], axis: Axis) -> tuple[float, Iterator[Shape]]:
+    waited = {key for sample in result["lines"] for key in sample["waiting"]}
     series = [
-        (name, [(sample["at_s"], float(sample["waiting"].get(name, 0))) for sample in result["lines"]])
-        for name in names
+        Series(key, _color(index), [(one["at_s"], float(one["waiting"].get(key, 0))) for one in result["lines"]])
+        for index, key in enumerate(models)
+        if key in waited
     ]
-    highest = max((value for _, points in series for _, value in points), default=1.0)
+    highest = max((value for one in series for _, value in one.points), default=1.0)
     return PANEL_HEIGHT, _panel(f"calls without a slot ({result['policy']})", series, axis, max(1.0, highest))
 
 
-def _panel(
-    title: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]], axis: Axis, highest: float
-) -> Iterator[str]:
-    yield _text(LEFT, -8, title, size=14)
+class Series(NamedTuple):
+    """`points` are seconds and values."""
+
+    name: str
+    color: str
+    points: Sequence[Point]
+
+
+def _color(index: int) -> str:
+    return COLORS[index % len(COLORS)]
+
+
+def _panel(title: str, series: Sequence[Series], axis: Axis, highest: float) -> Iterator[Shape]:
+    yield Words(LEFT, -8, title, size=14)
     yield from _frame(axis, PANEL_HEIGHT)
     for share in (0.0, 0.5, 1.0):
-        yield _text(LEFT - 8, PANEL_HEIGHT * (1 - share) + 4, f"{highest * share:g}", anchor="end")
-    for index, (name, points) in enumerate(series):
-        color = COLORS[index % len(COLORS)]
-        path = " ".join(
-            f"{axis.x(at_s):.1f},{PANEL_HEIGHT * (1 - min(1.0, value / highest)):.1f}" for at_s, value in points
-        )
-        yield f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5"/>'
-        yield _key(index, name, color)
+        yield Words(LEFT - 8, PANEL_HEIGHT * (1 - share) + 4, f"{highest * share:g}", anchor="end")
+    for index, (name, color, points) in enumerate(series):
+        path = tuple((axis.x(at_s), PANEL_HEIGHT * (1 - min(1.0, value / highest))) for at_s, value in points)
+        yield Curve(path, color)
+        yield from _key(index, name, color)
+    for fault in axis.faults:
+        yield Words(axis.x(fault["at_s"]) + 3, 12, f"{fault['kind']} {fault['target']}", size=9)
 
 
-def _memory(result: Results, report: Mapping[str, Any], axis: Axis) -> tuple[float, Iterator[str]]:
+def _memory(result: Results, report: Mapping[str, Any], axis: Axis) -> tuple[float, Iterator[Shape]]:
     nodes = [node["name"] for node in report["nodes"]][:NODES_MAX]
-    color_of = {key: COLORS[index % len(COLORS)] for index, key in enumerate(report["models"])}
+    color_of = {key: _color(index) for index, key in enumerate(report["models"])}
     lanes = {node: _laned([stay for stay in result["stays"] if stay["node"] == node]) for node in nodes}
     tops, height = {}, 0.0
     for node in nodes:
@@ -99,19 +157,19 @@ def _memory_rows(  # noqa: PLR0917 - one caller
     tops: Mapping[str, float],
     height: float,
     color_of: Mapping[str, str],
-) -> Iterator[str]:
-    yield _text(LEFT, -8, f"which model sits in which memory ({result['policy']}); pale while it loads", size=14)
+) -> Iterator[Shape]:
+    yield Words(LEFT, -8, f"which model sits in which memory ({result['policy']}); pale while it loads", size=14)
     yield from _frame(axis, height)
     for node, stays in lanes.items():
-        yield _text(LEFT - 8, tops[node] + 15, node, anchor="end")
+        yield Words(LEFT - 8, tops[node] + 15, node, anchor="end")
         for lane, stay in stays:
             top, color = tops[node] + lane * ROW_HEIGHT, color_of[stay["model"]]
             end_s = axis.end_s if stay["end_s"] is None else stay["end_s"]
             ready_s = end_s if stay["ready_s"] is None else stay["ready_s"]
-            yield _bar(axis, (stay["load_s"], ready_s), top, color, opacity=0.35, name=stay["model"])
-            yield _bar(axis, (ready_s, end_s), top, color, opacity=0.9, name=stay["model"])
+            yield from _bar(axis, (stay["load_s"], ready_s), top, color, opacity=0.35, name=stay["model"])
+            yield from _bar(axis, (ready_s, end_s), top, color, opacity=0.9, name=stay["model"])
     for index, (name, color) in enumerate(color_of.items()):
-        yield _key(index, name, color)
+        yield from _key(index, name, color)
 
 
 def _laned(stays: Sequence[Results]) -> list[tuple[int, Results]]:
@@ -126,30 +184,26 @@ def _laned(stays: Sequence[Results]) -> list[tuple[int, Results]]:
     return laned
 
 
-def _bar(axis: Axis, span: tuple[float, float], top: float, color: str, *, opacity: float, name: str) -> str:
+def _bar(
+    axis: Axis, span: tuple[float, float], top: float, color: str, *, opacity: float, name: str
+) -> Iterator[Shape]:
     left, right = axis.x(span[0]), axis.x(span[1])
-    if right <= left:
-        return ""
-    tip = f"<title>{escape(name)}, {span[0]:.0f} to {span[1]:.0f} s</title>"
-    return (
-        f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{ROW_HEIGHT - 2}" '
-        f'fill="{color}" opacity="{opacity}">{tip}</rect>'
-    )
+    if right > left:
+        tip = f"{name}, {span[0]:.0f} to {span[1]:.0f} s"
+        yield Box(left, top, right - left, ROW_HEIGHT - 2, color, opacity, tip=tip)
 
 
-def _frame(axis: Axis, height: float) -> Iterator[str]:
-    right = WIDTH - RIGHT
-    yield f'<rect x="{LEFT}" y="0" width="{right - LEFT}" height="{height:.0f}" fill="none" stroke="#bbb"/>'
+def _frame(axis: Axis, height: float) -> Iterator[Shape]:
+    for fault in axis.faults:
+        left, right = axis.x(fault["at_s"]), axis.x(fault["at_s"] + fault["for_s"])
+        yield Box(left, 0, right - left, height, FAULT_COLOR, tip=f"{fault['kind']} {fault['target']}")
+    yield Box(LEFT, 0, WIDTH - RIGHT - LEFT, height, FRAME_COLOR, is_filled=False)
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         at_s = axis.end_s * share
-        yield _text(axis.x(at_s), height + 16, f"{at_s:.0f} s", anchor="middle")
+        yield Words(axis.x(at_s), height + 16, f"{at_s:.0f} s", anchor="middle")
 
 
-def _key(index: int, name: str, color: str) -> str:
+def _key(index: int, name: str, color: str) -> Iterator[Shape]:
     left, top = WIDTH - RIGHT + 12, index * 17
-    swatch = f'<rect x="{left}" y="{top}" width="11" height="11" fill="{color}"/>'
-    return swatch + _text(left + 17, top + 10, name)
-
-
-def _text(left: float, top: float, text: str, *, size: int = 12, anchor: str = "start") -> str:
-    return f'<text x="{left:.1f}" y="{top:.1f}" font-size="{size}" text-anchor="{anchor}">{escape(text)}</text>'
+    yield Box(left, top, 11, 11, color)
+    yield Words(left + 17, top + 10, name)

@@ -327,6 +327,8 @@ class Replica:
         at_once(keeper.answered(card.name, "0.33.0"))
         if not keeper.snapshot.nodes[card.name].is_read:  # disks do not change here
             at_once(keeper.saw_tags(card.name, card.tags()))
-        now_s = self.agenda.now_s()
-        at_once(keeper.saw_ps(card.name, card.ps(), now_s, self.store.now_s()))
+        self.read_memory(card.name)
         keeper.wake_placer()
+
+    def read_memory(self, node: str) -> None:
+        at_once(self.keeper.saw_ps(node, self.cards[node].ps(), self.agenda.now_s(), self.store.now_s()))

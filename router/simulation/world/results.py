@@ -12,6 +12,7 @@ from router.simulation.world.scenario import Scenario
 from router.simulation.world.world import World
 
 SOON_S = 5.0
+TURNS_MIN = 30  # calls differ so much that fewer make Jain's index of a fair line anything from 0.8 to 1
 BIN_S = 30.0  # of the series over time
 
 
@@ -32,7 +33,8 @@ def results_of(world: World) -> dict[str, Any]:
         "evictions": history.evictions,
         "output_tps": _rounded(sum(call.request.output_tokens for call in served) / scenario.trace.duration_s),
         "prompt_tokens_saved": sum(call.cached_tokens for call in served),
-        "jain": _jain(world.clients.backlog),
+        "jain": jain(world.clients.backlog),
+        "contended_turns": world.clients.backlog.turns,
         "shares": _shares(world.clients.backlog),
         "by_model": _by(calls, scenario, lambda call: call.request.model.name),
         "by_team": _by(calls, scenario, lambda call: call.request.team.name),
@@ -63,11 +65,13 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     return {f"p{share}": _rounded(ordered[max(0, -(-len(ordered) * share // 100) - 1)]) for share in (50, 95, 99)}
 
 
-def _jain(backlog: Backlog) -> float | None:
-    """Over what each team got of what it had coming while several waited; None where no two ever did."""
-    shares = [backlog.got.get(team, 0.0) / due for team, due in backlog.due.items() if due > 0.0]
-    squares = sum(share * share for share in shares)
-    return _rounded(sum(shares) ** 2 / (len(shares) * squares)) if squares else None
+def jain(backlog: Backlog) -> float | None:
+    """Over what each team got of what it had coming, weighted by that; None where too few turns would tell."""
+    if backlog.turns < TURNS_MIN:
+        return None
+    got, due = sum(backlog.got.values()), sum(backlog.due.values())
+    squares = sum(tokens * tokens / backlog.due[team] for team, tokens in backlog.got.items())
+    return round(got * got / (due * squares), 6)
 
 
 def _shares(backlog: Backlog) -> dict[str, float]:

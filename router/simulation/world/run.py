@@ -11,6 +11,7 @@ from router.simulation.world.checks import Checker
 from router.simulation.world.plot import picture
 from router.simulation.world.results import results_of
 from router.simulation.world.scenario import Scenario, read_scenario
+from router.simulation.world.svg import svg
 from router.simulation.world.table import findings, table
 from router.simulation.world.workload import requests_of
 from router.simulation.world.world import POLICY_NAMES, World
@@ -67,4 +68,11 @@ def write_json(report: Mapping[str, Any], path: Path) -> None:
 
 
 def write_plot(report: Mapping[str, Any], path: Path) -> None:
-    path.write_text(picture(report), encoding="utf-8")
+    """As PNG where the name says so, which needs Pillow; else as SVG."""
+    drawn = picture(report)
+    if path.suffix == ".png":
+        from router.simulation.world.png import png  # noqa: PLC0415 - an extra that may not be there
+
+        path.write_bytes(png(drawn))
+    else:
+        path.write_text(svg(drawn), encoding="utf-8")

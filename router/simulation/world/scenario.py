@@ -15,6 +15,7 @@ from router.simulation.world.fields import Fields, ScenarioError
 from router.wire.names import parse_name
 
 NODES_MAX = 10_000  # of one entry: more is a slip of the finger
+NAMED_MAX = 8  # of what would have been right, in an error
 
 
 class TraceFormat(StrEnum):
@@ -114,6 +115,7 @@ def read_scenario(path: Path) -> Scenario:
 def scenario_of(value: object, folder: Path) -> Scenario:
     with Fields(value) as fields:
         models = _distinct("models", [_model(part) for part in fields.parts("models", least=1)])
+        _are_different(models)
         nodes = [node for part in fields.parts("nodes", least=1) for node in _nodes(part, models)]
         with fields.part("routers") as routers, fields.part("client") as client:
             scenario = Scenario(
@@ -202,11 +204,13 @@ def _fault(fields: Fields, scenario: Scenario) -> Fault:
     with fields:
         kind = FaultKind(fields.choice("kind", tuple(FaultKind)))
         factor = fields.number("factor", above=0.0) if kind is FaultKind.NODE_SLOW else fields.number("factor", 1.0)
-        target = fields.text("target", "store" if kind is FaultKind.STORE_DOWN else fields.path)
-        fault = Fault(fields.number("at_s"), kind, target, fields.number("for_s", above=0.0), factor)
         known = _targets(kind, scenario)
+        target = known[0] if kind is FaultKind.STORE_DOWN and not fields.has("target") else fields.label("target")
+        fault = Fault(fields.number("at_s"), kind, target, fields.number("for_s", above=0.0), factor)
         if fault.target not in known:
-            raise ScenarioError(f"{fields.path}.target: {fault.target!r} is none of {', '.join(known[:8])}")
+            more = ", ..." if len(known) > NAMED_MAX else ""
+            told = ", ".join(known[:NAMED_MAX])
+            raise ScenarioError(f"{fields.path}.target: {fault.target!r} is none of {told}{more}")
         return fault
 
 
@@ -216,6 +220,15 @@ def _targets(kind: FaultKind, scenario: Scenario) -> tuple[str, ...]:
     if kind is FaultKind.ROUTER_DOWN:
         return tuple(str(number) for number in range(scenario.replicas))
     return tuple(node.name for node in scenario.nodes)
+
+
+def _are_different(models: Sequence[Model]) -> None:
+    """To Ollama too: `m` is `m:latest`."""
+    by_key: dict[str, Model] = {}
+    for model in models:
+        other = by_key.setdefault(model.key, model)
+        if other is not model:
+            raise ScenarioError(f"models: {other.name!r} and {model.name!r} are one model to Ollama")
 
 
 def _distinct(path: str, items: list[Named]) -> list[Named]:

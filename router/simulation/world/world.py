@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
@@ -49,6 +50,8 @@ class World:
         self.replicas: list[Replica] = []
         self.leader = "0"
         self.is_store_up = True
+        self._until_s: dict[tuple[FaultKind, str], float] = {}  # when what was struck is well again
+        self.requests: Sequence[Request] = ()
         self._enter()
         for fault in scenario.faults:
             self.agenda.at(fault.at_s, partial(self._strike, fault))
@@ -63,6 +66,7 @@ class World:
         after_each: Callable[[], None] | None = None,
         progress: Progress | None = None,
     ) -> None:
+        self.requests = requests
         self.clients.expect(requests)
         self.history.watch(self.clients)
         end_s = self.scenario.trace.duration_s + OVERTIME_S
@@ -111,31 +115,40 @@ class World:
     # luck
 
     def _strike(self, fault: Fault) -> None:
+        """What two faults strike at once is well again when the later one ends."""
         self.history.struck(fault)
-        heal: Callable[[], None]
+        heal = self._harm(fault)
+        struck, until_s = (fault.kind, fault.target), self.agenda.now_s() + fault.for_s
+        self._until_s[struck] = max(until_s, self._until_s.get(struck, 0.0))
+
+        def end() -> None:
+            if until_s >= self._until_s.get(struck, math.inf):
+                del self._until_s[struck]
+                heal()
+
+        self.agenda.after(fault.for_s, end)
+
+    def _harm(self, fault: Fault) -> Callable[[], None]:
+        """Answers what makes it well again."""
         if fault.kind is FaultKind.NODE_DOWN:
             card = self.cards[fault.target]
-            if not card.is_up:
-                return
-            card.go_down()
-            heal = card.come_up
-        elif fault.kind is FaultKind.NODE_SLOW:
+            if card.is_up:
+                card.go_down()
+            return card.come_up
+        if fault.kind is FaultKind.NODE_SLOW:
             card = self.cards[fault.target]
             card.slow_down(fault.factor)
-            heal = partial(card.slow_down, 1.0)
-        elif fault.kind is FaultKind.ROUTER_DOWN:
+            return partial(card.slow_down, 1.0)
+        if fault.kind is FaultKind.ROUTER_DOWN:
             front = self.fronts[int(fault.target)]
-            if not front.is_up:
-                return
-            front.go_down()
-            self.agenda.after(float(SILENT_BEATS), self._elect)
-            heal = front.come_up
-        else:
-            self.is_store_up = False
-            for front in self.fronts:
-                front.store_lost()
-            heal = self._store_back
-        self.agenda.after(fault.for_s, heal)
+            if front.is_up:
+                front.go_down()
+                self.agenda.after(float(SILENT_BEATS), self._elect)
+            return front.come_up
+        self.is_store_up = False
+        for front in self.fronts:
+            front.store_lost()
+        return self._store_back
 
     def _store_back(self) -> None:
         self.is_store_up = True

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from router import errors
-from router.errors import Allowance, QueueFull, RateLimited, Refusal, TeamQueueFull
+from router.errors import Allowance, Allowances, QueueFull, RateLimited, Refusal, TeamQueueFull
 from router.fleet.tickets import CopyReport, Gate, Leading, Lease, LineView, Place, Ticket, Waits
 from router.policy.limits import TeamLimits
 from router.store.answers import Answer, Full, Gone, Limits, Outdated, Refused, Stale
@@ -229,12 +229,14 @@ def _given(value: Json) -> Lease | Place | Full | Gone | Refused | None:
 
 
 def _lease(value: Json) -> Lease:
-    return Lease(*value[1:])
+    *facts, left = value[1:]
+    return Lease(*(*facts, _left_of_limits(left)))
 
 
 def _place(value: Json) -> Place:
-    _, model, position, depth, estimate_s, reason = value
-    return Place(model, position, depth, float(estimate_s) if estimate_s else None, Waits(reason))
+    _, model, position, depth, estimate_s, reason, left = value
+    estimate = float(estimate_s) if estimate_s else None
+    return Place(model, position, depth, estimate, Waits(reason), _left_of_limits(left))
 
 
 def _full(value: Json) -> Full:
@@ -276,6 +278,10 @@ def _told(name: str, text: str, retry_after_s: float | None) -> Refusal:
     return kind(text, retry_after_s=retry_after_s) if issubclass(kind, Refusal) else errors.Unavailable(text)
 
 
+def _left_of_limits(value: Json) -> Allowances | None:
+    return Allowances(_allowance(value[0]), _allowance(value[1])) if value else None
+
+
 def _allowance(value: Json) -> Allowance | None:
     return Allowance(value[0], value[1], float(value[2])) if value else None
 
@@ -285,7 +291,7 @@ def _views(values: Sequence[Json]) -> tuple[LineView, ...]:
 
 
 def _view(value: Json) -> LineView:
-    key, depth, oldest_s, num_ctx, keep_alive_s, max_waiting, per_s, excluded, names_no_ctx, teams = value
+    key, depth, oldest_s, num_ctx, keep_alive_s, max_waiting, per_s, excluded, names_no_ctx, teams, others = value
     return LineView(
         model=key,
         depth=depth,
@@ -297,6 +303,7 @@ def _view(value: Json) -> LineView:
         excluded=frozenset(excluded),
         names_no_ctx=names_no_ctx,
         teams=_counts(teams),
+        overflowed=others,
     )
 
 

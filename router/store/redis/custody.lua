@@ -71,8 +71,7 @@ local function restore(replica, lease)
   else
     Ledger.step_out(ticket)
   end
-  Shares.serve(Teams.of(ticket.team), ticket.cost)
-  Copies.at(lease.node, lease.weights)
+  Ledger.charge(ticket, Copies.at(lease.node, lease.weights))
   Ledger.hold(ticket, {
     id = lease.id, attempt = lease.attempt, model = lease.model, node = lease.node, weights = lease.weights,
     num_ctx = lease.num_ctx,

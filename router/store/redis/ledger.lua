@@ -1,13 +1,13 @@
 -- What is asked of the ledger (store/ledger.py). Values are arrays that begin with what they are.
 
-function Ledger.lease_value(ticket, lease)
+function Ledger.lease_value(ticket, lease, allowed)
   return {
     'lease', lease.id, ticket.id, lease.attempt, lease.model, lease.node, lease.weights, lease.num_ctx, ticket.team,
-    ticket.estimate,
+    ticket.estimate, allowed or false,
   }
 end
 
-local function place_value(ticket)
+local function place_value(ticket, allowed)
   local key = ticket.keys[1]
   local line = Lines.get(key)
   local position, rate = Lines.ahead(ticket) + 1, Drain.per_s(line)
@@ -15,7 +15,7 @@ local function place_value(ticket)
   if Teams.of(ticket.team).held then
     reason = 'team'
   end
-  return { 'place', key, position, line.depth, rate > 0 and number(position / rate) or false, reason }
+  return { 'place', key, position, line.depth, rate > 0 and number(position / rate) or false, reason, allowed or false }
 end
 
 -- What goes out here needs no acknowledgement.
@@ -68,6 +68,7 @@ local function expel(ticket, key, refusal)
     for i, other in ipairs(ticket.keys) do
       if other == key then
         table.remove(ticket.keys, i)
+        Lines.comes_first(i == 1 and ticket.keys[1])
         break
       end
     end
@@ -146,15 +147,12 @@ function Ledger.take(replica, wanted)
     end
   end
   local ticket = Ledger.enter(wanted, replica, before)
+  local allowed = not before and Budget.left(team.budget, ticket.estimate) or nil
   local copy, key = Ledger.pick(ticket)
   if copy then -- without a wait: nobody else who may use this copy is there
-    if not ticket.due then
-      local group = Shares.group(key)
-      Shares.advance(group, ticket.band, Shares.enter(group, ticket.band, team))
-    end
-    Shares.serve(team, ticket.cost)
+    Ledger.charge(ticket, copy)
     Ledger.lend(ticket, copy, key)
-    return Ledger.lease_value(ticket, ticket.lease)
+    return Ledger.lease_value(ticket, ticket.lease, allowed)
   end
   local refused = not before and make_room(ticket)
   if refused then
@@ -163,7 +161,7 @@ function Ledger.take(replica, wanted)
     return refused
   end
   Ledger.stand(ticket)
-  return place_value(ticket)
+  return place_value(ticket, allowed)
 end
 
 -- Full lines are passed over: the ticket has its place already.

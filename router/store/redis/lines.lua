@@ -39,7 +39,7 @@ function Lines.of(key)
   if line then
     return line
   end
-  line = { max = Limits.line(key), began = meta.now, buckets = {}, total = 0, refused = 0, depth = 0, counts = {}, keeps = {} }
+  line = { max = Limits.line(key), began = meta.now, buckets = {}, total = 0, refused = 0, depth = 0, others = 0, counts = {}, keeps = {} }
   line.lanes = {}
   for i = 1, 4 do
     line.lanes[i] = { since = 0, passed = 0, teams = {} }
@@ -86,6 +86,7 @@ function Lines.add(key, ticket)
     count(line.keeps, number(ticket.keep_alive_s), 1)
   end
   line.depth = line.depth + 1
+  line.others = line.others + (ticket.keys[1] ~= key and 1 or 0)
   lines.set(key, line)
 end
 
@@ -104,6 +105,7 @@ function Lines.remove(key, ticket)
     count(line.keeps, number(ticket.keep_alive_s), -1)
   end
   line.depth = line.depth - 1
+  line.others = line.others - (ticket.keys[1] ~= key and 1 or 0)
   if line.depth == 0 then
     line.refused = 0
     call('ZADD', K.stale, 0, key)
@@ -116,6 +118,25 @@ function Lines.change(key, lane, name, order, old, new)
   Queues.remove_order(key, lane, name, old, order)
   Queues.add_order(key, lane, name, new, order)
   Lines.changed(key)
+end
+
+-- A ticket has left its first line: this is its first now.
+function Lines.comes_first(key)
+  if key then
+    lines.get(key).others = lines.get(key).others - 1
+    Lines.changed(key)
+  end
+end
+
+-- By another team than this one, and not only by those that are held back.
+function Lines.is_waited_for(key, name)
+  local line = lines.get(key)
+  for team in pairs(line and line.counts or {}) do
+    if team ~= name and not Teams.of(team).held then
+      return true
+    end
+  end
+  return false
 end
 
 function Lines.granted(key) -- one of this line got a slot of this key: room for one of those who were sent away
@@ -180,34 +201,51 @@ function Lines.standing(key)
   return found
 end
 
-function Lines.view(key)
-  local line = lines.get(key)
-  local seen, num_ctx, names_no_ctx, oldest, excluded = 0, 0, false, math.huge, {}
-  for lane, record in ipairs(line.lanes) do
+-- What the tickets of a line ask for: those whose first line it is, where there are any, looked at one by one; else, and
+-- mostly, all of them, kind by kind.
+local function asked_in(key, line)
+  local found = {}
+  if line.others > 0 and line.others < line.depth then
+    for _, ticket in ipairs(Lines.standing(key)) do
+      if ticket.keys[1] == key then
+        found[#found + 1] = { Kinds.get(ticket.kind), ticket.arrived, ticket.keep_alive_s }
+      end
+    end
+    return found
+  end
+  local keep_alive_s = false
+  for text in pairs(line.keeps) do
+    keep_alive_s = math.max(keep_alive_s or tonumber(text), tonumber(text))
+  end
+  for _, record in ipairs(line.lanes) do
     for _, queue in pairs(record.teams) do
       for text, head in pairs(queue.kinds) do
-        local each = Kinds.get(text)
-        num_ctx, names_no_ctx = math.max(num_ctx, each.num_ctx), names_no_ctx or each.names_no_ctx
-        seen = seen + 1
-        for node in pairs(each.excluded) do
-          excluded[node] = (excluded[node] or 0) + 1
-        end
-        oldest = math.min(oldest, Lines.ticket_at(head).arrived)
+        found[#found + 1] = { Kinds.get(text), Lines.ticket_at(head).arrived, keep_alive_s }
       end
     end
   end
-  local by_all, keep_alive = {}, false
-  for node, times in pairs(excluded) do
-    if times == seen then
-      by_all[#by_all + 1] = node
+  return found
+end
+
+function Lines.view(key)
+  local line = lines.get(key)
+  local num_ctx, names_no_ctx, oldest, keep_alive_s, excluded, by_all = 0, false, math.huge, false, {}, {}
+  local asked = asked_in(key, line)
+  for _, each in ipairs(asked) do
+    local kind, arrived, keep_s = each[1], each[2], each[3]
+    num_ctx, names_no_ctx = math.max(num_ctx, kind.num_ctx), names_no_ctx or kind.names_no_ctx
+    oldest = math.min(oldest, arrived)
+    keep_alive_s = keep_s and math.max(keep_alive_s or keep_s, keep_s) or keep_alive_s
+    for node in pairs(kind.excluded) do
+      excluded[node] = (excluded[node] or 0) + 1
+      if excluded[node] == #asked then
+        by_all[#by_all + 1] = node
+      end
     end
   end
-  for text in pairs(line.keeps) do
-    keep_alive = math.max(keep_alive or tonumber(text), tonumber(text))
-  end
   return {
-    key, line.depth, number(meta.now - oldest), num_ctx, keep_alive and number(keep_alive) or false, line.max,
-    number(Drain.per_s(line)), by_all, names_no_ctx, line.counts,
+    key, line.depth, number(meta.now - oldest), num_ctx, keep_alive_s and number(keep_alive_s) or false, line.max,
+    number(Drain.per_s(line)), by_all, names_no_ctx, line.counts, line.others,
   }
 end
 

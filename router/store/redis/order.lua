@@ -37,7 +37,8 @@ function Lines.first(key, fits)
   return best
 end
 
--- The first LOOKAHEAD tickets of this choice's lane in fair order, within LOOKAHEAD_TOKENS, until one pleases.
+-- Of the first LOOKAHEAD tickets of this choice's lane in fair order, within LOOKAHEAD_TOKENS, the first that pleases, and
+-- those before it, each of which is overtaken LOOKAHEAD times at most.
 function Lines.look_ahead(choice, fits, pleases)
   local front, tag_max = {}, choice.tag + LOOKAHEAD_TOKENS
   for _, rank in ipairs(Queues.ranked(choice.key, choice.lane)) do
@@ -49,6 +50,7 @@ function Lines.look_ahead(choice, fits, pleases)
       front[#front + 1] = { tag = rank.tag, head = rank.head, orders = orders, at = 1, weight = rank.team.limits.weight }
     end
   end
+  local overtaken = {}
   for _ = 1, LOOKAHEAD do
     local best
     for _, each in ipairs(front) do
@@ -62,8 +64,12 @@ function Lines.look_ahead(choice, fits, pleases)
     end
     local ticket = Lines.ticket_at(best.orders[best.at])
     if pleases(ticket) then
-      return ticket
+      return ticket, overtaken
     end
+    if ticket.passes >= LOOKAHEAD then
+      return nil
+    end
+    overtaken[#overtaken + 1] = ticket
     best.at = best.at + 1
     best.tag, best.head = best.tag + ticket.cost / best.weight, best.orders[best.at]
   end

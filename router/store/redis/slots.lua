@@ -106,8 +106,22 @@ function Ledger.release(ticket)
   return Copies.count_lease(Copies.at(lease.node, lease.weights), -1)
 end
 
+-- For a slot of this copy; one that no other team waited for is free.
+function Ledger.charge(ticket, copy)
+  ticket.charged = false
+  for _, key in ipairs(copy.keys) do
+    ticket.charged = ticket.charged or Lines.is_waited_for(key, ticket.team)
+  end
+  if ticket.charged then
+    Shares.serve(Teams.of(ticket.team), ticket.cost)
+  end
+end
+
 function Ledger.uncharge(ticket)
-  Shares.charge(Teams.of(ticket.team), -ticket.cost)
+  if ticket.charged then
+    Shares.charge(Teams.of(ticket.team), -ticket.cost)
+    ticket.charged = false
+  end
 end
 
 -- As if the lease had not been lent; its ticket stands first.
@@ -121,7 +135,9 @@ end
 
 function Ledger.settle(ticket, tokens) -- what the call really used, in place of its estimate
   local team = Teams.of(ticket.team)
-  Shares.charge(team, math.max(COST_MIN_TOKENS, tokens) - ticket.cost)
+  if ticket.charged then
+    Shares.charge(team, math.max(COST_MIN_TOKENS, tokens) - ticket.cost)
+  end
   Teams.book(team, tokens - ticket.estimate)
 end
 
@@ -146,29 +162,30 @@ local function turn_at(copy)
     return nil
   end
   local fairest = Lines.ticket_at(best.order)
-  local chosen
-  if best.lane > 0 and fairest.passes < LOOKAHEAD and not prefers(fairest, copy.node) then
-    chosen = Lines.look_ahead(best, fits, function(ticket)
+  local chosen, overtaken
+  if best.lane > 0 and not prefers(fairest, copy.node) then
+    chosen, overtaken = Lines.look_ahead(best, fits, function(ticket)
       return prefers(ticket, copy.node)
     end)
   end
-  return { ticket = chosen or fairest, fairest = fairest, choice = best, copy = copy }
+  return { ticket = chosen or fairest, overtaken = overtaken or {}, choice = best, copy = copy }
 end
 
 local function grant(turn)
   local ticket, choice, copy = turn.ticket, turn.choice, turn.copy
-  if ticket ~= turn.fairest then
-    turn.fairest.passes = turn.fairest.passes + 1
-    Ledger.changed_ticket(turn.fairest)
+  for _, before in ipairs(turn.overtaken) do
+    before.passes = before.passes + 1
+    Ledger.changed_ticket(before)
   end
   if choice.lane > 0 then
     Shares.advance(Shares.group(choice.key), ticket.band, choice.tag)
   end
   Lines.served(choice.key, choice.lane, copy.keys)
+  Ledger.charge(ticket, copy)
   Ledger.step_out(ticket)
   local team = Teams.of(ticket.team)
   team.refused = math.max(0, team.refused - 1)
-  Shares.serve(team, ticket.cost)
+  Teams.changed(team)
   local named = {}
   for _, key in ipairs(copy.keys) do
     named[key] = true

@@ -81,7 +81,7 @@ class RedisStore(Store):
         value = await self._session.ask(
             codec.widen(ticket_id, targets),
             lambda book, caller, now_s: book.widen(caller, ticket_id, targets, now_s),
-            lambda value: self._widened(ticket_id, value),
+            lambda value: self._widened(ticket_id, targets, value),
         )
         return widened(value)
 
@@ -186,10 +186,12 @@ class RedisStore(Store):
             self._count(value, 1)
         self._desk.took(ticket, value)
 
-    def _widened(self, ticket_id: str, value: Any) -> None:
+    def _widened(self, ticket_id: str, targets: tuple[str, ...], value: Any) -> None:
         ticket = self._desk.tickets.get(ticket_id)
         if isinstance(value, Lease) and ticket is not None:
             self._took(ticket, value)
+        elif isinstance(value, Place):
+            self._desk.went_further(ticket_id, targets)
 
     def _claim(self, lease: Lease) -> None:
         self._count(lease, 1)

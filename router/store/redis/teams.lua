@@ -70,6 +70,20 @@ function Budget.is_untouched(budget)
   return true
 end
 
+-- As of the last `admit`; nil for a team without limits. Of the limits of tokens the one that another such call would wait
+-- for longest, or that has least left.
+function Budget.left(budget, estimate)
+  local minute, day = budget.minute, budget.day
+  local tokens = minute or day
+  if minute and day then
+    local minute_s, day_s = wait_of(minute, estimate), wait_of(day, estimate)
+    if day_s > minute_s or (day_s == minute_s and day.level < minute.level) then
+      tokens = day
+    end
+  end
+  return (budget.requests or tokens) and { allowance(budget.requests), allowance(tokens) } or nil
+end
+
 -- Books a call and its estimate; or answers why not, and books nothing.
 function Budget.admit(budget, estimate)
   local wait = 0
@@ -80,16 +94,10 @@ function Budget.admit(budget, estimate)
     end
   end
   if wait > 0 then
-    local tokens = budget.minute or budget.day
-    if budget.minute and budget.day then
-      local minute_s, day_s = wait_of(budget.minute, estimate), wait_of(budget.day, estimate)
-      if day_s > minute_s or (day_s == minute_s and budget.day.limit < budget.minute.limit) then
-        tokens = budget.day
-      end
-    end
+    local allowed = Budget.left(budget, estimate)
     local is_requests = budget.requests and wait_of(budget.requests, 1) == wait
     local what = is_requests and 'requests' or 'tokens'
-    return { 'rate', what, allowance(budget.requests), allowance(tokens), number(wait) }
+    return { 'rate', what, allowed[1], allowed[2], number(wait) }
   end
   use(budget.requests, 1)
   Budget.book(budget, estimate)

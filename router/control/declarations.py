@@ -1,0 +1,124 @@
+"""What is declared, kept from one pass of the placer to the next, and told when it changes. `policy` decides."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+from router.fleet.snapshot import Snapshot
+from router.fleet.tickets import LineView
+from router.policy.declared import NOTHING, Declaration, Lack, Standing, asked, holds_of, remember
+from router.policy.experience import Experience, in_line, with_leases
+from router.policy.placement import Load, Mode
+from router.policy.room import NO_HOLDS, Pool
+from router.policy.upkeep import Moment, keep, unkept
+from router.policy.verdicts import lack_text
+
+log = logging.getLogger(__name__)
+
+RECENT_S = 10.0  # a load's doings are seen by the probes that follow it
+TELL_AGAIN_S = 60.0  # reasons change with every load; that something is missing is told once
+
+_QUIET = (Lack.LOADING, Lack.NODE_BUSY)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one pass of the placer sees."""
+
+    lines: Sequence[LineView]
+    snapshot: Snapshot
+    occupancy: Mapping[tuple[str, str], int]
+    experience: Experience
+    loading: Mapping[str, str]  # node -> weights of loads that run
+    leaving: Set[tuple[str, str]]  # what they displace
+    backoff: Mapping[tuple[str, str], float]
+    now_s: float
+    mode: Mode
+
+
+class Declarations:
+    """`declared` may be set anew. `holds` is what loads have to spare, `standings` what came of each declaration."""
+
+    def __init__(self) -> None:
+        self.declared: tuple[Declaration, ...] = ()
+        self.holds = NO_HOLDS
+        self.standings: tuple[Standing, ...] = ()
+        # Whether every node's memory was read: before, what stands already would be loaded elsewhere. Set by wiring.
+        self.has_looked: Callable[[], bool] = lambda: True
+        self._memory = NOTHING
+        self._recent: dict[str, tuple[Load, float]] = {}  # by node: the load that ended last, and when
+        self._told: dict[str, tuple[Lack | None, float]] = {}  # by model
+
+    def __repr__(self) -> str:
+        short = sum(standing.lack is not None for standing in self.standings)
+        return f"<Declarations {len(self.standings)} declared | {short} short>"
+
+    @property
+    def recent(self) -> tuple[Load, ...]:
+        """Loads that have just ended: what they did is still to be seen."""
+        return tuple(load for load, _ in self._recent.values())
+
+    def ended(self, load: Load, now_s: float) -> None:
+        if not load.is_renewal:
+            self._recent[load.node] = (load, now_s)
+
+    def look(self, at: Look) -> None:
+        """Before anything is decided: what stands, and what was lost."""
+        self._recent = {node: kept for node, kept in self._recent.items() if at.now_s - kept[1] < RECENT_S}
+        if at.mode is not Mode.MANAGED or not self.declared:
+            self._memory, self.holds = NOTHING, NO_HOLDS
+            self.standings = unkept(self.declared, at.snapshot)
+            return
+        ended = self.recent
+        self._memory = remember(
+            self._memory,
+            self.declared,
+            at.snapshot,
+            loading=at.loading,
+            leaving=at.leaving,
+            loaders={**{load.node: load.weights for load in ended}, **at.loading},
+            displaced=at.leaving | {(load.node, weights) for load in ended for weights in load.displaces},
+            now_s=at.now_s,
+        )
+        self.holds = holds_of(self.declared, at.snapshot, loading=at.loading, leaving=at.leaving, memory=self._memory)
+
+    def keep(self, at: Look) -> tuple[Load, ...]:
+        """After the lines were served: what is to be loaded or renewed."""
+        if at.mode is not Mode.MANAGED or not self.declared or not self.has_looked():
+            return ()
+        waiting = in_line(at.lines, at.snapshot)
+        pool = Pool(
+            at.snapshot,
+            at.occupancy,
+            at.experience,
+            with_leases(waiting, at.occupancy),
+            waiting,
+            at.leaving,
+            at.now_s,
+            self.holds,
+        )
+        loads, self.standings = keep(self.declared, Moment(pool, at.loading, at.backoff, self._memory))
+        self._memory = asked(self._memory, loads, at.now_s)
+        self._tell(at)
+        return loads
+
+    def _tell(self, at: Look) -> None:
+        """Once for each change between whole and short, and what keeps it short once a minute at most."""
+        told, self._told = self._told, {}
+        for standing in self.standings:
+            key, lack = standing.declaration.key, standing.lack
+            known, at_s = told.get(key, (None, -math.inf))
+            is_other = lack is not known or key not in told
+            is_early = lack is Lack.NOT_ON_DISK and not at.snapshot.all_read
+            is_repeat = lack is not None and known is not None and at.now_s - at_s < TELL_AGAIN_S
+            if not is_other or is_early or is_repeat:
+                self._told.update({key: told[key]} if key in told else {})
+                continue
+            self._told[key] = (lack, at.now_s)
+            if lack is None:
+                log.info("%s stands as declared, on %s", key, ", ".join(standing.nodes))
+            else:
+                log.log(logging.INFO if lack in _QUIET else logging.WARNING, "%s", lack_text(standing))

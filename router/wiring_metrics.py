@@ -1,0 +1,45 @@
+"""Metrics joined to what they are read from at a scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from router import meaning
+from router.control.keeper import FleetKeeper
+from router.control.placer import Placer
+from router.control.watch import Watch
+from router.discovery.static import StaticDiscovery
+from router.settings import Settings
+from router.store.either import PoolStore
+from router.telemetry.gauges import Sources
+from router.telemetry.logs import Logs
+from router.telemetry.metrics import Metrics
+
+
+def metrics_of(  # noqa: PLR0917 - joined here and nowhere else
+    settings: Settings,
+    store: PoolStore,
+    discovery: StaticDiscovery,
+    logs: Logs,
+    keeper: Callable[[], FleetKeeper],
+    placer: Callable[[], Placer],
+    watch: Callable[[], Watch],
+) -> Metrics:
+    """The last three are looked up at the scrape: they come after what they tell."""
+    sources = Sources(
+        snapshot=lambda: keeper().snapshot,
+        occupancy=lambda: store.occupancy,
+        lines=store.lines,
+        queue_limit=lambda key: store.limits.of(key),  # noqa: PLW0108 - the limits may be set anew
+        circuits=lambda: keeper().circuits(),
+        discovered=lambda: {discovery.source: len(discovery.nodes)},
+        standings=lambda: placer().declarations.standings,
+        troubles=lambda: watch().troubles,
+        log_lines_dropped=lambda: logs.dropped,
+        is_degraded=lambda: store.is_alone,
+        redis_up=lambda: store.is_up,
+    )
+    told = settings.metrics
+    named = meaning.named_models(settings)
+    teams_max = told.teams_max if told.teams else None
+    return Metrics(sources, models_max=told.models_max, named=named, teams_max=teams_max)
