@@ -9,41 +9,37 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Protocol
 
 from router.control.declarations import Declarations, Look
 from router.control.keeper import FleetKeeper
+from router.control.node_memory import NodeMemory, PlacerApi, context_of, too_much_for
 from router.errors import LoadFailed, NoNode, NotLoaded, Refusal, Rejection
-from router.fleet.node import Node, NodeSpec
-from router.fleet.reports import MalformedReport, PsEntry, parse_ps
 from router.fleet.tickets import LineView
 from router.policy.degraded import loading_node
-from router.policy.experience import NOTHING_LEARNT, loaded, looked
+from router.policy.experience import NOTHING_LEARNT, did_not_fit, loaded, looked
 from router.policy.guard import KEEP_ALIVE_MIN_S
-from router.policy.placement import Action, Cause, Load, LoadFailure, Mode, Refuse, failed_again, hopeless, place
-from router.policy.room import OFFERED_S
+from router.policy.placement import Action, Displace, Load, LoadFailure, Mode, Refuse, failed_again, hopeless, place
+from router.policy.room import Held
 from router.seams import Clock, NodeFailed, Store
-from router.wire.names import key_of
 
 log = logging.getLogger(__name__)
 
 PASS_EVERY_S = 1.0  # nothing is lost when a wake-up is: the next pass sees the same line
 RESTS = 4.0  # after a pass, in passes: they take a fifth of the loop at most
 RETRY_AFTER_S = 5.0
-MEMORY_READ_S = 2.0  # those in line wait for it; a node that is slower to list its memory is believed unseen
 FAILURES_MAX = 1000  # copies with a failed load remembered; a pool has fewer (node, model) pairs that fail at once
 
 
-class PlacerApi(Protocol):
-    """The part of a node's api that is asked here."""
+@dataclass(slots=True)
+class Loading:
+    """A load that runs, and what its node had in memory before. `since_s`: its beginning, or when it displaced last."""
 
-    async def ps(self, node: NodeSpec) -> tuple[bytes, float | None]: ...
-
-    async def load(self, node: NodeSpec, model: str, num_ctx: int, keep_alive_s: float | None) -> float: ...
-
-    async def unload(self, node: NodeSpec, model: str) -> None: ...
+    load: Load
+    since_s: float
+    before: dict[str, Held]
+    task: asyncio.Task[None] | None = None
 
 
 class Placer:
@@ -67,7 +63,8 @@ class Placer:
         self._clock = clock
         self.mode = mode
         self._observe = observe
-        self._loads: dict[str, tuple[Load, asyncio.Task[None]]] = {}
+        self._memory = NodeMemory(api, keeper, store, clock)
+        self._loads: dict[str, Loading] = {}
         self._failures: dict[tuple[str, str], LoadFailure] = {}
         self.experience = NOTHING_LEARNT
         self.declarations = Declarations()
@@ -79,16 +76,17 @@ class Placer:
     @property
     def loading(self) -> dict[str, str]:
         """The weights that each node is asked to load, by node."""
-        return {node: load.weights for node, (load, _) in self._loads.items()}
+        return {node: running.load.weights for node, running in self._loads.items()}
 
     @property
     def leaving(self) -> frozenset[tuple[str, str]]:
         """What these loads displace, by (node, weights)."""
-        return frozenset((node, weights) for node, (load, _) in self._loads.items() for weights in load.displaces)
+        loads = [running.load for running in self._loads.values()]
+        return frozenset((load.node, weights) for load in loads for weights in load.displaces)
 
     def recent(self) -> tuple[Load, ...]:
         """Loads that run or have just ended."""
-        return (*self.declarations.recent, *(load for load, _ in self._loads.values()))
+        return (*self.declarations.recent, *(running.load for running in self._loads.values()))
 
     @property
     def failures(self) -> Mapping[tuple[str, str], LoadFailure]:
@@ -115,7 +113,7 @@ class Placer:
         Those that take longer die with it all the same: whoever stops this process does not wait for ever."""
         self.is_leaving = True
         await self._store.lead(wants=False)
-        running = {task for _, task in self._loads.values()}
+        running = {running.task for running in self._loads.values() if running.task is not None}
         if not running:
             return
         _, late = await asyncio.wait(running, timeout=within_s)
@@ -157,6 +155,7 @@ class Placer:
             experience=at.experience,
             leaving=at.leaving,
             holds=self.declarations.holds,
+            since_s={node: running.since_s for node, running in self._loads.items()},
         )
 
     @property
@@ -167,38 +166,54 @@ class Placer:
         for action in (self._named_by_all(action) for action in actions):
             if isinstance(action, Refuse):
                 await self._store.refuse(action.key, _refusal(action))
+            elif isinstance(action, Displace):
+                await self._displace(action, epoch)
             elif await self._store.begin(action.node, action.weights, loading=True, epoch=epoch):
                 for weights in action.displaces:
                     # Ollama waits for what runs there; whatever came now would wait for two loads.
                     await self._store.begin(action.node, weights, loading=False, epoch=epoch)
-                task = asyncio.create_task(self._load(action), name=f"load {action.key} on {action.node}")
-                self._loads[action.node] = (action, task)
+                running = Loading(action, self._clock.now_s(), self._memory.held(action.node))
+                running.task = asyncio.create_task(self._load(running), name=f"load {action.key} on {action.node}")
+                self._loads[action.node] = running
 
-    def _named_by_all(self, action: Load | Refuse) -> Load | Refuse:
+    async def _displace(self, action: Displace, epoch: int) -> None:
+        """For a load that should have ended long ago. What it displaces is told when the load ends."""
+        running = self._loads.get(action.node)
+        if running is None or not await self._store.begin(action.node, action.weights, loading=False, epoch=epoch):
+            return
+        load = running.load
+        log.info("%s on %s waits for memory: %s gets no new calls there", load.key, load.node, action.weights[:19])
+        running.load = replace(load, displaces=(*load.displaces, action.weights))
+        running.since_s = self._clock.now_s()
+        await self._memory.let_go(load, (action.weights,))
+
+    def _named_by_all(self, action: Action) -> Action:
         """Without the store every replica that has tickets for a model must ask the same node: Ollama loads once."""
-        if isinstance(action, Refuse) or action.is_renewal or not self._store.is_alone:
+        if not isinstance(action, Load) or action.is_renewal or not self._store.is_alone:
             return action
         row = loading_node(self._keeper.snapshot.holding(action.key).by_node.values())
         if row is None or row.node == action.node or row.node in self._loads:
             return action
         return replace(action, node=row.node, model=row.name, weights=row.weights, displaces=())
 
-    async def _load(self, load: Load) -> None:
+    async def _load(self, running: Loading) -> None:
         """Never ends without a word, and never leaves its node marked as loading here."""
+        load = running.load
         try:
-            await self._carry_out(load)
+            await self._carry_out(running)
         except Exception:
             # A supervisor: whatever the load did to us, its node may load again.
             log.exception("the end of loading %s on %s went untold", load.key, load.node)
         finally:
             try:
-                await self._tell_displaced(load)
+                await self._memory.tell_displaced(running.load)
             finally:
                 self._loads.pop(load.node, None)
-                self.declarations.ended(load, self._clock.now_s())
+                self.declarations.ended(running.load, self._clock.now_s())
                 self._keeper.wake_placer()
 
-    async def _carry_out(self, load: Load) -> None:
+    async def _carry_out(self, running: Loading) -> None:
+        load = running.load
         reason = "renew" if load.is_renewal else load.cause.value
         began_s = self._clock.now_s()
         log.info("loading %s on %s (%s)", load.key, load.node, reason)
@@ -219,77 +234,35 @@ class Placer:
         self._failures.pop((load.node, load.weights), None)
         self._observe(load.node, load.key, reason, "ok", took_s)
         log.info("loaded %s on %s in %.1f s", load.key, load.node, took_s)
-        if not load.displaces and not load.is_renewal:  # else it waited for what had to go, or had nothing to load
-            self.experience = loaded(self.experience, load.weights, took_s)
-        has_ctx = await self._context_of(load)
+        has_ctx = await self._learn(running, took_s)
         await self._keeper.loaded(load.node, load.weights, load.num_ctx, has_ctx=has_ctx, is_renewal=load.is_renewal)
+
+    async def _learn(self, running: Loading, took_s: float) -> int:
+        """From a load that is done. Answers the context of the copy before anybody is let in: a call that asks for more
+        would reload it. 0: unknown."""
+        load = running.load
+        if not load.is_renewal:
+            waited = bool(running.load.displaces)
+            self.experience = loaded(self.experience, load.weights, took_s, waited=waited)
+        node = self._keeper.snapshot.nodes.get(load.node)
+        memory = None if node is None else await self._memory.read(node)
+        if node is None or memory is None:
+            return 0
+        too_much = None if load.is_renewal else too_much_for(load, node, running.before, memory)
+        if too_much is not None:
+            self.experience = did_not_fit(self.experience, load.node, too_much)
+        return context_of(load, node, memory)
 
     async def _ask_to_load(self, load: Load) -> float:
         keep_alive_s = load.keep_alive_s
         if keep_alive_s is not None and keep_alive_s < KEEP_ALIVE_MIN_S:
             keep_alive_s = None  # as for forwarded calls: what is loaded for a line must not vanish under it
-        await self._offer(load)
+        await self._memory.let_go(load, load.displaces)
         spec = self._keeper.spec_of(load.node)
         took_s = await self._api.load(spec, load.model, load.num_ctx, keep_alive_s)
         if self._keeper.spec_of(load.node).url != spec.url:
             raise NodeFailed(0, "another node has its name now")
         return took_s
-
-    async def _offer(self, load: Load) -> None:
-        """Ollama evicts the copy with the shortest keep-alive first (server/sched.go, ByDurationAndName). What is idle
-        and goes for a declared copy is unloaded outright: that was decided, whatever Ollama would find room for."""
-        node = self._keeper.snapshot.nodes.get(load.node)
-        if node is None:
-            return
-        for weights in load.displaces:
-            copy, keys = node.copies.get(weights), node.keys_of(weights)
-            if copy is None or not keys:
-                continue
-            name = node.models[keys[0]].name
-            is_idle = not self._store.occupancy.get((load.node, weights))
-            try:
-                if load.cause is not Cause.LINE and is_idle:
-                    await self._api.unload(node.spec, name)
-                    log.info("unloaded %s on %s for %s", keys[0], load.node, load.key)
-                else:
-                    # As a renewal: it names the loaded context, or a copy that was loaded with another one reloads.
-                    await self._api.load(node.spec, name, copy.num_ctx, OFFERED_S)
-            except NodeFailed as failed:
-                log.warning("%s on %s keeps its keep-alive: %s", keys[0], load.node, failed.text)
-
-    async def _context_of(self, load: Load) -> int:
-        """What the copy has, before anybody is let in: a call that asks for more would reload it. 0: unknown."""
-        node = self._keeper.snapshot.nodes.get(load.node)
-        if node is None:
-            return 0
-        sharing = {load.key, *node.keys_of(load.weights)}
-        return next((entry.num_ctx for entry in await self._resident(node) if entry.key in sharing), 0)
-
-    async def _tell_displaced(self, load: Load) -> None:
-        """What the load was to displace gets calls again where Ollama kept it after all."""
-        node = self._keeper.snapshot.nodes.get(load.node)
-        if node is None or not load.displaces:
-            return
-        resident = {entry.key for entry in await self._resident(node)}
-        for weights in load.displaces:
-            if resident.isdisjoint(node.keys_of(weights)):
-                await self._keeper.not_loaded(load.node, weights)
-            else:
-                await self._keeper.kept(load.node, weights)
-
-    async def _resident(self, node: Node) -> Sequence[PsEntry]:
-        """What it has in memory now. The keeper hears it before anybody places again: by the next probe a copy that has
-        just come would take no room, and one that has just gone would still get calls."""
-        asked_at_s = self._store.now_s()
-        try:
-            async with asyncio.timeout(MEMORY_READ_S):
-                body, node_now_s = await self._api.ps(node.spec)
-            entries = parse_ps(body, key_of)
-        except (NodeFailed, MalformedReport, TimeoutError) as error:
-            log.warning("what %s has in memory stays unknown until the next probe: %s", node.name, error)
-            return ()
-        await self._keeper.saw_ps(node.name, entries, node_now_s or self._clock.wall_s(), asked_at_s)
-        return entries
 
     def _note_failure(self, copy: tuple[str, str], failed: NodeFailed) -> None:
         if copy not in self._failures and len(self._failures) >= FAILURES_MAX:

@@ -41,13 +41,14 @@ class Utilization(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Experience:
-    """By weights, but for `ready_since`. `heat` is how many slots a model would have kept busy of late, `utilization`
-    how much of those that it had."""
+    """By weights, but for `ready_since` and `vram_bytes`. `heat` is how many slots a model would have kept busy of
+    late, `utilization` how much of those that it had. `vram_bytes` is by node: so much did not fit."""
 
     heat: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     resident_bytes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     load_s: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     ready_since: Mapping[Copy, float] = field(default_factory=lambda: MappingProxyType({}))
+    vram_bytes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     utilization: Mapping[str, Utilization] = field(default_factory=lambda: MappingProxyType({}))
     at_s: float = -math.inf  # of the last look
 
@@ -80,8 +81,10 @@ def looked(
         weights: old.heat_of(weights) * kept + asked.get(weights, 0.0) * (1.0 - kept)
         for weights in {**old.heat, **asked}
     }
-    sizes, since, slots = dict(old.resident_bytes), {}, dict.fromkeys(asked, 0)
+    sizes, since, slots, held = dict(old.resident_bytes), {}, dict.fromkeys(asked, 0), dict.fromkeys(old.vram_bytes, 0)
     for node, copy in snapshot.copies():
+        if node.name in held:
+            held[node.name] += copy.vram_bytes
         sizes[copy.weights] = max(copy.vram_bytes, copy.size_bytes) or sizes.get(copy.weights, 0)
         if copy.state is CopyState.READY:
             place = (node.name, copy.weights)
@@ -92,9 +95,16 @@ def looked(
         resident_bytes=MappingProxyType(sizes),
         load_s=old.load_s,
         ready_since=MappingProxyType(since),
+        vram_bytes=MappingProxyType({node: size for node, size in old.vram_bytes.items() if held[node] < size}),
         utilization=MappingProxyType(_utilization(old, asked, slots, now_s)),
         at_s=now_s,
     )
+
+
+def did_not_fit(old: Experience, node: str, size_bytes: int) -> Experience:
+    """A node that evicted something for a load has less memory than all that would have taken."""
+    known = old.vram_bytes.get(node, size_bytes)
+    return replace(old, vram_bytes=MappingProxyType({**old.vram_bytes, node: min(known, size_bytes)}))
 
 
 def _utilization(
@@ -114,7 +124,10 @@ def _share(asked: Mapping[str, float], slots: Mapping[str, int], weights: str) -
     return min(1.0, asked.get(weights, 0.0) / max(1, slots.get(weights, 0)))
 
 
-def loaded(old: Experience, weights: str, took_s: float) -> Experience:
+def loaded(old: Experience, weights: str, took_s: float, *, waited: bool = False) -> Experience:
+    """`waited`: for what had to go first. Then it took no longer than that, and perhaps less."""
+    if waited and took_s >= old.load_s_of(weights, old.resident_bytes.get(weights, 0)):
+        return old
     known = old.load_s.get(weights, took_s)
     mean_s = known + (took_s - known) * LOAD_WEIGHT
     return replace(old, load_s=MappingProxyType({**old.load_s, weights: mean_s}))

@@ -7,7 +7,7 @@ declared copies ask for beside the lines is `policy.declared`'s; here they are s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from heapq import nsmallest
@@ -20,7 +20,7 @@ from router.fleet.snapshot import Row, Snapshot, point_of
 from router.fleet.tickets import LineView
 from router.policy.experience import NOTHING_LEARNT, Experience, in_line, with_leases
 from router.policy.filters import has_context, usable
-from router.policy.room import NO_HOLDS, Cost, Holds, Pool, cost_of
+from router.policy.room import LATE, LATE_S_MIN, NO_HOLDS, Cost, Holds, Pool, cost_of, in_the_way
 
 SECOND_AFTER_S = 2.0  # a line that is younger, or its copies, may be a burst that is served in a moment
 BUSY = 0.7  # of its slots in use: below it a model has enough of them, and a line is a burst
@@ -74,7 +74,15 @@ class Refuse:
     kind: Rejection
 
 
-Action = Load | Refuse
+@dataclass(frozen=True, slots=True)
+class Displace:
+    """A running load waits for memory: so that its node comes to load it, this copy gets no new calls until it has."""
+
+    node: str
+    weights: str
+
+
+Action = Load | Refuse | Displace
 
 
 class Wants(StrEnum):
@@ -113,9 +121,11 @@ def place(
     experience: Experience = NOTHING_LEARNT,
     leaving: Set[tuple[str, str]] = frozenset(),
     holds: Holds = NO_HOLDS,
+    since_s: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[Action, ...]:
     """`loading`: node -> weights of loads that run, and `leaving`: the copies that they displace. `backoff`: (node,
     weights) -> not before, on the clock of now_s. `holds`: declared copies that stand.
+    `since_s`: by node, when its load began, or displaced something last.
 
     The line that waits longest chooses first. Those of nobody but calls that overflowed take what is left.
     """
@@ -152,7 +162,19 @@ def place(
                 row, displaced = chosen
                 loads[row.node] = _asking(_load(line.model, row, wants, displaced), line, wants)
                 pool = replace(pool, leaving=pool.leaving | {(row.node, weights) for weights in displaced})
-    return (*loads.values(), *refusals)
+    return (*loads.values(), *refusals, *_late(loading, since_s, pool))
+
+
+def _late(loading: Mapping[str, str], since_s: Mapping[str, float], pool: Pool) -> Iterator[Displace]:
+    """One copy for each load that should have ended long ago."""
+    for name, weights in loading.items():
+        node, began_s = pool.snapshot.nodes.get(name), since_s.get(name)
+        if node is None or began_s is None:
+            continue
+        due_s = max(LATE_S_MIN, LATE * pool.load_s(weights, pool.experience.resident_bytes.get(weights, 0)))
+        going = in_the_way(node, weights, pool) if pool.now_s - began_s >= due_s else None
+        if going is not None:
+            yield Displace(name, going)
 
 
 def _choose(

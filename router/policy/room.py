@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from router.fleet.node import Copy, CopyState, Node
 from router.fleet.slots import slots_of
@@ -20,10 +21,19 @@ MAX_LOADED = 3  # OLLAMA_MAX_LOADED_MODELS for one GPU; a node that ever holds m
 HEADROOM = 1.5  # calls come in bursts: other copies can stand in for one that goes when they have this much more
 STAY = 1.0  # loads' time that a copy serves at least before it may be taken from those who use it
 
+LATE = 2.0  # times as long as it should take, a load waits for memory
+LATE_S_MIN = 20.0  # disks are cold at times
 OFFERED_S = 60.0  # keep-alive of a copy that should go first: below the default of 300, above most loads
 SETTLE_S = 1.0  # until those who waited for a copy have reached it: Ollama takes it for idle before
 
 Place = tuple[str, str]
+
+
+class Held(NamedTuple):
+    """What a copy took in its node's memory before a load."""
+
+    size_bytes: int
+    expires_at_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +91,12 @@ class Pool:
             (round(node.models[key].size_bytes * RESIDENT) for key in node.keys_of(copy.weights)), default=0
         )
 
+    def vram_bytes(self, node: Node) -> int | None:
+        """What is declared, else less than what was too much; None where nobody can tell."""
+        too_much = self.experience.vram_bytes.get(node.name)
+        learnt = None if too_much is None else too_much - 1
+        return learnt if node.spec.vram_bytes is None else node.spec.vram_bytes
+
     def slots_of(self, row: Row) -> int:
         """Of a copy there, whether it is in memory or not."""
         node = self.snapshot.nodes[row.node]
@@ -123,10 +139,35 @@ def cost_of(row: Row, pool: Pool) -> Cost:
         is_foreseeable=not displaced or min(pool.ready_for_s((node.name, name)) for name in node.copies) >= SETTLE_S,
         is_waited_for=any(pool.waiting.get(copy.weights, 0) for copy, _ in for_good),
         may_go=all(slots == 0.0 or _has_stayed(copy, node, own_s, pool) for copy, slots in lost),
-        fits=None if node.spec.vram_bytes is None else not displaced and _fits(need, node, copies, pool),
-        free_bytes=max(0, (node.spec.vram_bytes or 0) - _held(copies, node, pool) - need),
+        fits=None if pool.vram_bytes(node) is None else not displaced and _fits(need, node, copies, pool),
+        free_bytes=max(0, (pool.vram_bytes(node) or 0) - _held(copies, node, pool) - need),
         needs_pinned=bool(pins) and (is_crowded or not _may_load(need, node, copies, pool)),
     )
+
+
+def in_the_way(node: Node, weights: str, pool: Pool) -> str | None:
+    """What should leave next for a load that waits for memory which we thought was free: while its calls go on coming,
+    Ollama waits for it without end. None where nothing more may go."""
+    copies = [
+        copy
+        for copy in node.copies.values()
+        if copy.weights != weights and (node.name, copy.weights) not in pool.leaving
+    ]
+    copies = [copy for copy in copies if copy.state is CopyState.READY and _may_go(copy, node, pool)]
+    need = pool.experience.resident_bytes.get(weights, 0)
+    return _next_to_go(copies, node, need, pool).weights if copies else None
+
+
+def took_room(before: Mapping[str, Held], after: Set[str], need: int, now_s: float) -> int | None:
+    """How many bytes a node has less than, where a load of `need` made it evict some of what it had `before`, by
+    weights: what is not there `after` it. None where nothing had to go, or for its age or for their number.
+
+    `now_s` is on the clock of `Held.expires_at_s`.
+    """
+    gone = [held for weights, held in before.items() if weights not in after]
+    if not gone or len(before) >= MAX_LOADED or any(held.expires_at_s <= now_s for held in gone):
+        return None
+    return sum(held.size_bytes for held in before.values()) + round(need * VRAM_MARGIN)
 
 
 def lost_slots(copy: Copy, node: Node, pool: Pool) -> float:
@@ -175,9 +216,10 @@ def _next_to_go(copies: list[Copy], node: Node, need: int, pool: Pool) -> Copy:
 
 
 def _fits(need: int, node: Node, copies: list[Copy], pool: Pool, beside: int = 0) -> bool:
-    if node.spec.vram_bytes is None:
+    vram_bytes = pool.vram_bytes(node)
+    if vram_bytes is None:
         return True  # nobody can tell
-    return need * VRAM_MARGIN <= node.spec.vram_bytes - _held(copies, node, pool) - beside
+    return need * VRAM_MARGIN <= vram_bytes - _held(copies, node, pool) - beside
 
 
 def _held(copies: list[Copy], node: Node, pool: Pool) -> int:

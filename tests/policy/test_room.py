@@ -7,8 +7,9 @@ from types import MappingProxyType
 
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
-from router.policy.experience import NOTHING_LEARNT, Experience, Utilization, loaded, looked
-from router.policy.placement import Load, Mode, place
+from router.policy.experience import NOTHING_LEARNT, Experience, Utilization, did_not_fit, loaded, looked
+from router.policy.placement import Displace, Load, Mode, place
+from router.policy.room import LATE, Held, took_room
 from tests.fleet.builders import fleet, node
 
 NOW_S = 1000.0
@@ -119,6 +120,8 @@ def test_load_times_follow_what_loads_take() -> None:
     assert NOTHING_LEARNT.load_s_of("w", 8_000_000_000) == 8.0
     once = loaded(NOTHING_LEARNT, "w", 20.0)
     assert loaded(once, "w", 10.0).load_s_of("w", 1) == 15.0
+    assert loaded(once, "w", 30.0, waited=True) == once, "it waited for what had to go, nobody knows how long"
+    assert loaded(once, "w", 10.0, waited=True).load_s_of("w", 1) == 15.0
 
 
 def test_a_copy_that_no_probe_has_seen_yet_takes_its_room_all_the_same() -> None:
@@ -154,3 +157,59 @@ def test_utilization_is_a_mean_over_the_time_since_a_model_was_asked_for_first()
     waiting = looked(seen, (line("x", 100, 1.0),), snapshot, {}, 5.0)
     assert seen.utilization_of("w:x") < waiting.utilization_of("w:x") < 0.62, "never more than all of its slots"
     assert looked(waiting, (), snapshot, {}, 5.0).utilization == waiting.utilization, "no time has passed"
+
+
+# memory that nobody has declared
+
+
+def undeclared() -> Snapshot:
+    return fleet(node("a", disk="x y z", ready="x y", slots=1, size_bytes=1000))
+
+
+def test_what_once_did_not_fit_makes_room_the_next_time() -> None:
+    assert loads(undeclared(), line("z", depth=1, wait_s=0)) == [("a", "z", ())]
+    learnt = did_not_fit(replace(OLD, resident_bytes=MappingProxyType({"w:z": 1000})), "a", 3250)
+    assert len(loads(undeclared(), line("z", depth=1, wait_s=0), experience=learnt)[0][2]) == 1
+    assert loads(fleet(node("a", disk="z")), line("z", depth=1, wait_s=0), experience=learnt) == [("a", "z", ())]
+
+
+def test_a_node_that_holds_what_should_not_fit_has_more_memory_than_that() -> None:
+    learnt = did_not_fit(NOTHING_LEARNT, "a", 2000)
+    assert did_not_fit(learnt, "a", 3000).vram_bytes == {"a": 2000}
+    assert looked(learnt, (), undeclared(), {}, 1.0).vram_bytes == {}
+    assert looked(did_not_fit(learnt, "a", 1999), (), fleet(node("a", ready="x")), {}, 1.0).vram_bytes == {"a": 1999}
+
+
+def test_what_went_for_a_load_tells_how_much_is_too_much() -> None:
+    before = {"x": Held(1000, 900.0), "y": Held(500, 50.0)}
+    assert took_room(before, {"y"}, 800, 100.0) == 2500
+    assert took_room(before, {"x"}, 800, 100.0) is None, "it may have gone for its age"
+    assert took_room(before, {"x", "y"}, 800, 100.0) is None, "nothing went"
+    assert took_room({**before, "z": Held(1, 900.0)}, {"y", "z"}, 800, 100.0) is None, "it may have gone for the number"
+
+
+def test_a_load_that_waits_for_memory_gets_it_by_sending_calls_elsewhere() -> None:
+    """Ollama waits until a copy is idle, and while calls go on coming it never is."""
+    busy = {("a", "w:x"): 1, ("a", "w:y"): 1}
+    snapshot = fleet(node("a", disk="x y z", ready="x y", loading="z"))
+
+    def late(began_s: float, leaving: frozenset[tuple[str, str]] = frozenset()) -> list[str]:
+        actions = place(
+            (line("z", depth=1, wait_s=60),),
+            snapshot,
+            loading={"a": "w:z"},
+            backoff={},
+            now_s=NOW_S,
+            mode=Mode.ON_DEMAND,
+            occupancy=busy,
+            experience=OLD,
+            leaving=leaving,
+            since_s={"a": began_s},
+        )
+        return [action.weights for action in actions if isinstance(action, Displace)]
+
+    assert late(NOW_S - LATE * 10.0 + 1.0) == []
+    (first,) = late(NOW_S - LATE * 10.0)
+    (second,) = late(NOW_S - LATE * 10.0, frozenset({("a", first)}))
+    assert {first, second} == {"w:x", "w:y"}
+    assert late(0.0, frozenset({("a", first), ("a", second)})) == [], "nothing is left that could go"

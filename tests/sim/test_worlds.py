@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -128,6 +129,22 @@ def test_fifty_cold_calls_at_two_replicas_are_one_load() -> None:
     world = run(pool(client={"patience_s": 600}), "ours", [0.1 + number / 1000 for number in range(50)])
     assert [stay.model for stay in world.history.stays if stay.ready_s is not None and stay.ready_s < 5] == ["m:latest"]
     assert all(call.fate is Fate.SERVED for call in world.clients.calls)
+
+
+def test_a_model_gets_its_memory_where_none_is_declared_and_the_card_is_busy_all_the_time() -> None:
+    """What Ollama would have to evict is never idle by itself; what was learnt the first time is known the second."""
+    chat = {"share": 1, "kind": "chat", "slots": 2, "vram_gib": 9, "load_s": 3, "prefill_tps": 1000, "decode_tps": 50}
+    models = [{**chat, "name": name, "decode_exponent": 0.75} for name in "xyz"]
+    scenario = scenario_of(pool(models=models, nodes=[{"name": "n", "count": 1, "vram_gib": 24}]), Path())
+    world = World(scenario, "ours")
+    for card in world.cards.values():
+        card.spec = replace(card.spec, vram_bytes=None)
+    team = scenario.teams[0]
+    busy = [Request(number, number / 2, scenario.models[number % 2], team, 500, 100, ()) for number in range(240)]
+    late = [Request(1000 + number, 20.0 + 40.0 * number, scenario.models[2], team, 500, 100, ()) for number in range(2)]
+    world.run(sorted([*busy, *late], key=lambda request: request.at_s))
+    asked = [call for call in world.clients.calls if call.request.number >= 1000]
+    assert [call.fate for call in asked] == [Fate.SERVED, Fate.SERVED]
 
 
 def test_a_call_with_a_slot_waiting_costs_the_store_one_round_trip() -> None:

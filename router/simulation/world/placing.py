@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from router.control.keeper import FleetKeeper
 from router.errors import LoadFailed, NoNode
 from router.fleet.snapshot import Row
-from router.policy.experience import NOTHING_LEARNT, loaded, looked
-from router.policy.placement import Load, LoadFailure, Mode, Refuse, failed_again, hopeless, place
-from router.policy.room import OFFERED_S
+from router.policy.experience import NOTHING_LEARNT, did_not_fit, loaded, looked
+from router.policy.placement import Displace, Load, LoadFailure, Mode, Refuse, failed_again, hopeless, place
+from router.policy.room import OFFERED_S, Held, took_room
 from router.simulation.facts import Ready, Want, Work
 from router.simulation.world.agenda import at_once
 from router.simulation.world.card import Heard
@@ -25,6 +26,17 @@ WAKES_APART_S = 0.05  # a process that is woken while it passes passes once more
 WORDS = "the node went away while it loaded"
 
 
+@dataclass(slots=True)
+class Loading:
+    """A load that runs: since when, or since it displaced something last, what was in memory before, and the connection
+    that asked."""
+
+    load: Load
+    since_s: float
+    before: Mapping[str, Held]
+    number: int = 0
+
+
 class Placing:
     """Owns the loads of one replica. Only the leader passes over the lines; the epoch is the store's to compare."""
 
@@ -33,7 +45,7 @@ class Placing:
         self._store = store
         self._keeper = keeper
         self._leads = leads
-        self._loads: dict[str, tuple[Load, int]] = {}  # by node: what loads there, and the connection that asked
+        self._loads: dict[str, Loading] = {}  # by node
         self._failures: dict[tuple[str, str], LoadFailure] = {}
         self._experience = NOTHING_LEARNT
         self._is_awake = False
@@ -67,8 +79,8 @@ class Placing:
 
     def die(self) -> None:
         """A load dies with the connection that asked for it."""
-        for node, (_, number) in self._loads.items():
-            self._replica.cards[node].leave(number)
+        for node, running in self._loads.items():
+            self._replica.cards[node].leave(running.number)
         self._loads.clear()
 
     def _pass(self) -> None:
@@ -82,26 +94,38 @@ class Placing:
         actions = place(
             lines,
             self._keeper.snapshot,
-            loading={node: load.weights for node, (load, _) in self._loads.items()},
+            loading={node: running.load.weights for node, running in self._loads.items()},
+            since_s={node: running.since_s for node, running in self._loads.items()},
             backoff={copy: failure.until_s for copy, failure in self._failures.items()},
             now_s=now_s,
             mode=Mode.ON_DEMAND,
             occupancy=self._store.occupancy,
             experience=self._experience,
-            leaving={(load.node, weights) for load, _ in self._loads.values() for weights in load.displaces},
+            leaving={(node, weights) for node, running in self._loads.items() for weights in running.load.displaces},
         )
         for action in actions:
             if isinstance(action, Refuse):
                 at_once(self._store.refuse(action.key, NoNode("no node that has it is up")))
+            elif isinstance(action, Displace):
+                self._displace(action)
             elif at_once(self._store.begin(action.node, action.weights, loading=True, epoch=self.epoch)):
                 for weights in action.displaces:
-                    at_once(self._store.begin(action.node, weights, loading=False, epoch=self.epoch))
-                    self._offer(action.node, weights)
+                    self._let_go(action.node, weights)
                 self._load(action)
         for line in lines:
             words = hopeless(line, self._keeper.snapshot, self._failures, now_s)
             if words is not None:
                 at_once(self._store.refuse(line.model, LoadFailed(words)))
+
+    def _displace(self, action: Displace) -> None:
+        running = self._loads[action.node]
+        running.load = replace(running.load, displaces=(*running.load.displaces, action.weights))
+        running.since_s = self._replica.agenda.now_s()
+        self._let_go(action.node, action.weights)
+
+    def _let_go(self, node: str, weights: str) -> None:
+        at_once(self._store.begin(node, weights, loading=False, epoch=self.epoch))
+        self._offer(node, weights)
 
     def load_alone(self, row: Row, key: str) -> None:
         """Without a store nobody else's word is needed."""
@@ -116,19 +140,19 @@ class Placing:
             self._failed(load)
             return
         work = Work(load.key, card.weights[load.key], want=Want.LOAD, keep_alive_s=load.keep_alive_s)
-        self._loads[load.node] = (load, 0)
-        number = card.submit(work, partial(self._heard, load))
-        if load.node in self._loads:  # else it was there already
-            self._loads[load.node] = (load, number)
+        before = {weights: Held(copy.size_bytes, copy.expires_s) for weights, copy in card.model.copies.items()}
+        self._loads[load.node] = running = Loading(load, self._replica.agenda.now_s(), before)
+        running.number = card.submit(work, partial(self._heard, load.node))
 
-    def _heard(self, load: Load, effect: Heard) -> None:
-        current = self._loads.pop(load.node, None)
-        if current is None or not self._replica.is_up:
+    def _heard(self, node: str, effect: Heard) -> None:
+        running = self._loads.pop(node, None)
+        if running is None or not self._replica.is_up:
             return
+        load = running.load
         if isinstance(effect, Ready):
             self._failures.pop((load.node, load.weights), None)
-            if not load.displaces and not load.is_renewal:  # else it waited for what had to go, or loaded nothing
-                self._experience = loaded(self._experience, load.weights, effect.load_s)
+            if not load.is_renewal:
+                self._learn(running, effect.load_s)
             self._replica.read_memory(load.node)
             at_once(self._keeper.loaded(load.node, load.weights, load.num_ctx, has_ctx=0, is_renewal=load.is_renewal))
         else:
@@ -136,6 +160,15 @@ class Placing:
         self._tell_displaced(load)
         self._replica.alone.freed()
         self.wake()
+
+    def _learn(self, running: Loading, took_s: float) -> None:
+        load, copies = running.load, self._replica.cards[running.load.node].model.copies
+        self._experience = loaded(self._experience, load.weights, took_s, waited=bool(load.displaces))
+        now_s = self._replica.agenda.now_s()
+        came = copies.get(load.weights)
+        too_much = None if came is None else took_room(running.before, copies.keys(), came.size_bytes, now_s)
+        if too_much is not None:
+            self._experience = did_not_fit(self._experience, load.node, too_much)
 
     def _offer(self, node: str, weights: str) -> None:
         """A copy that Ollama may evict before others: it has the shortest keep-alive of them."""
