@@ -113,6 +113,8 @@ def _origin(options: argparse.Namespace, overrides: dict[str, Any]) -> Origin:
         overrides["listen"] = options.listen
     if options.metrics_listen:
         overrides["metrics_listen"] = options.metrics_listen
+    if options.store:
+        overrides["store"] = {"url": options.store}
     if options.admin_listen:
         overrides["admin"] = {"listen": options.admin_listen}
     log = {"format": options.log_format, "level": options.log_level}
@@ -172,6 +174,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--listen", metavar="HOST:PORT", help="where clients connect (0.0.0.0:11435)")
     parser.add_argument("--metrics-listen", metavar="HOST:PORT", help="metrics and health (0.0.0.0:9464)")
     parser.add_argument("--admin-listen", metavar="HOST:PORT", help="for `nodes` and its like (127.0.0.1:9465)")
+    parser.add_argument("--store", metavar="URL", help="what routers share: redis://HOST:PORT (memory://)")
     parser.add_argument("--log-format", choices=("json", "text"), help="of lines on stdout (json)")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="(info)")
 

@@ -27,9 +27,10 @@ from router.server.inference import Inference
 from router.server.tls import ListenerTls, serving
 from router.settings import ConfigError, Loaded, Origin, Settings, node_specs
 from router.settings.changes import changed, kept
-from router.settings.files import NodeFiles, named_files, problem, read_keys, read_node_files
+from router.settings.files import NodeFiles, named_files, problem, read_keys, read_node_files, read_store_password
 from router.store.answers import Limits
-from router.store.memory import MemoryStore
+from router.store.either import PoolStore
+from router.store.redis.link import Address
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
 from router.upstream.access import AccessBook, NodeAccess, tls_text, trusting
@@ -53,6 +54,7 @@ class Prepared:
     accesses: Accesses
     certificate: bytes  # what the listener shows, as PEM; empty without TLS
     serving: ssl.SSLContext | None
+    store: Address | None  # None: in this process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,7 @@ class Parts:
     pipeline: Pipeline
     placer: Placer
     prober: Prober
-    store: MemoryStore
+    store: PoolStore
     tls: ListenerTls | None
     slots: SlotLearner
     watch: Watch
@@ -97,6 +99,7 @@ class Preparer:
             accesses=self._accesses(loaded, nodes, read_node_files(loaded)),
             certificate=certificate,
             serving=context,
+            store=_store(loaded),
         )
 
     def _accesses(self, loaded: Loaded, nodes: tuple[NodeSpec, ...], files: Mapping[str, NodeFiles]) -> Accesses:
@@ -224,6 +227,21 @@ def _rules(loaded: Loaded) -> CallRules:
         return meaning.call_rules(loaded.settings, read_keys(loaded))
     except TwoTeams as error:
         raise ConfigError([problem(loaded, ("auth", "keys_file"), str(error))]) from None
+
+
+def _store(loaded: Loaded) -> Address | None:
+    """Refuses with ConfigError."""
+    settings = loaded.settings
+    store = settings.store
+    if not store.is_shared:
+        return None
+    if store.ca_file is not None:
+        try:
+            ssl.create_default_context(cafile=store.ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            told = f"{store.ca_file}: {tls_text(error) if isinstance(error, ssl.SSLError) else error.strerror}"
+            raise ConfigError([problem(loaded, ("store", "ca_file"), told)]) from None
+    return Address(store.url, settings.pool, store.timeout_s, read_store_password(loaded), store.ca_file)
 
 
 def _serving(loaded: Loaded) -> tuple[bytes, ssl.SSLContext | None]:

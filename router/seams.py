@@ -10,7 +10,7 @@ from typing import Protocol
 from router.errors import Allowances, Outcome, Refusal, Rejection
 from router.fleet.node import NodeSpec
 from router.fleet.snapshot import Snapshot
-from router.fleet.tickets import CopyReport, Gate, Lease, LineView, Place, Ticket
+from router.fleet.tickets import CopyReport, Gate, Leading, Lease, LineView, Place, Ticket
 from router.policy.concurrency import Ran
 from router.policy.retry import Failure
 from router.wire.endpoints import Endpoint
@@ -73,6 +73,11 @@ class Store(Protocol):
         """A number that is one more for each start of the node; the same while it is the same start."""
         ...
 
+    async def lead(self, *, wants: bool = True) -> Leading:
+        """Who places; this replica from now on where nobody does, or whoever did is gone. One that no longer `wants` to
+        makes room for another."""
+        ...
+
     async def begin(self, node: str, weights: str, *, loading: bool, epoch: int) -> bool:
         """The placer starts a load (or an unload); False for an older leader or while one runs already."""
         ...
@@ -89,6 +94,11 @@ class Store(Protocol):
 
     def now_s(self) -> float:
         """Store time, as far as this replica knows it."""
+        ...
+
+    @property
+    def is_alone(self) -> bool:
+        """This replica decides on what it knows, with its share of every copy: what it shares is away."""
         ...
 
     @property

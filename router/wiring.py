@@ -39,7 +39,7 @@ from router.server.pages import Pages
 from router.server.show import NODE_S, QUESTIONS_MAX, Shows
 from router.server.tls import ListenerTls
 from router.settings import Loaded, Origin, Settings, host_port, is_loopback
-from router.store.memory import MemoryStore
+from router.store.either import PoolStore
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
 from router.telemetry.observer import Telemetry
@@ -50,6 +50,7 @@ from router.upstream.resolver import Resolver
 from router.wiring_admin import listen_admin
 from router.wiring_discovery import joined_discovery, nodes_expected
 from router.wiring_metrics import metrics_of
+from router.wiring_store import make_store
 from router.wiring_telemetry import listen_probes, observer_of, tracing
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Router:
     pipeline: Pipeline
     keeper: FleetKeeper
     placer: Placer
-    store: MemoryStore
+    store: PoolStore
     connections: ConnectionPool
     buffers: Buffers
     metrics: Metrics
@@ -158,9 +159,8 @@ async def _parts(
     stack: AsyncExitStack, prepared: Prepared, logs: Logs, rng: Random, tracer: Tracer | None
 ) -> tuple[Parts, Loops]:
     """All that serves calls but for the sockets, and the loops that keep it fresh."""
-    settings, clock, resolver = prepared.settings, SystemClock(), Resolver()
-    store = MemoryStore(clock, rng, prepared.line_limits)
-    access, resolver = AccessBook(), Resolver()
+    settings, clock, resolver, access = prepared.settings, SystemClock(), Resolver(), AccessBook()
+    store = make_store(stack, prepared, clock, rng)
     access.replace(prepared.accesses)
     connections = ConnectionPool(connect_s=settings.timeouts.connect_s, resolve=resolver.addresses, access=access.of)
     stack.push_async_callback(connections.close)
@@ -220,6 +220,8 @@ async def _parts(
 def _loops(stack: AsyncExitStack, parts: Parts) -> Loops:
     loops = Loops()
     stack.push_async_callback(loops.close)
+    for name, work in parts.store.loops().items():
+        loops.start(name, work)
     loops.start("discovery", parts.prober.follow(parts.discovery))
     loops.start("placer", parts.placer.run())
     placer = parts.placer
@@ -245,7 +247,7 @@ def _loops(stack: AsyncExitStack, parts: Parts) -> Loops:
 
 async def _pipeline(  # noqa: PLR0917 - joined here and nowhere else
     prepared: Prepared,
-    store: MemoryStore,
+    store: PoolStore,
     keeper: FleetKeeper,
     connections: ConnectionPool,
     observer: Telemetry,

@@ -10,7 +10,7 @@ from router.control.placer import Placer
 from router.control.watch import Watch
 from router.discovery.joined import JoinedDiscovery
 from router.settings import Settings
-from router.store.memory import MemoryStore
+from router.store.either import PoolStore
 from router.telemetry.gauges import Sources
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
@@ -18,7 +18,7 @@ from router.telemetry.metrics import Metrics
 
 def metrics_of(  # noqa: PLR0917 - joined here and nowhere else
     settings: Settings,
-    store: MemoryStore,
+    store: PoolStore,
     discovery: Callable[[], JoinedDiscovery],
     logs: Logs,
     keeper: Callable[[], FleetKeeper],
@@ -37,6 +37,8 @@ def metrics_of(  # noqa: PLR0917 - joined here and nowhere else
         standings=lambda: placer().declarations.standings,
         troubles=lambda: watch().troubles,
         log_lines_dropped=lambda: logs.dropped,
+        is_degraded=lambda: store.is_alone,
+        redis_up=lambda: store.is_up,
     )
     told = settings.metrics
     named = meaning.named_models(settings)

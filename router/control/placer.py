@@ -17,6 +17,7 @@ from router.control.keeper import FleetKeeper
 from router.control.node_memory import NodeMemory, PlacerApi, context_of, too_much_for
 from router.errors import LoadFailed, NoNode, NotLoaded, Refusal, Rejection
 from router.fleet.tickets import LineView
+from router.policy.degraded import loading_node
 from router.policy.experience import NOTHING_LEARNT, did_not_fit, loaded, looked
 from router.policy.guard import KEEP_ALIVE_MIN_S
 from router.policy.placement import Action, Displace, Load, LoadFailure, Mode, Refuse, failed_again, hopeless, place
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 
 PASS_EVERY_S = 1.0  # nothing is lost when a wake-up is: the next pass sees the same line
 RESTS = 4.0  # after a pass, in passes: they take a fifth of the loop at most
-EPOCH = 1  # one process leads itself; many ask the store
 RETRY_AFTER_S = 5.0
 FAILURES_MAX = 1000  # copies with a failed load remembered; a pool has fewer (node, model) pairs that fail at once
 
@@ -112,6 +112,7 @@ class Placer:
         """Begins nothing more and waits for the loads that run: a load dies with the connection that asked for it.
         Those that take longer die with it all the same: whoever stops this process does not wait for ever."""
         self.is_leaving = True
+        await self._store.lead(wants=False)
         running = {running.task for running in self._loads.values() if running.task is not None}
         if not running:
             return
@@ -132,10 +133,15 @@ class Placer:
         self.declarations.look(at)
         if self.is_leaving:
             return
+        leading = await self._store.lead()
+        if not leading.is_mine:
+            return
         if lines:
-            await self._carry(self._placed(at))
+            await self._carry(self._placed(at), leading.epoch)
             await self._refuse_hopeless(lines)
-        await self._carry(self.declarations.keep(replace(at, loading=self.loading, leaving=self.leaving)))
+        await self._carry(
+            self.declarations.keep(replace(at, loading=self.loading, leaving=self.leaving)), leading.epoch
+        )
 
     def _placed(self, at: Look) -> tuple[Action, ...]:
         return place(
@@ -156,30 +162,39 @@ class Placer:
     def _backoff(self) -> dict[tuple[str, str], float]:
         return {copy: failure.until_s for copy, failure in self._failures.items()}
 
-    async def _carry(self, actions: Iterable[Action]) -> None:
-        for action in actions:
+    async def _carry(self, actions: Iterable[Action], epoch: int) -> None:
+        for action in (self._named_by_all(action) for action in actions):
             if isinstance(action, Refuse):
                 await self._store.refuse(action.key, _refusal(action))
             elif isinstance(action, Displace):
-                await self._displace(action)
-            elif await self._store.begin(action.node, action.weights, loading=True, epoch=EPOCH):
+                await self._displace(action, epoch)
+            elif await self._store.begin(action.node, action.weights, loading=True, epoch=epoch):
                 for weights in action.displaces:
                     # Ollama waits for what runs there; whatever came now would wait for two loads.
-                    await self._store.begin(action.node, weights, loading=False, epoch=EPOCH)
+                    await self._store.begin(action.node, weights, loading=False, epoch=epoch)
                 running = Loading(action, self._clock.now_s(), self._memory.held(action.node))
                 running.task = asyncio.create_task(self._load(running), name=f"load {action.key} on {action.node}")
                 self._loads[action.node] = running
 
-    async def _displace(self, action: Displace) -> None:
+    async def _displace(self, action: Displace, epoch: int) -> None:
         """For a load that should have ended long ago. What it displaces is told when the load ends."""
         running = self._loads.get(action.node)
-        if running is None or not await self._store.begin(action.node, action.weights, loading=False, epoch=EPOCH):
+        if running is None or not await self._store.begin(action.node, action.weights, loading=False, epoch=epoch):
             return
         load = running.load
         log.info("%s on %s waits for memory: %s gets no new calls there", load.key, load.node, action.weights[:19])
         running.load = replace(load, displaces=(*load.displaces, action.weights))
         running.since_s = self._clock.now_s()
         await self._memory.let_go(load, (action.weights,))
+
+    def _named_by_all(self, action: Action) -> Action:
+        """Without the store every replica that has tickets for a model must ask the same node: Ollama loads once."""
+        if not isinstance(action, Load) or action.is_renewal or not self._store.is_alone:
+            return action
+        row = loading_node(self._keeper.snapshot.holding(action.key).by_node.values())
+        if row is None or row.node == action.node or row.node in self._loads:
+            return action
+        return replace(action, node=row.node, model=row.name, weights=row.weights, displaces=())
 
     async def _load(self, running: Loading) -> None:
         """Never ends without a word, and never leaves its node marked as loading here."""

@@ -12,7 +12,6 @@ from collections.abc import Callable, Set
 from typing import Protocol
 
 from router.control.keeper import FleetKeeper
-from router.control.placer import EPOCH
 from router.fleet.node import NodeSpec
 from router.fleet.snapshot import Row
 from router.policy.placement import Mode
@@ -71,10 +70,12 @@ class Unloader:
             await asyncio.gather(*map(self._unload, resident))
 
     async def _unload(self, row: Row) -> None:
+        # Whoever leads: this is no order of the placer's, but it has to be of its time.
+        epoch = (await self._store.lead()).epoch
         # No await between looking and beginning: a call could take a slot of the copy, and lose the model under it.
         if row.copy in self._declared() or self._store.occupancy.get(row.copy):
             return
-        if not await self._store.begin(*row.copy, loading=False, epoch=EPOCH):
+        if not await self._store.begin(*row.copy, loading=False, epoch=epoch):
             return
         self._on_unload(*row.copy)
         try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 from router.errors import Allowances
 from router.fleet.node import Copy, CopyState, Node
@@ -89,6 +90,13 @@ class Place:
     estimate_s: float | None = None
     reason: Waits = field(default=Waits.FOR_SLOT, compare=False)
     left: Allowances | None = field(default=None, compare=False)  # as in a Lease: a grant tells it no more
+
+
+class Leading(NamedTuple):
+    """Who places. Orders carry the epoch of whoever led when they were made; those of an older one are refused."""
+
+    epoch: int
+    is_mine: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,11 +187,14 @@ def _merge(into: Front, front: Front) -> None:
     """Two virtual times become one: what counts is how far a team is behind its front."""
     shift = into.time - front.time
     for name, standing in front.standings.items():
-        kept = into.standings.setdefault(name, standing)
+        # Made anew: what a running call still owes to the front that is gone is let go, in every store.
+        kept = into.standings.get(name)
         offset = standing.offset + shift
-        kept.offset = max(kept.offset, offset) if kept is not standing else offset
-        if kept is not standing:
-            kept.waiting += standing.waiting
+        if kept is None:
+            kept = into.standings[name] = Standing(standing.account)
+            kept.offset = offset
+        kept.offset = max(kept.offset, offset)
+        kept.waiting += standing.waiting
         for queue in standing.account.queues:
             if queue.standing is standing:
                 queue.standing = kept

@@ -77,6 +77,18 @@ def read_trace_headers(loaded: Loaded) -> tuple[Pair, ...]:
         raise ConfigError([problem(loaded, ("tracing", "headers_file"), _told(name, error))]) from None
 
 
+def read_store_password(loaded: Loaded) -> str | None:
+    """One trailing newline, which editors add, is not part of it. Refuses with ConfigError."""
+    store = loaded.settings.store
+    if store.password_file is None:
+        return None
+    try:
+        return _read(store.password_file, CREDENTIALS_BYTES_MAX).decode().removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        told = _told(store.password_file, error) if isinstance(error, OSError) else f"{store.password_file}: no UTF-8"
+        raise ConfigError([problem(loaded, ("store", "password_file"), told)]) from None
+
+
 def problem(loaded: Loaded, steps: Steps, text: str) -> str:
     return f"{loaded.place(steps)}{dotted(steps)}: {text}"
 

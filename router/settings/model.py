@@ -30,6 +30,7 @@ from router.settings.groups import (
     TlsSettings,
 )
 from router.settings.nodes import NodeSettings, node_spec
+from router.settings.store import StoreSettings
 from router.settings.teams import AuthSettings, TeamSettings, access_from, check_names
 from router.settings.tracing import TracingSettings
 from router.settings.values import Address, SaidWrong, comma_list, host_port
@@ -62,6 +63,7 @@ class Settings(BaseSettings):
         description="Where /metrics, /livez, /readyz and /healthz are served; nothing there changes anything.",
     )
     admin: AdminSettings = AdminSettings()
+    store: StoreSettings = StoreSettings()
     nodes: Annotated[tuple[NodeSettings, ...], NoDecode] = Field(
         default=(),
         description="The Ollama servers: URLs, or objects with more said. In the environment a comma list or JSON.",

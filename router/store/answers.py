@@ -36,6 +36,13 @@ class Gone(StrEnum):
     LEFT = "left"
 
 
+class Outdated(NamedTuple):
+    """A report was ignored: the store knows another start of the node, or was told that it is down."""
+
+    incarnation: int
+    is_down: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Full:
     """Every line that the ticket might stand in is full."""

@@ -15,9 +15,9 @@ from random import Random
 from typing import TypeVar
 
 from router.errors import Refusal
-from router.fleet.tickets import BEAT_S, SILENT_BEATS, CopyReport, Gate, Lease, LineView, Place, Ticket
+from router.fleet.tickets import BEAT_S, SILENT_BEATS, CopyReport, Gate, Leading, Lease, LineView, Place, Ticket
 from router.store import custody
-from router.store.answers import Answer, Caller, Full, Gone, Limits, Refused, Stale
+from router.store.answers import Answer, Caller, Full, Gone, Limits, Outdated, Refused, Stale
 from router.store.ledger import Ledger
 from router.store.nodes import CopyEntry
 
@@ -45,12 +45,21 @@ class Book:
     0 where no lease can be older than the store itself, as in one process.
     """
 
-    def __init__(self, rng: Random, limits: Limits | None = None, *, run: str = "1", settle_s: float = BEAT_S) -> None:
+    def __init__(
+        self,
+        rng: Random,
+        limits: Limits | None = None,
+        *,
+        run: str = "1",
+        settle_s: float = BEAT_S,
+        leases_made: int = 0,
+    ) -> None:
         self.run = run
         self.seq = 0
-        self.ledger = Ledger(rng, limits or Limits())
+        self.ledger = Ledger(rng, limits or Limits(), leases_made)
         self.replicas: dict[str, Replica] = {}
         self._epoch = 0
+        self._leader = ""  # the replica that places
         self._settle_s = settle_s
         self._settled_at_s = 0.0  # answering time
         self._ahead_s = 0.0  # store time less the clock's
@@ -182,7 +191,7 @@ class Book:
 
     # nodes
 
-    def set_copy(self, caller: Caller, report: CopyReport, now_s: float) -> Answer[None]:
+    def set_copy(self, caller: Caller, report: CopyReport, now_s: float) -> Answer[Outdated | None]:
         if stale := self._enter(caller, now_s):
             return self._stale(stale)
         ledger = self.ledger
@@ -190,7 +199,9 @@ class Book:
         if len(copy.keys) > 1:
             ledger.queues.shares.join(copy.keys)
         ledger.offer((copy,))
-        return self._answer(caller.replica, None)
+        node = copy.node
+        is_outdated = node.is_down or report.incarnation < node.incarnation
+        return self._answer(caller.replica, Outdated(node.incarnation, node.is_down) if is_outdated else None)
 
     def drop_node(self, caller: Caller, node: str, incarnation: int, now_s: float) -> Answer[None]:
         if stale := self._enter(caller, now_s):
@@ -202,6 +213,17 @@ class Book:
         if stale := self._enter(caller, now_s):
             return self._stale(stale)
         return self._answer(caller.replica, self.ledger.copies.incarnate(node, uid))
+
+    def lead(self, caller: Caller, now_s: float, *, wants: bool = True) -> Answer[Leading]:
+        """The caller leads from now on where nobody does, or whoever did is gone; unless it does not want to."""
+        if stale := self._enter(caller, now_s):
+            return self._stale(stale)
+        if not wants and self._leader == caller.replica:
+            self._leader = ""
+        if wants and self._leader not in self.replicas:
+            self._leader = caller.replica
+            self._epoch += 1
+        return self._answer(caller.replica, Leading(self._epoch, self._leader == caller.replica))
 
     def begin(
         self, caller: Caller, node: str, weights: str, now_s: float, *, loading: bool, epoch: int

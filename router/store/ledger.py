@@ -29,7 +29,7 @@ PAST_IDS_MAX = 16_384  # a next attempt comes within a second: this is room for 
 class Ledger:
     """One pool's tickets. `Book` sets the two times before each step."""
 
-    def __init__(self, rng: Random, limits: Limits) -> None:
+    def __init__(self, rng: Random, limits: Limits, leases_made: int = 0) -> None:
         self.now_s = 0.0
         self.answering_s = 0.0
         self.is_settling = False  # nothing is handed out
@@ -45,7 +45,7 @@ class Ledger:
         self._freed_teams: list[Team] = []  # in this step: they were held back by their own limit
         self._rng = rng
         self._arrivals = 0
-        self._leases_made = 0
+        self._leases_made = leases_made  # ids count from here: no other store of these tickets gives the same
 
     @property
     def waiting(self) -> Mapping[int, Entry]:

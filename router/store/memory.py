@@ -6,18 +6,17 @@ steps brought it.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from random import Random
 from types import MappingProxyType
 from typing import TypeVar
 
-from router.errors import Outcome, QueueFull, QueueTimeout, Refusal, Unavailable
-from router.fleet.tickets import CopyReport, Gate, Lease, LineView, Place, Ticket
+from router.errors import Outcome, Refusal
+from router.fleet.tickets import CopyReport, Gate, Leading, Lease, LineView, Place, Ticket
 from router.seams import Clock, Store
-from router.store.answers import Answer, Caller, Full, Gone, Limits, Refused, Stale
+from router.store.answers import Answer, Caller, Limits, Stale
 from router.store.book import Book
+from router.store.desk import Desk, given, widened
 
 T = TypeVar("T")
 
@@ -39,27 +38,35 @@ class MemoryStore(Store):
         self.book = book if book is not None else Book(rng, limits, settle_s=0.0)
         self._caller = Caller(replica, 0)
         self._last_seq = 0
-        # What hello names, by ticket id: leases that were claimed and not given back, and tickets that wait.
-        self._leases: dict[str, Lease] = {}
-        self._tickets: dict[str, Ticket] = {}
-        self._news: deque[Lease | Refused] = deque()
-        self._is_telling = False
-        self._on_grant: Callable[[Lease], bool] = _nobody_waits
-        self._on_refusal: Callable[[str, Refusal], None] = _nobody_listens
+        self._desk = Desk(self._claim, lambda lease: self._give_back(lease, 0))
         self._occupancy = MappingProxyType(self.book.ledger.copies.occupancy)
 
     def __repr__(self) -> str:
-        return f"<MemoryStore {len(self._tickets)} waiting | {len(self._leases)} leased | {self.book!r}>"
+        return f"<MemoryStore {len(self._desk.tickets)} waiting | {len(self._desk.leases)} leased | {self.book!r}>"
+
+    @property
+    def is_alone(self) -> bool:
+        """It shares nothing that it could miss."""
+        return False
+
+    @property
+    def is_up(self) -> bool | None:
+        """There is no Redis."""
+        return None
+
+    def loops(self) -> Mapping[str, Coroutine[object, object, None]]:
+        """Nothing has to run for it."""
+        return {}
 
     async def open(self, on_grant: Callable[[Lease], bool], on_refusal: Callable[[str, Refusal], None]) -> None:
-        self._on_grant = on_grant
-        self._on_refusal = on_refusal
+        self._desk.on_grant = on_grant
+        self._desk.on_refusal = on_refusal
         self._hello()
 
     async def close(self) -> None:
         self._heed(self.book.bye(self._caller, self._clock.now_s()))
-        self._leases.clear()
-        self._tickets.clear()
+        self._desk.leases.clear()
+        self._desk.tickets.clear()
 
     @property
     def limits(self) -> Limits:
@@ -73,48 +80,35 @@ class MemoryStore(Store):
 
     async def take(self, ticket: Ticket) -> Lease | Place:
         """Raises RateLimited, TeamQueueFull, QueueFull; QueueTimeout for a ticket that has left, or a past attempt."""
-        self._tickets[ticket.id] = ticket  # before the step: telling its news may already serve this ticket
+        # Before the step: telling its news may already serve this ticket.
+        self._desk.tickets[ticket.id] = ticket
         value = self._ask(lambda: self.book.take(self._caller, ticket, self._clock.now_s()))
-        if isinstance(value, Place):
-            return value
-        self._tickets.pop(ticket.id, None)
-        if isinstance(value, Lease):
-            self._leases[ticket.id] = value
-            return value
-        if isinstance(value, Full):
-            raise QueueFull(retry_after_s=value.retry_after_s)
-        if isinstance(value, Refused):
-            raise value.refusal
-        raise QueueTimeout("this call was given up before it was served")
+        if not isinstance(value, Place):
+            self._desk.took(ticket, value)
+        return given(value)
 
     async def widen(self, ticket_id: str, targets: tuple[str, ...]) -> Lease | Place:
         """Raises Unavailable for a ticket that is neither waiting nor served."""
-        value = self._ask(lambda: self.book.widen(self._caller, ticket_id, targets, self._clock.now_s()))
-        if isinstance(value, Gone):
-            raise Unavailable("this call does not wait for anything")
+        value = widened(self._ask(lambda: self.book.widen(self._caller, ticket_id, targets, self._clock.now_s())))
         if isinstance(value, Lease):
-            self._tickets.pop(ticket_id, None)
-            self._leases[ticket_id] = value
-        elif (ticket := self._tickets.get(ticket_id)) is not None:
-            every = tuple(dict.fromkeys((*ticket.targets, *targets)))
-            self._tickets[ticket_id] = replace(ticket, targets=every)  # a hello names all its lines
+            self._desk.tickets.pop(ticket_id, None)
+            self._desk.leases[ticket_id] = value
+        else:
+            self._desk.went_further(ticket_id, targets)
         return value
 
     async def place_of(self, ticket_id: str) -> Place | None:
         return self._ask(lambda: self.book.place_of(self._caller, ticket_id, self._clock.now_s()))
 
     async def leave(self, ticket_id: str, tokens: int = 0) -> None:
-        self._tickets.pop(ticket_id, None)
-        self._leases.pop(ticket_id, None)
+        self._desk.forget(ticket_id)
         self._ask(lambda: self.book.leave(self._caller, ticket_id, self._clock.now_s(), tokens=tokens))
 
     async def give_back(self, lease: Lease, outcome: Outcome, tokens: int) -> None:
         self._give_back(lease, tokens)
 
     def _give_back(self, lease: Lease, tokens: int) -> None:
-        held = self._leases.get(lease.ticket)
-        if held is lease or held == lease:
-            del self._leases[lease.ticket]
+        self._desk.gave_back(lease)
         self._ask(lambda: self.book.give_back(self._caller, lease.id, self._clock.now_s(), tokens=tokens))
 
     async def refuse(self, model: str, refusal: Refusal) -> int:
@@ -133,6 +127,9 @@ class MemoryStore(Store):
 
     async def incarnate(self, node: str, uid: str) -> int:
         return self._ask(lambda: self.book.incarnate(self._caller, node, uid, self._clock.now_s()))
+
+    async def lead(self, *, wants: bool = True) -> Leading:
+        return self._ask(lambda: self.book.lead(self._caller, self._clock.now_s(), wants=wants))
 
     async def begin(self, node: str, weights: str, *, loading: bool, epoch: int) -> bool:
         now_s = self._clock.now_s()
@@ -168,8 +165,8 @@ class MemoryStore(Store):
         answer = self.book.hello(
             self._caller.replica,
             self._last_seq,
-            tuple(self._leases.values()),
-            tuple(self._tickets.values()),
+            tuple(self._desk.leases.values()),
+            tuple(self._desk.tickets.values()),
             self._clock.now_s(),
         )
         assert not isinstance(answer.value, Stale)
@@ -179,40 +176,7 @@ class MemoryStore(Store):
     def _heed(self, answer: Answer[T]) -> None:
         self._last_seq = answer.seq
         if answer.grants or answer.refusals:
-            self._news.extend(answer.grants)
-            self._news.extend(answer.refusals)
-            self._tell()
+            self._desk.hear((*answer.grants, *answer.refusals))
 
-    def _tell(self) -> None:
-        """One at a time and in order: what a waiter does in its turn, or a lease it does not take, makes more news."""
-        if self._is_telling:
-            return
-        self._is_telling = True
-        try:
-            while self._news:
-                news = self._news.popleft()
-                if isinstance(news, Refused):
-                    self._tickets.pop(news.ticket, None)
-                    self._on_refusal(news.ticket, news.refusal)
-                else:
-                    self._deliver(news)
-        finally:
-            self._is_telling = False
-
-    def _deliver(self, lease: Lease) -> None:
-        if self._leases.get(lease.ticket) == lease:
-            return  # told before: a beat names every unclaimed grant again
-        self._tickets.pop(lease.ticket, None)
-        if self._on_grant(lease):
-            self._leases[lease.ticket] = lease
-            self._ask(lambda: self.book.ack(self._caller, (lease.id,), self._clock.now_s()))
-        else:
-            self._give_back(lease, 0)
-
-
-def _nobody_waits(lease: Lease) -> bool:
-    return False
-
-
-def _nobody_listens(ticket_id: str, refusal: Refusal) -> None:
-    """Before `open`: nobody can wait."""
+    def _claim(self, lease: Lease) -> None:
+        self._ask(lambda: self.book.ack(self._caller, (lease.id,), self._clock.now_s()))

@@ -147,6 +147,7 @@ _TABLE = (
     Family("event_loop_lag_seconds", HISTOGRAM, (), "L", "How much later than asked a timer fired.", LAG_S),
     Family("build_info", GAUGE, ("version", "revision", "python"), "L", "1, with what runs."),
     Family("degraded_mode", GAUGE, (), "L", "1 when this replica decides on what it knows alone."),
+    Family("redis_up", GAUGE, (), "L", "1 while Redis answers; absent where store.url is memory://."),
     Family("log_lines_dropped_total", COUNTER, (), "L", "Log lines lost because nobody took them from stdout."),
 )  # fmt: skip
 

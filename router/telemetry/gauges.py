@@ -35,6 +35,7 @@ class Sources:
     standings: Callable[[], Sequence[Standing]] = tuple
     troubles: Callable[[], Troubles] = Troubles
     is_degraded: Callable[[], bool] = bool
+    redis_up: Callable[[], bool | None] = lambda: None  # None: there is none
     log_lines_dropped: Callable[[], int] = int
 
 
@@ -51,6 +52,7 @@ class Moment:
     standings: Sequence[Standing]
     troubles: Troubles
     is_degraded: bool
+    redis_up: bool | None
     in_flight: Mapping[tuple[str, str], int]  # by (route, model key)
     queue_limit: Callable[[str], int]
     names: ModelNames
@@ -209,6 +211,11 @@ def _degraded_mode(at: Moment) -> Iterator[Sample]:
     yield (), at.is_degraded
 
 
+def _redis_up(at: Moment) -> Iterator[Sample]:
+    if at.redis_up is not None:
+        yield (), at.redis_up
+
+
 GAUGES: Mapping[str, Gauge] = {
     "requests_in_flight": _requests_in_flight,
     "queue_depth": _queue_depth,
@@ -233,6 +240,7 @@ GAUGES: Mapping[str, Gauge] = {
     "discovery_up": _discovery_up,
     "build_info": _build_info,
     "degraded_mode": _degraded_mode,
+    "redis_up": _redis_up,
 }
 
 

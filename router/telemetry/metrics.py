@@ -275,6 +275,7 @@ class Metrics:
             standings=sources.standings(),
             troubles=sources.troubles(),
             is_degraded=sources.is_degraded(),
+            redis_up=sources.redis_up(),
             in_flight=dict(self._in_flight),
             queue_limit=sources.queue_limit,
             names=self._names,

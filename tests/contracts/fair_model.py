@@ -72,9 +72,7 @@ class FairModel:
     groups: dict[str, int] = field(default_factory=dict)  # keys with the same number share a front
     times: dict[tuple[int, int], float] = field(default_factory=dict)  # by group and band
     offsets: dict[tuple[int, int, str], float] = field(default_factory=dict)
-    payers: dict[str, str | tuple[int, int, str] | None] = field(
-        default_factory=dict
-    )  # by ticket: its team, here or in all
+    payers: dict[str, str | tuple[int, int, str]] = field(default_factory=dict)  # by ticket: its team, here or in all
     aging: dict[tuple[str, int], Aging] = field(default_factory=dict)  # by key and lane
     purses: dict[str, list[Purse]] = field(default_factory=dict)  # requests first, where limited
     made: int = 0
@@ -138,11 +136,8 @@ class FairModel:
                 if group == old:
                     shift = self.times.get((into, band), 0.0) - self.times.get((old, band), 0.0)
                     moved = self.offsets.pop((group, band, team)) + shift
-                    is_new = (into, band, team) not in self.offsets
                     self.offsets[into, band, team] = max(moved, self.offsets.get((into, band, team), moved))
-                    for ticket, payer in self.payers.items():
-                        if payer == (group, band, team):
-                            self.payers[ticket] = (into, band, team) if is_new else None
+                    self.payers = {key: payer for key, payer in self.payers.items() if payer != (group, band, team)}
 
     def forget(self, is_needed: Callable[[str], bool]) -> None:
         self.groups = {key: group for key, group in self.groups.items() if is_needed(key)}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
+
+import pytest
 
 from router.errors import Refusal
 from router.fleet.node import CopyState
@@ -13,6 +15,8 @@ from router.fleet.tickets import BEAT_S, CopyReport, Gate, Lease, LineView, Tick
 from router.store.answers import Answer, Caller, Limits, Refused
 from router.store.book import Book
 from router.store.check import invariants
+from tests.contracts.redis_harness import RedisHarness
+from tests.fakes import redis_server
 
 START_S = 1_000.0
 
@@ -23,8 +27,20 @@ class MemoryHarness:
     def __init__(self, limits: Limits, settle_s: float) -> None:
         self.store = Book(Random(7), limits, settle_s=settle_s)
 
+    def each(self, caller: Caller, command: str, arguments: Sequence[tuple[Any, ...]], now_s: float) -> list[Any]:
+        return [getattr(self.store, command)(caller, *args, now_s).value for args in arguments]
+
     def streams(self) -> dict[str, list[Lease | Refused]]:
         return {name: list(replica.stream) for name, replica in self.store.replicas.items()}
+
+    def leases_on(self, node: str, weights: str) -> int:
+        return self.store.ledger.copies.occupancy.get((node, weights), 0)
+
+    def teams_known(self) -> int:
+        return len(self.store.ledger.queues.teams.by_name)
+
+    def knows_team(self, name: str) -> bool:
+        return name in self.store.ledger.queues.teams.by_name
 
     def snapshot(self) -> Book:
         return _copy_of(self.store)
@@ -43,13 +59,31 @@ def _copy_of(book: Book) -> Book:
     return copy.deepcopy(book, {id(refusal): refusal for refusal in told})
 
 
-HARNESSES = {"memory": MemoryHarness}
+Harness = MemoryHarness | RedisHarness
+
+
+def _valkey(limits: Limits, settle_s: float) -> RedisHarness:
+    return RedisHarness(redis_server.shared(redis_server.valkey_binary()).client(), limits, settle_s)
+
+
+def _redis(limits: Limits, settle_s: float) -> RedisHarness:
+    binary = redis_server.redis_binary()
+    if binary is None:
+        pytest.skip(redis_server.NO_REDIS)
+    return RedisHarness(redis_server.shared(binary).client(), limits, settle_s)
+
+
+HARNESSES: dict[str, Callable[[Limits, float], Harness]] = {
+    "memory": MemoryHarness,
+    "valkey": _valkey,
+    "redis": _redis,
+}
 
 
 class Pool:
     """One method per command, answering its value. `answer` is the last whole one; `got` what each replica was told."""
 
-    def __init__(self, harness: MemoryHarness) -> None:
+    def __init__(self, harness: Harness) -> None:
         self.harness = harness
         self.clock_s = START_S
         self.callers: dict[str, Caller] = {}
@@ -134,6 +168,9 @@ class Pool:
     def incarnate(self, who: str, node: str, uid: str = "") -> Any:
         return self._do(who, "incarnate", node, uid)
 
+    def lead(self, who: str, *, wants: bool = True) -> Any:
+        return self._do(who, "lead", wants=wants)
+
     def begin(self, who: str, node: str, weights: str, *, loading: bool = True, epoch: int = 1) -> Any:
         return self._do(who, "begin", node, weights, loading=loading, epoch=epoch)
 
@@ -141,7 +178,11 @@ class Pool:
         return self._do(who, "gate", node, weights, gate, until_s=until_s)
 
     def leases_on(self, node: str, weights: str = "w") -> int:
-        return self.harness.store.ledger.copies.occupancy.get((node, weights), 0)
+        return self.harness.leases_on(node, weights)
+
+    def each(self, who: str, command: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The values of many alike, without a look between them; nobody is told of them."""
+        return self.harness.each(self.callers[who], command, arguments, self.clock_s)
 
     def _do(self, who: str, command: str, *args: Any, **named: Any) -> Any:
         method = getattr(self.harness.store, command)

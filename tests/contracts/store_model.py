@@ -223,7 +223,8 @@ class Model:
             assert value is Gone.LEFT
         else:
             is_next = ticket.attempt > held.ticket.attempt
-            held.ticket = ticket
+            if is_next:  # a repeat changes nothing
+                held.ticket = ticket
             if is_next and held.lease is not None:
                 self._take_back(held)
             self._same_again(held, value, grants)

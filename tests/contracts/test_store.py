@@ -286,9 +286,7 @@ def test_take_that_arrives_after_its_leave_gets_nothing_for_a_minute(pool: Pool)
 
 
 def test_only_so_many_left_ids_are_kept(pool: Pool) -> None:
-    store, caller = pool.harness.store, pool.callers["a"]
-    for i in range(LEFT_IDS_MAX + 1):
-        store.leave(caller, f"t{i}", pool.clock_s)
+    pool.each("a", "leave", [(f"t{i}",) for i in range(LEFT_IDS_MAX + 1)])
     assert isinstance(pool.take("a", call("t0")), Place)
     assert pool.take("a", call("t1")) is Gone.LEFT
 
@@ -332,12 +330,9 @@ def test_next_attempt_of_a_waiting_ticket_changes_what_it_may_use(pool: Pool) ->
 
 
 def test_only_so_many_past_tickets_are_kept(pool: Pool) -> None:
-    store, caller = pool.harness.store, pool.callers["a"]
-    pool.ready("a", "n1")
-    for i in range(PAST_IDS_MAX + 1):
-        lease = store.take(caller, call(f"t{i}"), pool.clock_s).value
-        assert isinstance(lease, Lease)
-        store.give_back(caller, lease.id, pool.clock_s)
+    pool.ready("a", "n1", slots=PAST_IDS_MAX + 1)
+    leases = pool.each("a", "take", [(call(f"t{i}"),) for i in range(PAST_IDS_MAX + 1)])
+    pool.each("a", "give_back", [(lease.id,) for lease in leases])
     assert isinstance(pool.take("a", call("t0")), Lease)
     assert pool.take("a", call("t1")) is Gone.LEFT
 
@@ -428,8 +423,9 @@ def test_refusing_a_model_reaches_all_who_wait_for_it_only(pool: Pool) -> None:
     failed = LoadFailed("no")
     assert pool.refuse("a", "m", failed) == 2
     pool.read("b")
-    assert [(news.ticket, news.refusal) for news in pool.refused["a"]] == [("1", failed)]
-    assert [(news.ticket, news.refusal) for news in pool.refused["b"]] == [("2", failed)]
+    told = [(news.ticket, type(news.refusal), news.refusal.text) for news in pool.refused["a"]]
+    assert told == [("1", LoadFailed, failed.text)]
+    assert [(news.ticket, news.refusal.text) for news in pool.refused["b"]] == [("2", failed.text)]
     assert {key: line.depth for key, line in pool.lines("a").items()} == {"k": 2}
     assert pool.take("a", call("1")) is Gone.LEFT
 

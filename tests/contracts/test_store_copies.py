@@ -74,10 +74,9 @@ def test_name_stands_for_the_weights_that_were_reported_last(pool: Pool) -> None
 
 
 def test_remembered_absent_copies_are_bounded(pool: Pool) -> None:
-    store, caller = pool.harness.store, pool.callers["a"]
     pool.ready("a", "n1", weights="first", **ON_DISK)
-    for i in range(ABSENT_COPIES_MAX):
-        store.set_copy(caller, CopyReport("n1", 1, f"w{i}", (), CopyState.ON_DISK, 1, 0, pool.clock_s), pool.clock_s)
+    facts = ((), CopyState.ON_DISK, 1, 0, pool.clock_s)
+    pool.each("a", "set_copy", [(CopyReport("n1", 1, f"w{i}", *facts),) for i in range(ABSENT_COPIES_MAX)])
     pool.ready("a", "n1", weights="first", seen_at_s=pool.clock_s - 1)  # older, but who remembers
     assert isinstance(pool.take("a", call("1")), Lease)
 
@@ -126,24 +125,30 @@ def test_dropped_node_serves_nobody_and_its_leases_stay_until_given_back(pool: P
 
 
 def test_remembered_nodes_that_are_down_are_bounded(pool: Pool) -> None:
-    store, caller = pool.harness.store, pool.callers["a"]
     pool.ready("a", "n0")
-    for i in range(DOWN_NODES_MAX + 1):
-        store.drop_node(caller, f"n{i}", 5, pool.clock_s)
+    pool.each("a", "drop_node", [(f"n{i}", 5) for i in range(DOWN_NODES_MAX + 1)])
     assert pool.incarnate("a", "n0") == 1
     assert pool.incarnate("a", "n1") == 6
 
 
 def test_forgotten_node_is_never_one_with_leases(pool: Pool) -> None:
-    store, caller = pool.harness.store, pool.callers["a"]
     pool.ready("a", "n0")
     lease = pool.take("a", call("1"))
-    for i in range(DOWN_NODES_MAX + 1):
-        store.drop_node(caller, f"n{i}", 5, pool.clock_s)
+    pool.each("a", "drop_node", [(f"n{i}", 5) for i in range(DOWN_NODES_MAX + 1)])
     assert pool.leases_on("n0") == 1
     assert pool.incarnate("a", "n1") == 1
     pool.give_back("a", lease)
     assert pool.incarnate("a", "n0") == 6
+
+
+def test_report_of_an_older_start_is_told_what_the_store_believes(pool: Pool) -> None:
+    pool.incarnate("a", "n1", "x")
+    assert pool.ready("b", "n1") is None
+    pool.drop_node("a", "n1", 1)
+    assert pool.ready("b", "n1") == (1, True)
+    assert pool.incarnate("a", "n1", "x") == 2
+    assert pool.ready("b", "n1") == (2, False)
+    assert pool.ready("b", "n1", incarnation=2) is None
 
 
 # loads

@@ -68,9 +68,7 @@ def test_acknowledged_grant_stays(pool: Pool) -> None:
 def test_grants_lost_from_a_full_stream_come_with_the_next_beat(make_pool: MakePool) -> None:
     pool = make_pool(max_waiting=STREAM_MAXLEN + 2)
     pool.wait(1)
-    store, caller = pool.harness.store, pool.callers["b"]
-    for i in range(STREAM_MAXLEN + 2):
-        store.take(caller, call(str(i)), pool.clock_s)
+    pool.each("b", "take", [(call(str(i)),) for i in range(STREAM_MAXLEN + 2)])
     pool.ready("a", "n1", slots=STREAM_MAXLEN + 2)
     assert pool.read("b")[0].ticket == "2"
     pool.beat("b")
@@ -281,3 +279,36 @@ def test_a_lease_that_a_replica_holds_outlives_the_refusal_of_the_place_it_was_p
     pool.hello("b", leases=[lease])
     assert pool.take("b", call("1")) == lease
     assert isinstance(pool.take("a", call("2")), Place), "its slot is taken"
+
+
+# who places
+
+
+def test_first_who_asks_leads_until_it_is_gone_and_the_next_epoch_is_higher(pool: Pool) -> None:
+    first = pool.lead("a")
+    assert first.is_mine
+    assert pool.lead("b") == (first.epoch, False)
+    pool.wait(SILENT_BEATS, beating="b")
+    assert pool.lead("b") == (first.epoch + 1, True)
+
+
+def test_orders_of_a_leader_that_was_thought_dead_are_refused(pool: Pool) -> None:
+    late = pool.lead("a").epoch
+    pool.wait(SILENT_BEATS, beating="b")
+    now = pool.lead("b").epoch
+    assert pool.begin("b", "n1", "w", epoch=now)
+    pool.hello("a")
+    assert not pool.begin("a", "n2", "w", epoch=late)
+    assert pool.lead("a") == (now, False)
+
+
+def test_leader_that_gives_up_makes_room_and_does_not_lead_again_by_itself(pool: Pool) -> None:
+    first = pool.lead("a")
+    assert pool.lead("a", wants=False) == (first.epoch, False)
+    assert pool.lead("b") == (first.epoch + 1, True)
+
+
+def test_leader_that_leaves_in_order_makes_room_at_once(pool: Pool) -> None:
+    pool.lead("a")
+    pool.bye("a")
+    assert pool.lead("b").is_mine

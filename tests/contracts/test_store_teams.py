@@ -244,18 +244,14 @@ def test_place_says_what_is_waited_for(pool: Pool) -> None:
 
 
 def test_only_so_many_idle_teams_are_kept(pool: Pool) -> None:
-    store, caller = pool.harness.store, pool.callers["a"]
     pool.take("a", call("kept", "cold", team="waits"))
-    pool.ready("a", "n1")
-    for i in range(TEAMS_KEPT + 10):
-        lease = store.take(caller, call(f"t{i}", team=f"team-{i}"), pool.clock_s).value
-        assert isinstance(lease, Lease)
-        store.give_back(caller, lease.id, pool.clock_s)
+    pool.ready("a", "n1", slots=TEAMS_KEPT + 10)
+    leases = pool.each("a", "take", [(call(f"t{i}", team=f"team-{i}"),) for i in range(TEAMS_KEPT + 10)])
+    pool.each("a", "give_back", [(lease.id,) for lease in leases])
     pool.beat("a")
-    teams = store.ledger.queues.teams.by_name
-    assert len(teams) == TEAMS_KEPT
-    assert "waits" in teams
-    assert "team-0" not in teams
+    assert pool.harness.teams_known() == TEAMS_KEPT
+    assert pool.harness.knows_team("waits")
+    assert not pool.harness.knows_team("team-0")
     assert isinstance(pool.take("a", call("again", team="team-0")), Lease)
 
 

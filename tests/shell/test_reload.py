@@ -233,7 +233,7 @@ async def test_a_call_whose_node_leaves_in_the_moment_of_its_grant_is_served_the
                 removals.append(asyncio.create_task(router.keeper.remove(lease.node)))
                 return give(admission, lease)
 
-            monkeypatch.setattr(router.store, "_on_grant", partial(removing, router.pipeline._admission))
+            monkeypatch.setattr(router.store._desk, "on_grant", partial(removing, router.pipeline._admission))
             let_run(node)
             assert [(await client.answer()).status for client in (one, two)] == [200, 200]
             assert not router.keeper.snapshot.nodes
@@ -412,6 +412,9 @@ def a_change_of(path: str) -> Any:
         "cloud.enabled": True,
         "placement.mode": "observe",
         "placement.models": [{"name": QUICK, "copies": 2}],
+        "store.url": "redis://127.0.0.1",
+        "store.password_file": "password",
+        "store.ca_file": "ca.pem",
         "retry.attempts": 2,
         "retry.budget": 0.5,
         "log.format": "text",

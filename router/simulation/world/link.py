@@ -64,15 +64,15 @@ class SharedStore(MemoryStore):
     # what it holds without the store's doing, so that hello names it
 
     def hold(self, lease: Lease) -> None:
-        self._tickets.pop(lease.ticket, None)
-        self._leases[lease.ticket] = lease
+        self._desk.tickets.pop(lease.ticket, None)
+        self._desk.leases[lease.ticket] = lease
 
     def stand(self, ticket: Ticket) -> None:
-        self._tickets[ticket.id] = ticket
+        self._desk.tickets[ticket.id] = ticket
 
     def forget(self, ticket_id: str) -> None:
-        self._tickets.pop(ticket_id, None)
-        self._leases.pop(ticket_id, None)
+        self._desk.tickets.pop(ticket_id, None)
+        self._desk.leases.pop(ticket_id, None)
 
     # what is told
 

@@ -1,0 +1,249 @@
+"""One replica's sessions at the store: the queue of its steps, the task that sends them, and who decides meanwhile.
+
+One task writes: what a turn of the loop brings goes out as one batch, and callers wait on futures of their own, so that
+a caller who is cancelled shifts nobody's answer. Another task reads what other replicas' steps brought this one. While
+Redis does not answer, `Alone` decides, at once; when it is back, hello names all that this replica holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from router.seams import Clock
+from router.store.answers import Answer, Caller, Limits, Stale
+from router.store.book import Book
+from router.store.desk import Desk
+from router.store.redis import codec
+from router.store.redis.alone import Alone, Told
+from router.store.redis.link import Link, StoreLost
+
+log = logging.getLogger(__name__)
+
+BATCH_MAX = 64  # steps in one run of the script: a few milliseconds of the server's time
+AGAIN_S = 0.5  # between two tries to reach a server that is away
+
+Locally = Callable[[Book, Caller, float], Answer[Any]]
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """One command: for Redis, and for a replica that is alone. `done` hears its value before anything else happens."""
+
+    command: codec.Command
+    locally: Locally
+    done: Callable[[Any], None] | None = None
+    future: asyncio.Future[Any] | None = None
+
+    def end(self, value: Any) -> None:
+        is_waited_for = self.future is None or not self.future.done()
+        if self.done is not None and is_waited_for:
+            self.done(value)
+        if self.future is not None and is_waited_for:
+            self.future.set_result(value)
+
+
+class Session:
+    """Owns the link. `write` and `read` are its two tasks; whoever runs them notices when one dies."""
+
+    def __init__(self, link: Link, replica: str, clock: Clock, rng: Random, *, desk: Desk, limits: Limits) -> None:
+        self.desk = desk
+        self.limits = limits
+        self.told = Told()
+        self.alone: Alone | None = None
+        self.replicas = 1  # when the store was last heard
+        self.occupancy: dict[tuple[str, str], int] = {}  # the pool's, when the store was last heard
+        self._link = link
+        self._clock = clock
+        self._rng = rng
+        self._caller = Caller(replica, 0)
+        self._queue: deque[Step] = deque()
+        self._wanted = asyncio.Event()
+        self._is_up = asyncio.Event()
+        self._must_greet = False
+        self._last_seq = 0
+        self._ahead_s: float | None = None  # store time less our clock; None until the store was heard
+
+    def __repr__(self) -> str:
+        return f"<Session {len(self._queue)} queued | {self.alone or self._link!r}>"
+
+    @property
+    def is_up(self) -> bool:
+        return self._is_up.is_set()
+
+    async def open(self) -> None:
+        """Also where Redis is away: then alone, until it is there."""
+        try:
+            await self.greet()
+        except StoreLost as lost:
+            self.part(lost)
+
+    # steps
+
+    def now_s(self) -> float:
+        """Store time, as far as it is known."""
+        if self._ahead_s is None:
+            return self._clock.wall_s()
+        return self._clock.now_s() + self._ahead_s
+
+    async def ask(self, command: codec.Command, locally: Locally, done: Callable[[Any], None] | None = None) -> Any:
+        step = Step(command, locally, done, asyncio.get_running_loop().create_future())
+        self._put(step)
+        assert step.future is not None
+        return await step.future
+
+    def tell(self, command: codec.Command, locally: Locally, done: Callable[[Any], None] | None = None) -> None:
+        self._put(Step(command, locally, done))
+
+    def _put(self, step: Step) -> None:
+        if self.alone is not None:
+            self._do_alone(step)
+            return
+        self._queue.append(step)
+        self._wanted.set()
+
+    def _do_alone(self, step: Step) -> None:
+        assert self.alone is not None
+        answer = self.alone.do(step.locally, self.now_s())
+        assert not isinstance(answer.value, Stale), "a book that only we speak to knows us"
+        step.end(answer.value)
+        self.desk.hear((*answer.grants, *answer.refusals))
+
+    def must_greet(self) -> None:
+        """Before anything else is sent."""
+        self._must_greet = True
+        self._wanted.set()
+
+    # the writer
+
+    async def write(self) -> None:
+        while not _is_cancelled():
+            try:
+                if self.alone is not None:
+                    await asyncio.sleep(AGAIN_S)
+                    await self.greet()
+                await self._send_all()
+            except StoreLost as lost:
+                if self.alone is None:
+                    self.part(lost)
+
+    async def _send_all(self) -> None:
+        while not _is_cancelled():
+            if self._must_greet:
+                await self.greet()
+            await self._wanted.wait()
+            self._wanted.clear()
+            while self._queue and not self._must_greet and not _is_cancelled():
+                await self._send([self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))])
+
+    async def _send(self, steps: list[Step]) -> None:
+        try:
+            answers = await self._link.run(self._caller, [step.command for step in steps])
+        except (StoreLost, asyncio.CancelledError):
+            self._queue.extendleft(reversed(steps))
+            raise
+        if isinstance(answers[0].value, Stale) or answers[0].seq <= self._last_seq:
+            # Reaped, or another life of the store: nothing was done, or it is lost with what was before it.
+            self._queue.extendleft(reversed(steps))
+            self.must_greet()
+            return
+        for step, answer in zip(steps, answers, strict=True):
+            self._heed(answer)
+            step.end(answer.value)
+            self.desk.hear((*answer.grants, *answer.refusals))
+
+    def _heed(self, answer: Answer[Any]) -> None:
+        self._last_seq = answer.seq
+        self._ahead_s = answer.now_s - self._clock.now_s()
+
+    async def greet(self) -> None:
+        """Hello, with all that this replica holds; then what it knows, for a store that has forgotten it."""
+        await self._link.connect()
+        desk, was_alone = self.desk, self.alone
+        leases, tickets = tuple(desk.leases.values()), tuple(desk.tickets.values())
+        hello = codec.hello(self._last_seq, leases, tickets)
+        answers = await self._link.run(self._caller, [hello, codec.set_limits(self.limits), codec.look()])
+        if was_alone is not None or not self._is_up.is_set():
+            log.info("redis answers: %s", self._link.address.url)
+            if self._link.evicts:
+                log.warning("redis may evict what it keeps for the pool: set its maxmemory-policy to noeviction")
+        self.alone, self._must_greet = None, False
+        session = answers[0].value
+        assert isinstance(session, int), "hello is never stale"
+        self._caller = Caller(self._caller.replica, session)
+        for answer in answers:
+            self._heed(answer)
+        self.looked(answers[-1].value)
+        self._is_up.set()
+        self._repeat()
+        # What ended while the answer was on its way ended alone: the store holds it until it hears this.
+        for ticket_id in {ticket.id for ticket in tickets} - desk.tickets.keys() - desk.leases.keys():
+            self.tell(codec.leave(ticket_id, 0), _unheard)
+        for lease in set(leases).difference(desk.leases.values()):
+            self.tell(codec.give_back(lease.id, 0), _unheard)
+        # And what began alone meanwhile it does not know yet.
+        if not (set(desk.leases.values()).issubset(leases) and desk.tickets.keys() <= {one.id for one in tickets}):
+            self.must_greet()
+        for answer in answers:
+            desk.hear((*answer.grants, *answer.refusals))
+
+    def _repeat(self) -> None:
+        told, self.told.reports = self.told.reports, {}
+        for report in told.values():
+            self.told.saw(report)
+            self.tell(codec.set_copy(report), _unheard)
+        for (node, weights), (gate, until_s) in self.told.gates.items():
+            self.tell(codec.gate(node, weights, gate, until_s), _unheard)
+
+    def part(self, lost: StoreLost) -> None:
+        log.warning(
+            "redis is away (%s): deciding alone, with 1/%d of every copy, until it answers", lost, self.replicas
+        )
+        self._is_up.clear()
+        now_s = self.now_s()
+        self.alone = Alone(self._rng, self.limits, self._caller.replica, self.replicas, now_s)
+        answers = self.alone.begin(self.told, self.desk.leases.values(), self.desk.tickets.values(), now_s)
+        for answer in answers:
+            self.desk.hear((*answer.grants, *answer.refusals))
+        queued, self._queue = self._queue, deque()
+        for step in queued:
+            self._do_alone(step)
+
+    def looked(self, value: Any) -> None:
+        """None from a book of one's own."""
+        if value is not None:
+            self.replicas, self.occupancy = value
+
+    async def close(self) -> None:
+        """When both tasks have ended: what is still queued goes with the bye, which frees what this replica holds."""
+        if self.alone is None:
+            with suppress(StoreLost):
+                await self._link.run(self._caller, [*(step.command for step in self._queue), codec.bye()])
+        await self._link.close()
+
+    # the reader
+
+    async def read(self) -> None:
+        while not _is_cancelled():
+            await self._is_up.wait()
+            try:
+                self.desk.hear(await self._link.news())
+            except StoreLost:
+                await asyncio.sleep(AGAIN_S)  # the writer notices by itself; until then beats bring the same
+
+
+def _is_cancelled() -> bool:
+    """The client of Redis may swallow a cancellation that meets an answer."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _unheard(book: Book, caller: Caller, now_s: float) -> Answer[Any]:
+    """What only a store that forgot needs to hear."""
+    return book.read(caller, now_s)

@@ -1,0 +1,248 @@
+"""The store of many replicas, as one of them sees it.
+
+What needs no answer (a lease given back, a ticket that leaves, reports, gates) is queued without a wait and in order:
+nobody who is cancelled can keep it from being sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from random import Random
+from types import MappingProxyType
+from typing import Any
+
+from router.errors import Outcome, Refusal
+from router.fleet.tickets import CopyReport, Gate, Leading, Lease, LineView, Place, Ticket
+from router.seams import Clock, Store
+from router.store.answers import Limits, Outdated
+from router.store.desk import Desk, given, widened
+from router.store.redis import codec
+from router.store.redis.link import Link
+from router.store.redis.session import Session
+
+
+class RedisStore(Store):
+    """Fills the `Store` seam, while its `loops` run."""
+
+    def __init__(self, link: Link, replica: str, clock: Clock, rng: Random, limits: Limits) -> None:
+        self._desk = Desk(self._claim, lambda lease: self._return(lease, 0))
+        self._session = Session(link, replica, clock, rng, desk=self._desk, limits=limits)
+        self._numbers: dict[str, tuple[int, int]] = {}  # by node: a start as we name it, and as the store does
+        self._uids: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        desk = self._desk
+        return f"<RedisStore {len(desk.tickets)} waiting | {len(desk.leases)} leased | {self._session!r}>"
+
+    @property
+    def is_alone(self) -> bool:
+        return self._session.alone is not None
+
+    @property
+    def is_up(self) -> bool:
+        """Redis answers."""
+        return self._session.is_up
+
+    @property
+    def limits(self) -> Limits:
+        return self._session.limits
+
+    def loops(self) -> Mapping[str, Coroutine[object, object, None]]:
+        """What has to run from `open` to `close`, by name."""
+        return {"store writer": self._session.write(), "store reader": self._session.read()}
+
+    async def open(self, on_grant: Callable[[Lease], bool], on_refusal: Callable[[str, Refusal], None]) -> None:
+        self._desk.on_grant = on_grant
+        self._desk.on_refusal = on_refusal
+        await self._session.open()
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    def set_limits(self, limits: Limits) -> None:
+        """For newcomers; whoever waits keeps its place. Replicas that differ have those that were told last."""
+        self._session.limits = limits
+        self._session.tell(codec.set_limits(limits), lambda book, caller, now_s: book.set_limits(caller, limits, now_s))
+
+    # tickets
+
+    async def take(self, ticket: Ticket) -> Lease | Place:
+        """Raises RateLimited, TeamQueueFull, QueueFull; QueueTimeout for a ticket that has left, or a past attempt."""
+        value = await self._session.ask(
+            codec.take(ticket),
+            lambda book, caller, now_s: book.take(caller, ticket, now_s),
+            lambda value: self._took(ticket, value),
+        )
+        return given(value)
+
+    async def widen(self, ticket_id: str, targets: tuple[str, ...]) -> Lease | Place:
+        """Raises Unavailable for a ticket that is neither waiting nor served."""
+        value = await self._session.ask(
+            codec.widen(ticket_id, targets),
+            lambda book, caller, now_s: book.widen(caller, ticket_id, targets, now_s),
+            lambda value: self._widened(ticket_id, targets, value),
+        )
+        return widened(value)
+
+    async def place_of(self, ticket_id: str) -> Place | None:
+        value: Place | None = await self._session.ask(
+            codec.place_of(ticket_id), lambda book, caller, now_s: book.place_of(caller, ticket_id, now_s)
+        )
+        return value
+
+    async def leave(self, ticket_id: str, tokens: int = 0) -> None:
+        """Queued, never waited for: a caller that is cancelled leaves all the same."""
+        held = self._desk.leases.get(ticket_id)
+        if held is not None:
+            self._count(held, -1)
+        self._desk.forget(ticket_id)
+        self._session.tell(
+            codec.leave(ticket_id, tokens),
+            lambda book, caller, now_s: book.leave(caller, ticket_id, now_s, tokens=tokens),
+        )
+
+    async def give_back(self, lease: Lease, outcome: Outcome, tokens: int) -> None:
+        self._return(lease, tokens)
+
+    async def refuse(self, model: str, refusal: Refusal) -> int:
+        value: int = await self._session.ask(
+            codec.refuse(model, refusal), lambda book, caller, now_s: book.refuse(caller, model, refusal, now_s)
+        )
+        return value
+
+    async def lines(self) -> Sequence[LineView]:
+        value: Sequence[LineView] = await self._session.ask(
+            codec.lines(), lambda book, caller, now_s: book.lines(caller, now_s)
+        )
+        return value
+
+    # nodes
+
+    async def set_copy(self, report: CopyReport) -> None:
+        report = replace(report, incarnation=self._number(report.node, report.incarnation))
+        self._session.told.saw(report)
+        self._session.tell(
+            codec.set_copy(report),
+            lambda book, caller, now_s: book.set_copy(caller, self._share(report), now_s),
+            lambda outdated: self._ignored(report, outdated),
+        )
+
+    async def drop_node(self, node: str, incarnation: int) -> None:
+        number = self._number(node, incarnation)
+        self._session.told.dropped(node)
+        self._session.tell(
+            codec.drop_node(node, number), lambda book, caller, now_s: book.drop_node(caller, node, number, now_s)
+        )
+
+    async def incarnate(self, node: str, uid: str) -> int:
+        # A start is what the pool says it is: how often this replica saw the node return is nothing to the others.
+        self._uids[node] = uid = uid.partition("/")[0]
+        value: int = await self._session.ask(
+            codec.incarnate(node, uid), lambda book, caller, now_s: book.incarnate(caller, node, uid, now_s)
+        )
+        self._numbers.pop(node, None)
+        return value
+
+    async def lead(self, *, wants: bool = True) -> Leading:
+        value: Leading = await self._session.ask(
+            codec.lead(wants=wants), lambda book, caller, now_s: book.lead(caller, now_s, wants=wants)
+        )
+        return value
+
+    async def begin(self, node: str, weights: str, *, loading: bool, epoch: int) -> bool:
+        value: bool = await self._session.ask(
+            codec.begin(node, weights, loading=loading, epoch=epoch),
+            lambda book, caller, now_s: book.begin(caller, node, weights, now_s, loading=loading, epoch=epoch),
+        )
+        return value
+
+    async def gate(self, node: str, weights: str | None, gate: Gate, until_s: float) -> None:
+        self._session.told.shut(node, weights, gate, until_s)
+        self._session.tell(
+            codec.gate(node, weights, gate, until_s),
+            lambda book, caller, now_s: book.gate(caller, node, weights, gate, now_s, until_s=until_s),
+        )
+
+    async def beat(self) -> None:
+        if not self.is_alone:
+            # Before the beat's own answer, in the same batch.
+            self._session.tell(codec.look(), lambda book, caller, now_s: book.read(caller, now_s), self._session.looked)
+        await self._session.ask(codec.beat(()), lambda book, caller, now_s: book.beat(caller, (), now_s))
+
+    def now_s(self) -> float:
+        return self._session.now_s()
+
+    @property
+    def occupancy(self) -> Mapping[tuple[str, str], int]:
+        """The pool's as of the last beat, with what this replica took and gave back since."""
+        alone = self._session.alone
+        return MappingProxyType(self._session.occupancy if alone is None else alone.book.ledger.copies.occupancy)
+
+    # what values mean to this replica
+
+    def _took(self, ticket: Ticket, value: Any) -> None:
+        if isinstance(value, Lease) and ticket.id not in self._desk.leases:
+            self._count(value, 1)
+        self._desk.took(ticket, value)
+
+    def _widened(self, ticket_id: str, targets: tuple[str, ...], value: Any) -> None:
+        ticket = self._desk.tickets.get(ticket_id)
+        if isinstance(value, Lease) and ticket is not None:
+            self._took(ticket, value)
+        elif isinstance(value, Place):
+            self._desk.went_further(ticket_id, targets)
+
+    def _claim(self, lease: Lease) -> None:
+        self._count(lease, 1)
+        self._session.tell(
+            codec.ack((lease.id,)), lambda book, caller, now_s: book.ack(caller, (lease.id,), now_s), self._lapsed
+        )
+
+    def _lapsed(self, lease_ids: Sequence[str]) -> None:
+        """A grant was passed on before we said that it is used: hello names it, so that it counts again."""
+        held = {lease.id for lease in self._desk.leases.values()}
+        if held.intersection(lease_ids):
+            self._session.must_greet()
+
+    def _return(self, lease: Lease, tokens: int) -> None:
+        if self._desk.leases.get(lease.ticket) == lease:
+            self._count(lease, -1)
+        self._desk.gave_back(lease)
+        self._session.tell(
+            codec.give_back(lease.id, tokens),
+            lambda book, caller, now_s: book.give_back(caller, lease.id, now_s, tokens=tokens),
+        )
+
+    def _count(self, lease: Lease, change: int) -> None:
+        place = (lease.node, lease.weights)
+        count = self._session.occupancy.get(place, 0) + change
+        if count > 0:
+            self._session.occupancy[place] = count
+        else:
+            self._session.occupancy.pop(place, None)
+
+    # starts of nodes
+
+    def _share(self, report: CopyReport) -> CopyReport:
+        alone = self._session.alone
+        return alone.share(report) if alone is not None else report
+
+    def _number(self, node: str, incarnation: int) -> int:
+        ours, theirs = self._numbers.get(node, (incarnation, incarnation))
+        return theirs if ours == incarnation else incarnation
+
+    def _ignored(self, report: CopyReport, outdated: Outdated | None) -> None:
+        """Another replica saw the node go, or come again: what this one sees now is of the latest start."""
+        if outdated is None or not report.is_probe or self.is_alone:
+            return
+        node, number = report.node, report.incarnation
+        ours = self._numbers.get(node, (number, number))[0]
+        uid = self._uids.get(node, "")
+
+        def named(latest: int) -> None:
+            self._numbers[node] = (ours, latest)
+
+        self._session.tell(
+            codec.incarnate(node, uid), lambda book, caller, now_s: book.incarnate(caller, node, uid, now_s), named
+        )

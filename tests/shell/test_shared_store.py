@@ -1,0 +1,151 @@
+"""Routers that share a real Valkey decide like one, and go on without it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.settings import Settings
+from router.simulation.pool import SimulatedPool
+from router.wiring import Router
+from tests.fakes import redis_server
+from tests.fakes.redis_server import Server
+from tests.ports import free_port
+from tests.shell.clients import Client, generate
+from tests.shell.house import assert_at_rest, router_before, until
+from tests.shell.scenes import ENDLESS, QUICK, pool_of, slotted
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@asynccontextmanager
+async def server() -> AsyncIterator[Server]:
+    started = Server(redis_server.valkey_binary(), free_port()).start()
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+@asynccontextmanager
+async def routers(
+    count: int, nodes: int = 1, *, slots: int = 1, **changes: Any
+) -> AsyncIterator[tuple[Server, SimulatedPool, list[Router]]]:
+    async with AsyncExitStack() as stack:
+        shared = await stack.enter_async_context(server())
+        pool = await stack.enter_async_context(pool_of(nodes, slots=slots))
+        more = {"nodes": slotted(pool, slots), "store": {"url": shared.url, "timeout_s": 1.0}, **changes}
+        made = [await stack.enter_async_context(router_before(pool.nodes, **more)) for _ in range(count)]
+        yield shared, pool, made
+
+
+async def status(router: Router) -> int:
+    return (await generate(router, QUICK, stream=False)).status
+
+
+async def open_stream(client: Client) -> None:
+    """A call that holds its slot until its client leaves."""
+    client.send("/api/generate", {"model": ENDLESS, "prompt": "Why?"})
+    await client.first(b"}\n")
+
+
+async def all_back(made: Sequence[Router]) -> None:
+    await until(lambda: not any(router.store.is_alone for router in made))
+
+
+async def none_held(made: Sequence[Router]) -> None:
+    """By anybody, as each router knows it."""
+    await until(lambda: not any(any(router.store.occupancy.values()) for router in made))
+
+
+async def test_two_routers_load_a_cold_model_once_and_both_answer() -> None:
+    async with routers(2, 2) as (_, pool, made):
+        statuses = await asyncio.gather(*(status(router) for router in made * 5))
+        assert statuses == [200] * 10
+        assert pool.loads_started == 1
+        await none_held(made)
+        for router in made:
+            assert_at_rest(router)
+
+
+async def test_a_slot_is_one_over_all_routers_and_goes_to_whoever_waits_elsewhere() -> None:
+    async with routers(2) as (_, _, (here, there)), Client(here.port) as first, Client(there.port) as second:
+        await open_stream(first)
+        waits = asyncio.create_task(open_stream(second))
+        await until(lambda: "1 waiting" in repr(there.pipeline))
+        first.leave()
+        await waits
+        second.leave()
+        await none_held([here, there])
+
+
+async def test_a_router_that_starts_without_redis_serves_alone_and_joins_when_it_is_there() -> None:
+    shared = Server(redis_server.valkey_binary(), free_port())
+    async with pool_of(1) as pool, router_before(pool.nodes, store={"url": shared.url}) as router:
+        assert router.store.is_alone
+        assert await status(router) == 200
+        shared.start()
+        try:
+            await all_back([router])
+            assert await status(router) == 200
+        finally:
+            shared.stop()
+        await until(lambda: router.store.is_alone)
+        assert await status(router) == 200
+
+
+async def test_frozen_redis_holds_nobody_up_and_what_was_sent_to_it_leaves_nothing_behind() -> None:
+    async with routers(2) as (shared, _, made):
+        assert await status(made[0]) == 200
+        shared.freeze()
+        assert await asyncio.gather(*map(status, made)) == [200, 200]
+        assert all(router.store.is_alone for router in made)
+        shared.thaw()
+        await all_back(made)
+        assert await asyncio.gather(*map(status, made)) == [200, 200]
+        await none_held(made)
+
+
+async def test_redis_that_comes_back_empty_learns_again_what_runs() -> None:
+    async with routers(2) as (shared, _, (here, there)):
+        async with Client(here.port) as client:
+            await open_stream(client)
+            shared.kill()
+            await until(lambda: here.store.is_alone and there.store.is_alone)
+            shared.start()
+            await all_back([here, there])
+            await until(lambda: sum(there.store.occupancy.values()) == 1)
+        await none_held([here, there])
+        assert await status(there) == 200
+
+
+async def test_the_rights_that_the_documentation_names_are_enough(tmp_path: Path) -> None:
+    documented = re.search(r"ACL SETUSER router on >... (.*?)`", (DOCS / "store.md").read_text())
+    assert documented is not None
+    secret = tmp_path / "password"
+    secret.write_text("open sesame\n")
+    async with server() as shared, pool_of(1) as pool:
+        with shared.client() as client:
+            client.execute_command("ACL", "SETUSER", "router", "on", ">open sesame", *documented[1].split())
+            client.execute_command("ACL", "SETUSER", "default", "off")
+        store = {"url": shared.url.replace("//", "//router@"), "password_file": str(secret), "timeout_s": 2.0}
+        async with router_before(pool.nodes, store=store) as router:
+            assert await status(router) == 200
+            await router.store.beat()
+            assert not router.store.is_alone
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis+sentinel://a,b/m", "redis+cluster://a", "http://x", "redis://u:secret@h", "redis://h/x", "redis://h:x"],
+)
+def test_urls_that_this_router_cannot_use_are_refused_without_being_repeated(url: str) -> None:
+    with pytest.raises(ValueError, match=r"store\.url") as told:
+        Settings(store={"url": url})
+    assert all("secret" not in error["msg"] for error in told.value.errors())
