@@ -162,6 +162,15 @@ def about_routers() -> list[Alert]:
             "{{ $labels.instance }} has lost the shared store: fairness and limits hold for it alone.",
         ),
         Alert(
+            "OllamaRouterRedisDown",
+            f"max by ({POOL}) ({PREFIX}redis_up) == 0",
+            "1m",
+            "critical",
+            "No replica of {{ $labels.job }} reaches the shared store",
+            "Every replica of {{ $labels.job }} decides with its share of each copy: lines, fairness and limits hold for "
+            "each by itself.",
+        ),
+        Alert(
             "OllamaRouterConfigReloadFailed",
             f"max by ({POOL}, instance) ({PREFIX}config_last_reload_successful) == 0",
             "5m",
@@ -228,6 +237,15 @@ def about_nodes() -> list[Alert]:
             "{{ $labels.model }} on {{ $labels.node }} is kept out of the way",
             "{{ $labels.model }} on {{ $labels.node }} has failed again and again and gets one trial call at a time "
             "(model all: the node itself).",
+        ),
+        Alert(
+            "OllamaRouterDiscoveryStale",
+            f"min by ({POOL}, source) ({PREFIX}discovery_up) == 0",
+            "5m",
+            "warning",
+            "{{ $labels.source }} does not say which nodes there are",
+            "{{ $labels.source }} has not answered a replica of {{ $labels.job }}. Nodes that are known go on; new ones get "
+            "no calls.",
         ),
         Alert(
             "OllamaRouterNodeVersionSkew",

@@ -103,9 +103,7 @@ class FleetKeeper:
     # discovery
 
     async def add(self, spec: NodeSpec) -> None:
-        if spec.name not in self._vitals:
-            self._vitals[spec.name] = Vitals(returns=self._left.starts_of(spec.name))
-        vitals = self._vitals[spec.name]
+        vitals = self._vitals.setdefault(spec.name, Vitals(returns=self._left.starts_of(spec.name)))
         incarnation = await self._store.incarnate(spec.name, vitals.start_of(spec.uid))
         known = self.snapshot.nodes.get(spec.name, Node(spec))
         self._swap(replace(known.under(spec), incarnation=incarnation))

@@ -108,6 +108,7 @@ SCENES: dict[str, Scene] = {
     "OllamaRouterDegradedMode": Scene(
         {of("degraded_mode"): "1x60"}, {of("degraded_mode"): "0x60"}, "20m", {**JOB, "instance": "r-1"}
     ),
+    "OllamaRouterRedisDown": Scene({of("redis_up"): "0x60"}, {of("redis_up"): "1x60"}, "20m"),
     "OllamaRouterConfigReloadFailed": Scene(
         {of("config_last_reload_successful"): "0x60"},
         {of("config_last_reload_successful"): "1x60"},
@@ -148,6 +149,11 @@ SCENES: dict[str, Scene] = {
          of("circuit_state", node="gpu-1", model="m", state="half_open"): "_ _ 1 1 _x30"},
         {of("node_up", node="gpu-1"): "1x30"},
         "15m", {**JOB, "node": "gpu-1", "model": "m"},
+    ),
+    "OllamaRouterDiscoveryStale": Scene(
+        {of("discovery_up", source="kubernetes"): "0x60"},
+        {of("discovery_up", source="kubernetes"): "1x60"},
+        "20m", {**JOB, "source": "kubernetes"},
     ),
     "OllamaRouterNodeVersionSkew": Scene(
         {of("node_info", node="gpu-1", version="0.33.0"): "1x120", of("node_info", node="gpu-2", version="0.32.0"): "1x120"},
