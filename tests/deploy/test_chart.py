@@ -306,6 +306,22 @@ def test_the_store_is_the_chart_s_own_or_somebody_else_s() -> None:
     assert variable["name"] == "OLLAMA_ROUTER_STORE__URL"
 
 
+def test_only_routers_reach_the_chart_s_valkey_where_policies_are_made() -> None:
+    objects = objects_of({"networkPolicy": {"enabled": True}})
+    policy = named(objects, "NetworkPolicy", f"{NAME}-redis")["spec"]
+    ours = {name: workload["spec"]["selector"] for name, workload in by_component(objects).items()}
+    assert policy["podSelector"] == ours["redis"]
+    assert policy["ingress"] == [
+        {"ports": [{"port": "redis", "protocol": "TCP"}], "from": [{"podSelector": ours["router"]}]}
+    ]
+    assert "egress" not in policy, "it calls nobody"
+
+
+def by_component(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    made = [one for one in workloads(objects) if one["kind"] != "Pod"]
+    return {one["metadata"]["labels"]["app.kubernetes.io/component"]: one for one in made}
+
+
 def test_a_password_stands_in_no_command_line() -> None:
     redis = named(objects_of(), "StatefulSet", f"{NAME}-redis")
     container = pod_of(redis)["containers"][0]
