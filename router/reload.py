@@ -10,6 +10,7 @@ import logging
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from router import meaning
 from router.control.keeper import FleetKeeper
@@ -29,14 +30,16 @@ from router.settings import ConfigError, Loaded, Origin, Settings, node_specs
 from router.settings.changes import changed, kept
 from router.settings.files import NodeFiles, named_files, problem, read_keys, read_node_files, read_store_password
 from router.store.answers import Limits
-from router.store.either import PoolStore
-from router.store.redis.link import Address
+from router.store.redis.address import Address
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
 from router.upstream.access import AccessBook, NodeAccess, tls_text, trusting
 from router.upstream.node_api import HttpNodeApi
 from router.upstream.pool import ConnectionPool
 from router.upstream.rules import CallRules
+
+if TYPE_CHECKING:
+    from router.store.either import PoolStore
 
 log = logging.getLogger(__name__)
 

@@ -39,7 +39,6 @@ from router.server.pages import Pages
 from router.server.show import NODE_S, QUESTIONS_MAX, Shows
 from router.server.tls import ListenerTls
 from router.settings import Loaded, Origin, Settings, host_port, is_loopback
-from router.store.either import PoolStore
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
 from router.telemetry.observer import Telemetry
@@ -54,6 +53,7 @@ from router.wiring_store import make_store
 from router.wiring_telemetry import listen_probes, observer_of, tracing
 
 if TYPE_CHECKING:
+    from router.store.either import PoolStore
     from router.telemetry.tracing import Tracer
 
 log = logging.getLogger("router")

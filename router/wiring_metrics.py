@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from router import meaning
 from router.control.keeper import FleetKeeper
@@ -10,10 +11,12 @@ from router.control.placer import Placer
 from router.control.watch import Watch
 from router.discovery.joined import JoinedDiscovery
 from router.settings import Settings
-from router.store.either import PoolStore
 from router.telemetry.gauges import Sources
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from router.store.either import PoolStore
 
 
 def metrics_of(  # noqa: PLR0917 - joined here and nowhere else

@@ -7,13 +7,14 @@ import secrets
 import socket
 from contextlib import AsyncExitStack
 from random import Random
+from typing import TYPE_CHECKING
 
 from router.reload import Prepared
 from router.seams import Clock
-from router.store.either import PoolStore
 from router.store.memory import MemoryStore
-from router.store.redis.link import Link
-from router.store.redis.store import RedisStore
+
+if TYPE_CHECKING:
+    from router.store.either import PoolStore
 
 
 def make_store(stack: AsyncExitStack, prepared: Prepared, clock: Clock, rng: Random) -> PoolStore:
@@ -21,6 +22,10 @@ def make_store(stack: AsyncExitStack, prepared: Prepared, clock: Clock, rng: Ran
     if prepared.store is None:
         store = MemoryStore(clock, rng, prepared.line_limits)
     else:
+        # The client brings half of what a router without it takes to start, and OpenTelemetry where that is installed.
+        from router.store.redis.link import Link  # noqa: PLC0415
+        from router.store.redis.store import RedisStore  # noqa: PLC0415
+
         replica = _name_of_this_process()
         store = RedisStore(Link(prepared.store, replica), replica, clock, rng, prepared.line_limits)
     stack.push_async_callback(store.close)

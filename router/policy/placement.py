@@ -152,11 +152,13 @@ def place(
         shared = next((loads[row.node] for row in rows if _is_load_of(loads.get(row.node), row)), None)
         if shared is not None and line.own:
             loads[shared.node] = _asking(shared, line, wants)
-        elif shared is None and mode is not Mode.OBSERVE and not any(_is_loading(row, loading) for row in rows):
+            continue
+        coming = sum(_is_loading(row, loading) for row in rows)
+        if shared is None and mode is not Mode.OBSERVE and (not coming or (ready and not wants)):
             idle = [row for row in rows if row.node not in loads]
             possible = [row for row in idle if hindrance(row, loading, backoff, now_s, may_reload=bool(wants)) is None]
             serving = () if wants else usable(ready, frozenset(), 0, names_no_ctx=line.names_no_ctx)
-            chosen = _choose(line, serving, possible, pool)
+            chosen = _choose(line, serving, possible, pool, coming)
             # None waits: for a slot, for a node that loads something else, for its turn, or for the end of a backoff.
             if chosen is not None:
                 row, displaced = chosen
@@ -178,11 +180,11 @@ def _late(loading: Mapping[str, str], since_s: Mapping[str, float], pool: Pool) 
 
 
 def _choose(
-    line: LineView, serving: Sequence[Row], possible: Sequence[Row], pool: Pool
+    line: LineView, serving: Sequence[Row], possible: Sequence[Row], pool: Pool, coming: int
 ) -> tuple[Row, tuple[str, ...]] | None:
     """Of the possible nodes the one where a load does the least harm, if what waits is worth it; and what the load
     displaces there. `serving`: the copies that serve this line already."""
-    if serving and not _outlasts_a_load(line, serving, pool):
+    if serving and not _outlasts_a_load(line, serving, pool, coming):
         return None
     nodes = pool.snapshot.nodes
     if len(possible) > COSTED_MAX:
@@ -192,20 +194,22 @@ def _choose(
         worth = [each for each in costs if _is_worth(line, each[0], pool.slots_of(each[1]), has_copy=bool(serving))]
     else:
         worth = [(cost, row) for cost, row in costs if _is_spare(row, cost, nodes[row.node])]
+    if coming:
+        worth = [(cost, row) for cost, row in worth if not cost.displaced]
     if not worth:
         return None
     cost, row = min(worth, key=lambda each: _rank(each[0], each[1], nodes[each[1].node], pool.occupancy))
     return row, cost.displaced
 
 
-def _outlasts_a_load(line: LineView, serving: Sequence[Row], pool: Pool) -> bool:
-    """Whether those in line would wait longer for the copies that serve them than another one takes to load, and not
-    only now. Copies that have just come show first what they make of the line."""
+def _outlasts_a_load(line: LineView, serving: Sequence[Row], pool: Pool, coming: int) -> bool:
+    """Whether those in line would wait longer for the copies that serve them, and for those that are coming, than
+    another one takes to load, and not only now. Copies that have just come show first what they make of the line."""
     load_s = pool.load_s(serving[0].weights, pool.resident_bytes(serving[0]))
     served_s = min(pool.ready_for_s(row.copy) for row in serving)
     is_busy = pool.experience.utilization_of(serving[0].weights) >= BUSY
     is_line = is_busy and min(served_s, line.oldest_wait_s) >= SECOND_AFTER_S
-    return is_line and _estimate_s(line) > load_s
+    return is_line and _estimate_s(line) * len(serving) / (len(serving) + coming) > load_s
 
 
 def _estimate_s(line: LineView) -> float:

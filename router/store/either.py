@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from router.store.memory import MemoryStore
-from router.store.redis.store import RedisStore
+from typing import TYPE_CHECKING
 
-PoolStore = MemoryStore | RedisStore
+if TYPE_CHECKING:
+    from router.store.memory import MemoryStore
+    from router.store.redis.store import RedisStore
+
+    PoolStore = MemoryStore | RedisStore

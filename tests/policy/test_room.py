@@ -50,6 +50,25 @@ def test_a_second_copy_comes_when_the_line_would_wait_longer_than_a_load() -> No
     assert loads(snapshot, line("x", depth=99, wait_s=1.9, drain_per_s=1.0)) == [], "a burst that is young"
 
 
+def test_several_further_copies_come_at_once_where_one_more_would_not_be_enough_and_nothing_has_to_go() -> None:
+    snapshot = fleet(
+        node("a", disk="x", ready="x"),
+        node("b", disk="x", loading="x"),
+        node("c", disk="x y", vram_bytes=2000),
+        node("d", disk="x y", ready="y", vram_bytes=2000),
+    )
+    on_b = {"b": "w:x"}
+    assert loads(snapshot, line("x", depth=21, wait_s=5, drain_per_s=1.0), loading=on_b) == [("c", "x", ())]
+    assert loads(snapshot, line("x", depth=20, wait_s=5, drain_per_s=1.0), loading=on_b) == [], "with b's it is served"
+    full = fleet(*(each for name, each in snapshot.nodes.items() if name != "c"))
+    assert loads(full, line("x", depth=999, wait_s=99, drain_per_s=1.0), loading=on_b) == [], "y would have to go"
+
+
+def test_while_the_first_copy_comes_no_further_one_does() -> None:
+    snapshot = fleet(node("a", disk="x", loading="x"), node("b", disk="x"))
+    assert loads(snapshot, line("x", depth=999, wait_s=99), loading={"a": "w:x"}) == []
+
+
 def test_copies_that_have_just_come_show_first_what_they_make_of_the_line() -> None:
     snapshot = fleet(node("a", disk="x", ready="x"), node("b", disk="x"))
     young = replace(OLD, ready_since=MappingProxyType({("a", "w:x"): NOW_S - 1.0}))

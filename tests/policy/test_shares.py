@@ -49,6 +49,7 @@ def test_joined_names_have_one_front_and_keep_everybodys_distance_to_it() -> Non
     fast.serve(4_000.0)
     ahead = shares.enter(fast, shares.account("y", 1.0))
     shares.join(("k", "m", "new"))
+    behind = shares.front("m", 1).standings["x"]
     assert shares.front("m", 1) is shares.front("k", 1) is shares.front("new", 1)
     assert (behind.tag, ahead.tag) == (4_010.0, 4_000.0)
     shares.join(("m", "k"))

@@ -12,14 +12,14 @@ In a line that does not move, since its model is loaded nowhere (`policy.placeme
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from router.fleet.node import CopyState
 from router.policy.experience import NOTHING_LEARNT
 from router.policy.fair_queue import LOOKAHEAD, LOOKAHEAD_TOKENS
-from router.policy.shares import DEBT_MAX_TOKENS, Account
+from router.policy.shares import BANDS, DEBT_MAX_TOKENS, Standing
 from router.simulation.facts import GIB
 from router.simulation.world.scenario import Scenario
 from router.simulation.world.workload import Request
@@ -46,8 +46,7 @@ class Wait:
     front: float  # no team that came since starts before it
     tags: Mapping[str, float]  # of the teams that were there
     served: Mapping[Crowd, float]
-    refunded: Mapping[str, float]
-    used: float  # by the team itself, anywhere
+    refunded: Mapping[Crowd, float]
 
     def owes(self, team: str) -> float:
         return self.tag - min(self.front, self.tags.get(team, self.front))
@@ -61,8 +60,8 @@ class Turns:
         self._known: set[str] = set()  # leases
         self._waits: dict[Crowd, Wait] = {}
         self._served: dict[Crowd, float] = {}
-        self._refunded: dict[str, float] = {}
-        self._used: dict[str, tuple[Account, float]] = {}
+        self._refunded: dict[Crowd, float] = {}
+        self._tags: dict[Crowd, tuple[Standing, float]] = {}
         self._overtaken: dict[str, int] = {}  # by ticket, by calls of its own team
 
     def look(self) -> None:
@@ -102,16 +101,23 @@ class Turns:
         return crowds
 
     def _settle(self, made: Iterable[Entry]) -> None:
-        """What teams were charged or refunded in this event beyond the calls that began in it."""
-        began: dict[str, float] = {}
-        for entry in made:
-            began[entry.team.account.name] = began.get(entry.team.account.name, 0.0) + _cost(entry)
-        for name, account in self._book.ledger.queues.shares.accounts.items():
-            known, used = self._used.get(name, (account, account.used))
-            if known is account:
-                corrected = account.used - used - began.get(name, 0.0)
-                self._refunded[name] = self._refunded.get(name, 0.0) + max(0.0, -corrected)
-            self._used[name] = (account, account.used)
+        """What teams were charged or refunded in this event beyond the calls that began in it, as each line sees it."""
+        made = list(made)
+        for crowd, standing in self._standings():
+            known, tag = self._tags.get(crowd, (standing, standing.tag))
+            if known is standing:
+                payers = (standing, standing.account)
+                began = sum(_cost(entry) for entry in made if entry.payer in payers)
+                refunded = max(0.0, tag + began - standing.tag)
+                self._refunded[crowd] = self._refunded.get(crowd, 0.0) + refunded
+            self._tags[crowd] = (standing, standing.tag)
+
+    def _standings(self) -> Iterator[tuple[Crowd, Standing]]:
+        queues = self._book.ledger.queues
+        for key in queues.lines:
+            for band in range(BANDS):
+                for name, standing in queues.shares.front(key, band).standings.items():
+                    yield Crowd(key, band, name), standing
 
     def _count(self, entry: Entry, crowds: Mapping[Crowd, Sequence[Entry]]) -> None:
         lease, account = entry.lease, entry.team.account
@@ -129,8 +135,8 @@ class Turns:
     def _compare(self, crowd: Crowd, wait: Wait, other: Crowd, last: float) -> None:
         """`last`: the call that `other` has just been given."""
         got = self._served[other] - wait.served.get(other, 0.0)
-        back = self._refunded.get(other.team, 0.0) - wait.refunded.get(other.team, 0.0)
-        own = self._book.ledger.queues.shares.accounts[crowd.team].used - wait.used
+        back = self._refunded.get(other, 0.0) - wait.refunded.get(other, 0.0)
+        own = self._book.ledger.queues.shares.front(crowd.key, crowd.band).standings[crowd.team].tag - wait.tag
         bound = own + wait.owes(other.team) + last + LOOKAHEAD_TOKENS
         assert got - back <= bound + ROUNDING, (
             f"{crowd.team} waits for {crowd.key} while {other.team} got {got:.0f} tokens by weight there, "
@@ -143,8 +149,7 @@ class Turns:
         tags = {name: standing.tag for name, standing in front.standings.items() if standing.waiting}
         debt = tags[crowd.team] - front.time
         assert debt <= DEBT_MAX_TOKENS + ROUNDING, f"{crowd.team} owes {debt:.0f} tokens when it comes to {crowd.key}"
-        used = shares.accounts[crowd.team].used
-        return Wait(tags[crowd.team], front.time, tags, dict(self._served), dict(self._refunded), used)
+        return Wait(tags[crowd.team], front.time, tags, dict(self._served), dict(self._refunded))
 
 
 def _cost(entry: Entry) -> float:

@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +22,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from router.fleet.tickets import BEAT_S, Lease
 from router.store.answers import Answer, Caller, Refused
 from router.store.redis import codec, script
+from router.store.redis.address import Address
 
 log = logging.getLogger(__name__)
 
@@ -33,20 +33,6 @@ READ_MAX = 256  # news in one read
 
 class StoreLost(Exception):
     """Redis did not do what it was asked: nobody knows whether it will yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where the store is. `user` is that of an ACL."""
-
-    url: str  # redis:// or rediss://, without a password
-    pool: str
-    timeout_s: float = 0.25
-    password: str | None = None
-    ca_file: str | None = None
-
-    def __repr__(self) -> str:
-        return f"<Address {self.url}>"
 
 
 class Link:
