@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from router.control.declarations import Declarations, Look
@@ -34,12 +34,15 @@ FAILURES_MAX = 1000  # copies with a failed load remembered; a pool has fewer (n
 
 @dataclass(slots=True)
 class Loading:
-    """A load that runs, and what its node had in memory before. `since_s`: its beginning, or when it displaced last."""
+    """A load that runs, and what its node had in memory before. `since_s`: its beginning, or when it displaced last.
+    `is_over`: what it displaced is being told; nothing more goes for it."""
 
     load: Load
     since_s: float
     before: dict[str, Held]
     task: asyncio.Task[None] | None = None
+    is_over: bool = False
+    offers: set[asyncio.Task[None]] = field(default_factory=set)  # to Ollama, of what displaces late
 
 
 class Placer:
@@ -179,13 +182,26 @@ class Placer:
     async def _displace(self, action: Displace, epoch: int) -> None:
         """For a load that should have ended long ago. What it displaces is told when the load ends."""
         running = self._loads.get(action.node)
-        if running is None or not await self._store.begin(action.node, action.weights, loading=False, epoch=epoch):
+        if running is None or running.is_over:
             return
         load = running.load
-        log.info("%s on %s waits for memory: %s gets no new calls there", load.key, load.node, action.weights[:19])
+        # Noted before the store is asked: should the load end meanwhile, this copy is told with the others.
         running.load = replace(load, displaces=(*load.displaces, action.weights))
         running.since_s = self._clock.now_s()
-        await self._memory.let_go(load, (action.weights,))
+        if not await self._store.begin(action.node, action.weights, loading=False, epoch=epoch):
+            running.load = load
+        elif not running.is_over:
+            log.info("%s on %s waits for memory: %s gets no new calls there", load.key, load.node, action.weights[:19])
+            # A node that waits for memory may take its time to answer: other nodes' lines do not wait for it.
+            offer = asyncio.create_task(self._offer(load, action.weights), name=f"offer for {load.key} on {load.node}")
+            running.offers.add(offer)
+
+    async def _offer(self, load: Load, weights: str) -> None:
+        try:
+            await self._memory.let_go(load, (weights,))
+        except Exception:
+            # A supervisor: the load goes on, and who displaces next tries again.
+            log.exception("%s on %s was not offered", weights[:19], load.node)
 
     def _named_by_all(self, action: Action) -> Action:
         """Without the store every replica that has tickets for a model must ask the same node: Ollama loads once."""
@@ -205,6 +221,9 @@ class Placer:
             # A supervisor: whatever the load did to us, its node may load again.
             log.exception("the end of loading %s on %s went untold", load.key, load.node)
         finally:
+            running.is_over = True
+            for offer in running.offers:
+                offer.cancel()
             try:
                 await self._memory.tell_displaced(running.load)
             finally:

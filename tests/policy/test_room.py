@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
+from router.fleet.node import Health
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
 from router.policy.experience import NOTHING_LEARNT, Experience, Utilization, did_not_fit, loaded, looked
@@ -197,6 +198,12 @@ def test_a_node_that_holds_what_should_not_fit_has_more_memory_than_that() -> No
     assert did_not_fit(learnt, "a", 3000).vram_bytes == {"a": 2000}
     assert looked(learnt, (), undeclared(), {}, 1.0).vram_bytes == {}
     assert looked(did_not_fit(learnt, "a", 1999), (), fleet(node("a", ready="x")), {}, 1.0).vram_bytes == {"a": 1999}
+
+
+def test_memory_that_was_learnt_is_that_of_a_node_that_is_there() -> None:
+    learnt = did_not_fit(did_not_fit(NOTHING_LEARNT, "gone", 2000), "down", 2000)
+    snapshot = fleet(node("down", disk="x", health=Health.DOWN), node("a", disk="x"))
+    assert looked(did_not_fit(learnt, "a", 2000), (), snapshot, {}, 1.0).vram_bytes == {"a": 2000}
 
 
 def test_what_went_for_a_load_tells_how_much_is_too_much() -> None:
