@@ -21,7 +21,7 @@ from router.policy.degraded import loading_node
 from router.policy.experience import NOTHING_LEARNT, did_not_fit, loaded, looked
 from router.policy.guard import KEEP_ALIVE_MIN_S
 from router.policy.placement import Action, Displace, Load, LoadFailure, Mode, Refuse, failed_again, hopeless, place
-from router.policy.room import Held
+from router.policy.room import Held, ran_out
 from router.seams import Clock, NodeFailed, Store
 
 log = logging.getLogger(__name__)
@@ -247,6 +247,11 @@ class Placer:
                 log.exception("loading %s on %s failed", load.key, load.node)
             if not failed.is_local:
                 self._note_failure((load.node, load.weights), failed)
+            if _result(failed) == "oom":
+                node = self._keeper.snapshot.nodes.get(load.node)
+                model = None if node is None else node.models.get(load.key)
+                disk_bytes = 0 if model is None else model.size_bytes
+                self.experience = ran_out(self.experience, load.node, load.weights, disk_bytes, running.before)
             self._observe(load.node, load.key, reason, _result(failed), self._clock.now_s() - began_s)
             await self._keeper.not_loaded(load.node, load.weights)
             return

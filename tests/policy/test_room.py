@@ -10,7 +10,7 @@ from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
 from router.policy.experience import NOTHING_LEARNT, Experience, Utilization, did_not_fit, loaded, looked
 from router.policy.placement import Displace, Load, Mode, place
-from router.policy.room import LATE, Held, took_room
+from router.policy.room import LATE, Held, ran_out, took_room
 from tests.fleet.builders import fleet, node
 
 NOW_S = 1000.0
@@ -212,6 +212,13 @@ def test_what_went_for_a_load_tells_how_much_is_too_much() -> None:
     assert took_room(before, {"x"}, 800, 100.0) is None, "it may have gone for its age"
     assert took_room(before, {"x", "y"}, 800, 100.0) is None, "nothing went"
     assert took_room({**before, "z": Held(1, 900.0)}, {"y", "z"}, 800, 100.0) is None, "it may have gone for the number"
+
+
+def test_a_load_that_failed_for_want_of_memory_makes_room_the_next_time() -> None:
+    learnt = ran_out(OLD, "a", "w:z", 1000, {"w:x": Held(1000, 0.0), "w:y": Held(1000, 0.0)})
+    assert learnt.vram_bytes == {"a": 3250}
+    assert ran_out(OLD, "a", "w:z", 0, {}) == OLD, "nobody knows how large it is"
+    assert len(loads(undeclared(), line("z", depth=1, wait_s=0), experience=learnt)[0][2]) == 1
 
 
 def test_a_load_that_waits_for_memory_gets_it_by_sending_calls_elsewhere() -> None:
