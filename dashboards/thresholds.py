@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # Runbooks are found under this address. The chart puts `metrics.prometheusRule.runbookUrlBase` in its place.
-RUNBOOKS = "https://ollama-router.example/docs/runbooks"
+RUNBOOKS = "https://github.com/ollama-router/ollama-router/blob/main/docs/runbooks"
 
 # How the scrape's job is called: the chart names it after its release.
 JOB = ".*ollama-router.*"

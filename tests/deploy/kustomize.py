@@ -20,7 +20,11 @@ FILES: dict[str, tuple[str, ...]] = {
     "deployment.yaml": ("Deployment",),
     "service.yaml": ("Service",),
     "rbac.yaml": ("ServiceAccount", "Role", "RoleBinding"),
+    "redis.yaml": ("StatefulSet",),
+    "pdb.yaml": ("PodDisruptionBudget",),
 }
+# The chart makes a password where none is there yet; here it is the overlay's.
+GIVEN = {"redis": {"auth": {"existingSecret": f"{NAME}-redis"}}}
 ALWAYS = {"enabled": True, "renderMode": "alwaysRender"}
 # Component: what the chart is told, and the kinds that come of it.
 COMPONENTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
@@ -40,7 +44,7 @@ OF_HELM = ("helm.sh/chart", "app.kubernetes.io/managed-by")
 
 def rendered(values: dict[str, Any] | None = None) -> list[Object]:
     """As a release of the chart's own name."""
-    texts = helm_python.Chart.load(str(CHART)).render(values or {}, name=NAME, namespace="default")
+    texts = helm_python.Chart.load(str(CHART)).render({**GIVEN, **(values or {})}, name=NAME, namespace="default")
     return [one for name, text in texts.items() if name.endswith(".yaml") for one in yaml.safe_load_all(text) if one]
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,9 @@ from tests.deploy.render import (
 
 NAME = "r-ollama-router"
 each_ci = pytest.mark.parametrize("path", CI, ids=lambda path: path.stem.removesuffix("-values"))
-# Of the router's settings, those that another part of the project brings.
-TO_COME = ("store", "tracing")
+# One router, whose slots are in its memory.
+ALONE: dict[str, Any] = {"replicaCount": 1, "redis": {"enabled": False}}
+NO_REDIS: dict[str, Any] = {"redis": {"enabled": False}}
 
 
 # --- every values file
@@ -77,7 +79,7 @@ def test_no_object_stands_twice_and_all_know_whose_they_are(path: Path) -> None:
 def test_the_router_understands_its_configuration(path: Path, tmp_path: Path) -> None:
     config = config_of(objects_of(ci_values(path)))
     file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump({key: value for key, value in config.items() if key not in TO_COME}))
+    file.write_text(yaml.safe_dump(config))
     settings = load_settings(str(file)).settings
     assert settings.nodes or settings.discovery.is_on
 
@@ -136,12 +138,52 @@ def test_without_a_value_it_looks_for_the_pods_of_the_common_chart_in_its_own_na
         "port_name": "http",
         "port": 11434,
     }
-    kinds = sorted(one["kind"] for one in objects)
-    assert kinds == ["ConfigMap", "Deployment", "Pod", "Role", "RoleBinding", "Service", "Service", "ServiceAccount"]
+    kinds = Counter(one["kind"] for one in objects)
+    once = ("ConfigMap", "Deployment", "Pod", "PodDisruptionBudget", "Role", "RoleBinding", "Secret", "ServiceAccount")
+    assert kinds == {**dict.fromkeys((*once, "StatefulSet"), 1), "Service": 3}
     assert named(objects, "Service", NAME)["spec"]["ports"][0]["port"] == 11434
     container = pod_of(named(objects, "Deployment", NAME))["containers"][0]
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
     assert container["image"] == f"ghcr.io/ollama-router/ollama-router:{version}"
+
+
+def test_without_a_value_two_routers_share_the_chart_s_valkey() -> None:
+    objects = objects_of()
+    assert named(objects, "Deployment", NAME)["spec"]["replicas"] == 2
+    assert named(objects, "PodDisruptionBudget", NAME)["spec"]["maxUnavailable"] == 1
+    assert config_of(objects)["store"] == {
+        "url": f"redis://{NAME}-redis:6379/0",
+        "password_file": "/etc/ollama-router/redis-password",
+    }
+    sources = pod_of(named(objects, "Deployment", NAME))["volumes"][0]["projected"]["sources"]
+    (secret,) = of_kind(objects, "Secret")
+    (password,) = secret["data"]
+    assert {"key": password, "path": "redis-password"} in sources[1]["secret"]["items"]
+
+
+def test_one_router_alone_needs_no_store() -> None:
+    objects = objects_of(ALONE)
+    assert "store" not in config_of(objects)
+    assert of_kind(objects, "StatefulSet") == of_kind(objects, "Secret") == []
+    assert of_kind(objects, "PodDisruptionBudget") == []
+
+
+def test_routers_with_a_whole_configuration_of_the_operator_s_share_a_store_all_the_same(tmp_path: Path) -> None:
+    objects = objects_of({"config": {"existingConfigMap": "mine"}})
+    deployment = named(objects, "Deployment", NAME)
+    environ = {one["name"]: one["value"] for one in pod_of(deployment)["containers"][0]["env"]}
+    file = tmp_path / "config.yaml"
+    file.write_text("nodes: [gpu-1]\n")
+    loaded = load_settings(str(file), environ=environ)
+    assert loaded.warnings == ()
+    assert loaded.settings.store.url == f"redis://{NAME}-redis:6379/0"
+    assert loaded.settings.store.password_file == "/etc/ollama-router/redis-password"
+
+
+def test_an_upgrade_of_the_router_does_not_start_its_valkey_anew() -> None:
+    template = named(objects_of(), "StatefulSet", f"{NAME}-redis")["spec"]["template"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
+    assert chart not in json.dumps(template["metadata"])
 
 
 def test_the_chart_installs_the_version_it_was_made_for() -> None:
@@ -221,8 +263,14 @@ def test_pods_roll_for_what_needs_a_restart_and_for_nothing_else() -> None:
     changes |= {"limits": {"stream_buffer_bytes": 7}, "metrics": {"teams": True}, "admin": {"listen": "127.0.0.1:1"}}
     for key, value in changes.items():
         assert restart_mark({key: value}) != basis, key
-    groups = {path.partition(".")[0] for path in NEED_RESTART} - {"listen", "metrics_listen", "tls", *TO_COME}
-    assert groups == changes.keys(), "each of them is tried here"
+    of_the_chart: dict[str, dict[str, Any]] = {
+        "store": {"redis": {"auth": {"enabled": False}}},
+        "tracing": {"tracing": {"enabled": True, "endpoint": "http://otel-collector:4318"}},
+    }
+    for key, values in of_the_chart.items():
+        assert restart_mark({}, **values) != basis, key
+    groups = {path.partition(".")[0] for path in NEED_RESTART} - {"listen", "metrics_listen", "tls"}
+    assert groups == changes.keys() | of_the_chart.keys(), "each of them is tried here"
 
 
 def test_every_file_is_mounted_as_a_folder_so_that_changes_arrive() -> None:
@@ -243,12 +291,9 @@ def test_keys_are_known_by_their_digests_only() -> None:
 
 
 def test_the_store_is_the_chart_s_own_or_somebody_else_s() -> None:
-    own = objects_of({"redis": {"enabled": True}, "replicaCount": 2})
-    assert config_of(own)["store"] == {
-        "url": f"redis://{NAME}-redis:6379/0",
-        "password_file": "/etc/ollama-router/redis-password",
-    }
-    assert named(own, "PodDisruptionBudget", NAME)["spec"]["maxUnavailable"] == 1
+    own = objects_of({"redis": {"auth": {"enabled": False}}})
+    assert config_of(own)["store"] == {"url": f"redis://{NAME}-redis:6379/0"}
+    assert of_kind(own, "Secret") == []
     theirs = config_of(objects_of(ci_values(CHART / "ci/external-redis-values.yaml")))["store"]
     assert theirs == {
         "url": "rediss://ollama-router@redis.example.com:6380/0",
@@ -261,8 +306,24 @@ def test_the_store_is_the_chart_s_own_or_somebody_else_s() -> None:
     assert variable["name"] == "OLLAMA_ROUTER_STORE__URL"
 
 
+def test_only_routers_reach_the_chart_s_valkey_where_policies_are_made() -> None:
+    objects = objects_of({"networkPolicy": {"enabled": True}})
+    policy = named(objects, "NetworkPolicy", f"{NAME}-redis")["spec"]
+    ours = {name: workload["spec"]["selector"] for name, workload in by_component(objects).items()}
+    assert policy["podSelector"] == ours["redis"]
+    assert policy["ingress"] == [
+        {"ports": [{"port": "redis", "protocol": "TCP"}], "from": [{"podSelector": ours["router"]}]}
+    ]
+    assert "egress" not in policy, "it calls nobody"
+
+
+def by_component(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    made = [one for one in workloads(objects) if one["kind"] != "Pod"]
+    return {one["metadata"]["labels"]["app.kubernetes.io/component"]: one for one in made}
+
+
 def test_a_password_stands_in_no_command_line() -> None:
-    redis = named(objects_of({"redis": {"enabled": True}}), "StatefulSet", f"{NAME}-redis")
+    redis = named(objects_of(), "StatefulSet", f"{NAME}-redis")
     container = pod_of(redis)["containers"][0]
     assert "--requirepass" not in json.dumps(container)
     assert "env" not in container
@@ -334,6 +395,8 @@ def test_what_the_project_has_of_dashboards_and_alerts_is_in_the_chart() -> None
             packed = CHART / folder / path.name
             assert packed.exists(), "make chart-files"
             assert packed.read_bytes() == path.read_bytes(), "make chart-files"
+        left_over = {path.name for path in (CHART / folder).iterdir()} - {path.name for path in ROOT.glob(pattern)}
+        assert left_over == set()
 
 
 def test_dashboards_become_config_maps_that_grafana_s_sidecar_finds() -> None:
@@ -350,21 +413,24 @@ def test_dashboards_become_config_maps_that_grafana_s_sidecar_finds() -> None:
 # --- what is refused
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"replicaCount": 2}, "2 replicas and nothing that they share"),
-    ({"autoscaling": {"enabled": True}}, "6 replicas and nothing that they share"),
+    (NO_REDIS, "2 replicas and nothing that they share"),
+    ({**NO_REDIS, "autoscaling": {"enabled": True}}, "6 replicas and nothing that they share"),
+    ({"externalRedis": {"url": "redis://a"}}, "set redis.enabled=false for a Redis of your own"),
     (
-        {"redis": {"enabled": True}, "externalRedis": {"url": "redis://a"}},
-        "redis.enabled and externalRedis are both",
+        {**NO_REDIS, "externalRedis": {"host": "a", "existingSecretPasswordKey": "p"}},
+        "set externalRedis.existingSecret",
     ),
-    ({"externalRedis": {"host": "a", "existingSecretPasswordKey": "p"}}, "set externalRedis.existingSecret"),
-    ({"externalRedis": {"url": "redis://a", "tls": {"enabled": True}}}, "in externalRedis.url write rediss://"),
+    (
+        {**NO_REDIS, "externalRedis": {"url": "redis://a", "tls": {"enabled": True}}},
+        "in externalRedis.url write rediss://",
+    ),
     ({"auth": {"enabled": True}}, "auth.enabled and nobody has a key"),
     ({"auth": {"existingSecret": "a", "apiKeys": [{"team": "a", "key": "b"}]}}, "remove the plain keys"),
     (
-        {"redis": {"enabled": True}, "autoscaling": {"enabled": True}, "keda": {"enabled": True, "triggers": [{}]}},
+        {"autoscaling": {"enabled": True}, "keda": {"enabled": True, "triggers": [{}]}},
         "autoscaling.enabled and keda.enabled would both scale",
     ),
-    ({"redis": {"enabled": True}, "keda": {"enabled": True}}, "keda.triggers is empty"),
+    ({"keda": {"enabled": True}}, "keda.triggers is empty"),
     (
         {"metrics": {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}},
         "metrics.serviceMonitor and metrics.podMonitor would both scrape every pod",
@@ -392,7 +458,7 @@ def test_values_that_cannot_be_are_refused_with_a_line_that_says_why(values: dic
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
-    told = problems_of({"replicaCount": 2, "auth": {"enabled": True}, "config": {"nodes": []}})
+    told = problems_of({**NO_REDIS, "auth": {"enabled": True}, "config": {"nodes": []}})
     assert len(re.findall(r"^- ", told, re.MULTILINE)) == 3
 
 

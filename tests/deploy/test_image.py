@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import tomllib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -127,6 +128,27 @@ def test_the_image_runs_without_rights_as_a_number_and_without_a_shell_between()
     assert len(re.findall(r"^FROM \$\{PYTHON_IMAGE\}", DOCKERFILE, re.MULTILINE)) == 2, "one interpreter, one path"
 
 
+def test_the_image_can_send_traces_and_reach_a_store() -> None:
+    """It installs what the lock holds: the extra `tracing`, too."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["tracing"]]
+    names = {match[0] for one in wanted if (match := re.match(r"[\w-]+", one))}
+    locked = set(re.findall(r"^([\w-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    assert names - locked == set()
+
+
+def test_two_routers_of_the_laptop_s_pool_share_its_valkey() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())["services"]
+    valkey = yaml.safe_load((ROOT / "helm/ollama-router/values.yaml").read_text())["redis"]["image"]
+    assert services["valkey"]["image"] == f"{valkey['registry']}/{valkey['repository']}:{valkey['tag']}"
+    assert "noeviction" in services["valkey"]["command"]
+    assert services["router-2"]["environment"] == services["router"]["environment"]
+    settings = load_settings(
+        environ={"OLLAMA_ROUTER_NODES": "gpu-1", "OLLAMA_ROUTER_STORE__URL": "redis://valkey:6379"}
+    )
+    assert settings.warnings == ()
+
+
 def test_what_the_dockerfile_copies_exists_and_is_let_in() -> None:
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE)
@@ -146,7 +168,7 @@ def test_a_laptop_s_pool_is_as_careful_as_the_chart() -> None:
     assert [port for port in published if not port.startswith("127.0.0.1:")] == [], "on loopback only"
     mounted = [volume for service in compose["services"].values() for volume in service.get("volumes", [])]
     paths = [volume.split(":")[0] for volume in mounted if volume.startswith("./")]
-    assert [path for path in paths if not (ROOT / path).exists() and path != "./dashboards"] == []
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_a_release_publishes_what_the_chart_asks_for() -> None:

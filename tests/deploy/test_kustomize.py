@@ -64,13 +64,16 @@ def test_an_overlay_builds_and_kubernetes_takes_it(folder: Path) -> None:
 
 
 @needs_kubectl
-def test_production_asks_for_keys() -> None:
-    deployment = named(built(kustomize.K8S / "overlays/prod"), "Deployment", "ollama-router")
+def test_production_asks_for_keys_and_makes_no_secret() -> None:
+    objects = built(kustomize.K8S / "overlays/prod")
+    assert of_kind(objects, "Secret") == []
+    deployment = named(objects, "Deployment", "ollama-router")
     pod = deployment["spec"]["template"]["spec"]
     env = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
     assert env["OLLAMA_ROUTER_AUTH__REQUIRED"] == "true"
     sources = pod["volumes"][0]["projected"]["sources"]
-    assert [source["secret"]["name"] for source in sources if "secret" in source] == ["ollama-router-keys"]
+    secrets = [source["secret"]["name"] for source in sources if "secret" in source]
+    assert secrets == ["ollama-router-redis", "ollama-router-keys"]
 
 
 @needs_kubectl

@@ -76,13 +76,38 @@ class Cluster:
         found: list[dict[str, Any]] = json.loads(self.kubectl("get", what, "-o", "json"))["items"]
         return found
 
-    def nodes(self) -> dict[str, dict[str, Any]]:
-        """As the router sees them, asked in its own pod."""
-        answer = self.kubectl("exec", f"deploy/{RELEASE}", "--", "ollama-router", "nodes", "--json", may_fail=True)
+    def routers(self) -> list[str]:
+        """Names of the pods that are not leaving."""
+        found = [pod["metadata"] for pod in self.items("pods")]
+        ours = [meta for meta in found if meta.get("labels", {}).get("app.kubernetes.io/component") == "router"]
+        return [meta["name"] for meta in ours if "deletionTimestamp" not in meta]
+
+    def nodes(self, router: str = f"deploy/{RELEASE}") -> dict[str, dict[str, Any]]:
+        """As a router sees them, asked in its own pod."""
+        answer = self.kubectl("exec", router, "--", "ollama-router", "nodes", "--json", may_fail=True)
         return {node["name"]: node for node in json.loads(answer or "[]")}
 
-    def states(self) -> dict[str, str]:
-        return {name: node["state"] for name, node in self.nodes().items()}
+    def states(self, router: str = f"deploy/{RELEASE}") -> dict[str, str]:
+        return {name: node["state"] for name, node in self.nodes(router).items()}
+
+    def all_see(self, states: dict[str, str]) -> bool:
+        routers = self.routers()
+        return bool(routers) and all(self.states(router) == states for router in routers)
+
+    def gauge(self, router: str, name: str) -> float | None:
+        """Of a router's own /metrics; None while it does not answer."""
+        code = "import sys, urllib.request as u; print(u.urlopen('http://127.0.0.1:9464/metrics').read().decode())"
+        for line in self.kubectl("exec", router, "--", "python3", "-c", code, may_fail=True).splitlines():
+            if line.startswith(f"ollama_router_{name} "):
+                return float(line.split()[-1])
+        return None
+
+    def shares(self) -> bool:
+        """Every router has the store, and none decides alone."""
+        return all(
+            self.gauge(router, "redis_up") == 1 and self.gauge(router, "degraded_mode") == 0
+            for router in self.routers()
+        )
 
     def begin_load(self, streams: int, seconds: float) -> Load:
         """Returns when the program has begun."""

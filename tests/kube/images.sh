@@ -6,9 +6,11 @@ PYTHON=$1 OUT=$(realpath -m "$2") VERSION=$3; HERE=$(cd "$(dirname "$0")" && pwd
 PIP=("$PYTHON" -m pip --disable-pip-version-check --quiet)
 mkdir -p "$OUT"
 [ -e "$OUT/base/usr/bin/python3" ] || { rm -rf "$OUT/base"; debootstrap --variant=minbase --include=python3,ca-certificates bookworm "$OUT/base"; }
-# Dependencies once for each lock: they change seldom.
-LOCK=$(sha256sum "$ROOT/requirements.lock" | cut -c1-16)
-[ -d "$OUT/lock-$LOCK" ] || { rm -rf "$OUT"/lock-*; "${PIP[@]}" install --require-hashes --target "$OUT/lock-$LOCK.new" -r "$ROOT/requirements.lock"; mv "$OUT/lock-$LOCK.new" "$OUT/lock-$LOCK"; }
+# Dependencies once for each lock: they change seldom. Debian's Python is 3.11.2, whatever pip's own is: it gets what the
+# lock has for those before 3.11.3 only.
+sed "s/ ; python_full_version < '3.11.3'//" "$ROOT/requirements.lock" > "$OUT/requirements.lock"
+LOCK=$(sha256sum "$OUT/requirements.lock" | cut -c1-16)
+[ -d "$OUT/lock-$LOCK" ] || { rm -rf "$OUT"/lock-*; "${PIP[@]}" install --require-hashes --target "$OUT/lock-$LOCK.new" -r "$OUT/requirements.lock"; mv "$OUT/lock-$LOCK.new" "$OUT/lock-$LOCK"; }
 rm -rf "$OUT/router" "$OUT/client" "$OUT/dist"
 cp -al "$OUT/base" "$OUT/router"; cp -al "$OUT/lock-$LOCK" "$OUT/router/opt/ollama-router"
 "${PIP[@]}" wheel --no-deps --no-build-isolation --no-index -w "$OUT/dist" "$ROOT"

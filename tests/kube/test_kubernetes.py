@@ -1,4 +1,4 @@
-"""On a real Kubernetes, in this order: install without a value, serve, follow pods, survive, upgrade, leave no trace.
+"""On a real Kubernetes, in this order: install without a value, serve, follow pods, upgrade, survive, leave no trace.
 
 RBAC and Pod Security `restricted` are enforced there. `make e2e-kube` runs it; nothing else does.
 """
@@ -27,6 +27,7 @@ from tests.kube.cluster_house import (
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(600), pytest.mark.xdist_group("kube")]
 CACHE = Path(os.environ.get("KUBE_CACHE", HERE.parents[1] / ".cache" / "kube"))
 STREAMS = 50
+VALKEY = f"statefulset/{RELEASE}-redis"
 SETTLED = {"ollama-0": "healthy", "ollama-1": "healthy"}
 
 
@@ -46,7 +47,7 @@ def at() -> Iterator[Cluster]:
 
 
 def settle(at: Cluster) -> None:
-    until(lambda: at.states() == SETTLED, "both nodes are healthy")
+    until(lambda: at.all_see(SETTLED), "both nodes are healthy for every router")
 
 
 def test_it_installs_without_a_value_and_tells_what_it_found(at: Cluster) -> None:
@@ -56,6 +57,14 @@ def test_it_installs_without_a_value_and_tells_what_it_found(at: Cluster) -> Non
     settle(at)
     nodes = at.nodes()
     assert {node["machine"] for node in nodes.values()} == {"lab"}
+
+
+def test_two_routers_share_the_chart_s_valkey_which_asks_for_its_password(at: Cluster) -> None:
+    assert len(at.routers()) == 2
+    until(at.shares, "both routers have the store")
+    assert "NOAUTH" in at.kubectl("exec", VALKEY, "--", "valkey-cli", "ping")
+    command = 'REDISCLI_AUTH="$(cat /etc/redis/password)" valkey-cli config get maxmemory-policy'
+    assert "noeviction" in at.kubectl("exec", VALKEY, "--", "sh", "-c", command)
 
 
 def test_helm_test_passes(at: Cluster) -> None:
@@ -84,17 +93,17 @@ def test_the_pod_has_no_other_rights_than_to_look(at: Cluster) -> None:
 def test_nodes_come_and_go_under_load_and_no_call_fails(at: Cluster) -> None:
     load = at.begin_load(streams=10, seconds=30)
     at.kubectl("scale", "statefulset/ollama", "--replicas=3")
-    until(lambda: at.states().get("ollama-2") == "healthy", "the third node is healthy")
+    until(lambda: at.all_see({**SETTLED, "ollama-2": "healthy"}), "the third node is healthy")
     at.kubectl("scale", "statefulset/ollama", "--replicas=2")
-    until(lambda: at.states() == SETTLED, "the third node is gone")
+    until(lambda: at.all_see(SETTLED), "the third node is gone")
     assert load.result()["failed"] == {}
 
 
 def test_an_annotation_empties_a_node_and_status_says_when_it_is_safe(at: Cluster) -> None:
     load = at.begin_load(streams=10, seconds=20)
     at.kubectl("annotate", "pod", "ollama-0", "ollama-router.io/drain=true")
-    until(lambda: at.states().get("ollama-0") == "draining", "the node drains")
-    until(lambda: at.nodes()["ollama-0"]["is_idle"], "nothing runs there any more")
+    until(lambda: at.all_see({**SETTLED, "ollama-0": "draining"}), "the node drains")
+    until(lambda: all(at.nodes(one)["ollama-0"]["is_idle"] for one in at.routers()), "nothing runs there any more")
     at.kubectl("annotate", "pod", "ollama-0", "ollama-router.io/drain-")
     settle(at)
     assert load.result()["failed"] == {}
@@ -104,67 +113,85 @@ def test_a_pod_that_is_deleted_ends_what_it_has_and_its_successor_is_another_sta
     load = at.begin_load(streams=10, seconds=25)
     at.kubectl("delete", "pod", "ollama-1", "--wait=false")
     until(lambda: at.states().get("ollama-1") != "healthy", "it is seen leaving")
-    until(lambda: at.states() == SETTLED, "its successor is healthy")
+    until(lambda: at.all_see(SETTLED), "its successor is healthy")
     assert load.result()["failed"] == {}
 
 
 def test_a_node_that_is_killed_costs_its_open_streams_and_nothing_after_them(at: Cluster) -> None:
     load = at.begin_load(streams=10, seconds=20)
     at.kubectl("delete", "pod", "ollama-1", "--grace-period=0", "--force")
-    until(lambda: at.states() == SETTLED, "its successor is healthy")
+    until(lambda: at.all_see(SETTLED), "its successor is healthy")
     failed = load.result()["failed"]
     assert sum(failed.values()) <= 12, failed
     assert at.begin_load(streams=4, seconds=3).result()["failed"] == {}
 
 
 def test_an_upgrade_and_a_roll_back_under_open_streams_fail_no_call(at: Cluster) -> None:
-    before = {pod["metadata"]["name"] for pod in routers(at)}
+    before = set(at.routers())
+    password = at.kubectl("get", "secret", f"{RELEASE}-redis", "-o", "jsonpath={.data}")
+    valkey = at.kubectl("get", "pod", f"{RELEASE}-redis-0", "-o", "jsonpath={.metadata.uid}")
     load = at.begin_load(streams=STREAMS, seconds=60)
     at.helm("upgrade", RELEASE, str(CHART), "--set", "config.log.format=text", "--wait", "--timeout", "200s")
-    between = {pod["metadata"]["name"] for pod in routers(at)}
-    assert before.isdisjoint(between)
+    assert before.isdisjoint(at.routers())
     at.helm("rollback", RELEASE, "1", "--wait", "--timeout", "200s")
+    result = load.result()
+    assert result["failed"] == {}
+    assert result["done"]["stream"] > STREAMS
+    assert at.kubectl("get", "secret", f"{RELEASE}-redis", "-o", "jsonpath={.data}") == password, "it is kept"
+    assert at.kubectl("get", "pod", f"{RELEASE}-redis-0", "-o", "jsonpath={.metadata.uid}") == valkey, (
+        "it is left alone"
+    )
+    until(at.shares, "both routers have the store")
+
+
+def test_a_change_of_the_list_arrives_without_a_restart(at: Cluster) -> None:
+    before = at.routers()
+    at.helm("upgrade", RELEASE, str(CHART), "--set", "nodes={http://192.0.2.77:11434}", "--wait", "--timeout", "120s")
+    until(
+        lambda: all("192.0.2.77:11434" in at.states(one) for one in before), "every router knows the node of the list"
+    )
+    assert at.routers() == before
+    at.helm("rollback", RELEASE, "--wait", "--timeout", "120s")
+    settle(at)
+
+
+def test_a_router_that_is_killed_costs_its_own_calls_and_the_other_one_serves(at: Cluster) -> None:
+    gone, other = at.routers()
+    load = at.begin_load(streams=10, seconds=25)
+    at.kubectl("delete", "pod", gone, "--grace-period=0", "--force")
+    until(lambda: len(at.routers()) == 2 and gone not in at.routers(), "it is replaced")
+    settle(at)
+    failed = load.result()["failed"]
+    # Open at the one that was killed, and what came before kube-proxy heard of it.
+    assert sum(failed.values()) <= 24, failed
+    assert at.begin_load(streams=4, seconds=3).result()["failed"] == {}
+    until(
+        lambda: all(node["is_idle"] for node in at.nodes(other).values()),
+        "the slots of the one that was killed are free",
+    )
+    until(at.shares, "both routers have the store")
+
+
+def test_while_valkey_starts_anew_no_call_fails_and_then_both_routers_share_again(at: Cluster) -> None:
+    load = at.begin_load(streams=STREAMS, seconds=40)
+    at.kubectl("delete", "pod", f"{RELEASE}-redis-0", "--grace-period=0", "--force")
+    until(lambda: any(at.gauge(one, "degraded_mode") == 1 for one in at.routers()), "a router decides alone")
+    at.kubectl("rollout", "status", VALKEY, "--timeout=120s")
+    until(at.shares, "both routers have the store")
     result = load.result()
     assert result["failed"] == {}
     assert result["done"]["stream"] > STREAMS
 
 
-def routers(at: Cluster) -> list[dict[str, object]]:
-    pods = at.items("pods")
-    return [
-        pod
-        for pod in pods
-        if pod["metadata"].get("labels", {}).get("app.kubernetes.io/component") == "router"
-        and "deletionTimestamp" not in pod["metadata"]
-    ]
-
-
-def test_a_change_of_the_list_arrives_without_a_restart(at: Cluster) -> None:
-    before = {pod["metadata"]["name"] for pod in routers(at)}
-    at.helm("upgrade", RELEASE, str(CHART), "--set", "nodes={http://192.0.2.77:11434}", "--wait", "--timeout", "120s")
-    until(lambda: "192.0.2.77:11434" in at.states(), "the node of the list is known")
-    assert {pod["metadata"]["name"] for pod in routers(at)} == before
-    at.helm("rollback", RELEASE, "--wait", "--timeout", "120s")
-    settle(at)
-
-
-def test_a_router_that_is_killed_is_replaced_and_serves(at: Cluster) -> None:
-    (pod,) = routers(at)
-    at.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
-    at.kubectl("rollout", "status", f"deployment/{RELEASE}", "--timeout=120s")
-    settle(at)
-    assert at.begin_load(streams=4, seconds=3).result()["failed"] == {}
-
-
-def asked_with(at: Cluster, key: str) -> str:
-    """The status of a list that is asked for with this key."""
-    url = f"http://{RELEASE}:11434/v1/models"
+def asked_with(at: Cluster, router: str, key: str) -> str:
+    """The status of a list that is asked for with this key, at this router."""
+    url = "http://127.0.0.1:11435/v1/models"
     code = (
         "import sys, urllib.request as u, urllib.error as e\n"
         "try: print(u.urlopen(u.Request(sys.argv[1], headers={'Authorization': 'Bearer ' + sys.argv[2]})).status)\n"
         "except e.HTTPError as error: print(error.code)"
     )
-    return at.kubectl("exec", f"deploy/{RELEASE}", "--", "python3", "-c", code, url, key).strip()
+    return at.kubectl("exec", router, "--", "python3", "-c", code, url, key).strip()
 
 
 def test_keys_are_asked_for_and_rotated_without_a_restart(at: Cluster) -> None:
@@ -174,15 +201,18 @@ def test_keys_are_asked_for_and_rotated_without_a_restart(at: Cluster) -> None:
         keys = ("--set", "auth.enabled=true", "--set", f"auth.apiKeys[0].team=research,auth.apiKeys[0].key={key}")
         at.helm("upgrade", RELEASE, str(CHART), *keys, "--wait", "--timeout", "200s")
 
+    def answers(key: str) -> set[str]:
+        return {asked_with(at, router, key) for router in at.routers()}
+
     give(first)
-    until(lambda: asked_with(at, first) == "200", "the key is known")
-    assert asked_with(at, second) == "401"
+    until(lambda: answers(first) == {"200"}, "the key is known")
+    assert answers(second) == {"401"}
     assert "Phase:          Succeeded" in at.helm("test", RELEASE, "--timeout", "120s")
-    before = {pod["metadata"]["name"] for pod in routers(at)}
+    before = at.routers()
     give(second)
-    until(lambda: asked_with(at, second) == "200", "the next key is known, as soon as kubelet has brought it")
-    assert asked_with(at, first) == "401"
-    assert {pod["metadata"]["name"] for pod in routers(at)} == before
+    until(lambda: answers(second) == {"200"}, "the next key is known, as soon as kubelet has brought it")
+    assert answers(first) == {"401"}
+    assert at.routers() == before
     at.helm("upgrade", RELEASE, str(CHART), "--wait", "--timeout", "200s")
 
 
@@ -195,22 +225,12 @@ def test_uninstalling_leaves_nothing(at: Cluster) -> None:
     assert clusterwide.strip() == ""
 
 
-def test_the_chart_s_valkey_runs_and_asks_for_its_password(at: Cluster) -> None:
-    shown = at.helm("template", "kv", str(CHART), "--set", "redis.enabled=true", "--show-only", "templates/redis.yaml")
-    at.kubectl("apply", "-f", "-", given=shown)
-    name = "statefulset/kv-ollama-router-redis"
-    at.kubectl("rollout", "status", name, "--timeout=120s")
-    assert "NOAUTH" in at.kubectl("exec", name, "--", "valkey-cli", "ping")
-    command = 'REDISCLI_AUTH="$(cat /etc/redis/password)" valkey-cli config get maxmemory-policy'
-    assert "noeviction" in at.kubectl("exec", name, "--", "sh", "-c", command)
-    at.kubectl("delete", "-f", "-", given=shown)
-
-
 def test_without_helm_the_same_router_serves(at: Cluster) -> None:
     overlay = str(CHART.parents[1] / "k8s" / "overlays" / "dev")
     at.kubectl("apply", "-k", overlay)
     at.kubectl("rollout", "status", f"deployment/{RELEASE}", "--timeout=120s")
     settle(at)
+    until(at.shares, "both routers have the store")
     assert at.begin_load(streams=2, seconds=2).result()["failed"] == {}
     at.kubectl("delete", "-k", overlay)
 

@@ -132,6 +132,17 @@ redis://{{ include "ollama-router.fullname" . }}-redis:6379/0
 {{- else }}{{ .Values.terminationGracePeriodSeconds }}{{ end }}
 {{- end }}
 
+{{/* The router's settings of the store, as YAML; what a Secret says of its URL comes by the environment. */}}
+{{- define "ollama-router.store" -}}
+{{- $store := dict }}
+{{- if include "ollama-router.hasStore" . }}
+{{- if not .Values.externalRedis.existingSecretUrlKey }}{{ $_ := set $store "url" (include "ollama-router.redisUrl" .) }}{{ end }}
+{{- if include "ollama-router.redisSecret" . }}{{ $_ := set $store "password_file" "/etc/ollama-router/redis-password" }}{{ end }}
+{{- if .Values.externalRedis.tls.existingSecret }}{{ $_ := set $store "ca_file" "/etc/ollama-router/redis-ca.crt" }}{{ end }}
+{{- end }}
+{{- toYaml $store }}
+{{- end }}
+
 {{/* The router's configuration, as YAML. */}}
 {{- define "ollama-router.config" -}}
 {{- $config := omit (deepCopy .Values.config) "existingConfigMap" "existingConfigMapKey" }}
@@ -151,13 +162,7 @@ redis://{{ include "ollama-router.fullname" . }}-redis:6379/0
 {{- if .Values.auth.enabled }}
 {{- $_ := set $config "auth" (dict "required" true "keys_file" "/etc/ollama-router/keys.yaml") }}
 {{- end }}
-{{- if include "ollama-router.hasStore" . }}
-{{- $store := dict }}
-{{- if not .Values.externalRedis.existingSecretUrlKey }}{{ $_ := set $store "url" (include "ollama-router.redisUrl" .) }}{{ end }}
-{{- if include "ollama-router.redisSecret" . }}{{ $_ := set $store "password_file" "/etc/ollama-router/redis-password" }}{{ end }}
-{{- if .Values.externalRedis.tls.existingSecret }}{{ $_ := set $store "ca_file" "/etc/ollama-router/redis-ca.crt" }}{{ end }}
-{{- if $store }}{{ $_ := set $config "store" $store }}{{ end }}
-{{- end }}
+{{- with include "ollama-router.store" . | fromYaml }}{{ $_ := set $config "store" . }}{{ end }}
 {{- if .Values.tracing.enabled }}
 {{- $_ := set $config "tracing" (dict "endpoint" .Values.tracing.endpoint "sample_ratio" .Values.tracing.samplerRatio "service_name" .Values.tracing.serviceName) }}
 {{- end }}

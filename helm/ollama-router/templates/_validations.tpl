@@ -9,10 +9,10 @@
 - config: existingConfigMap holds a whole configuration, and other settings stand beside it; remove one of them
 {{- end }}
 {{- if and (gt (int (include "ollama-router.replicasMax" .)) 1) (not (include "ollama-router.hasStore" .)) (not .Values.config.existingConfigMap) }}
-- {{ include "ollama-router.replicasMax" . }} replicas and nothing that they share: each would give away every slot of every node. Set redis.enabled=true or externalRedis.url, or replicaCount=1
+- {{ include "ollama-router.replicasMax" . }} replicas and nothing that they share: each would give away every slot of every node. Set redis.enabled=true or externalRedis.host, or replicaCount=1
 {{- end }}
 {{- if and .Values.redis.enabled (include "ollama-router.hasExternalRedis" .) }}
-- redis.enabled and externalRedis are both set: which one is it?
+- redis.enabled and externalRedis are both set: set redis.enabled=false for a Redis of your own
 {{- end }}
 {{- with .Values.externalRedis }}
 {{- if and (or .existingSecretPasswordKey .existingSecretUrlKey) (not .existingSecret) }}
