@@ -72,7 +72,7 @@ async def break_things(pool: SimulatedPool, router: Router) -> None:
     first, second, gone = pool.nodes
     for node in (first, second):
         await node.set_fault("hang", path="/v1/completions")
-        await node.set_fault("cut", "5", times=10, path="/api/chat")
+        await node.set_fault("cut", "5", times=100, path="/api/chat")
     await second.set_fault("status", "500", times=60, path="/v1/chat/completions")
     await gone.set_fault("refuse")
     router.metrics.config_reloaded(is_ok=False)
