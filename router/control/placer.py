@@ -138,6 +138,7 @@ class Placer:
             return
         leading = await self._store.lead()
         if not leading.is_mine:
+            self.declarations.follow(at)
             return
         if lines:
             await self._carry(self._placed(at), leading.epoch)
@@ -158,7 +159,7 @@ class Placer:
             experience=at.experience,
             leaving=at.leaving,
             holds=self.declarations.holds,
-            since_s={node: running.since_s for node, running in self._loads.items()},
+            since_s={node: one.since_s for node, one in self._loads.items() if not one.load.is_renewal},
         )
 
     @property

@@ -226,14 +226,16 @@ def test_a_load_that_waits_for_memory_gets_it_by_sending_calls_elsewhere() -> No
     busy = {("a", "w:x"): 1, ("a", "w:y"): 1}
     snapshot = fleet(node("a", disk="x y z", ready="x y", loading="z"))
 
-    def late(began_s: float, leaving: frozenset[tuple[str, str]] = frozenset()) -> list[str]:
+    def late(
+        began_s: float, leaving: frozenset[tuple[str, str]] = frozenset(), mode: Mode = Mode.ON_DEMAND
+    ) -> list[str]:
         actions = place(
             (line("z", depth=1, wait_s=60),),
             snapshot,
             loading={"a": "w:z"},
             backoff={},
             now_s=NOW_S,
-            mode=Mode.ON_DEMAND,
+            mode=mode,
             occupancy=busy,
             experience=OLD,
             leaving=leaving,
@@ -246,3 +248,4 @@ def test_a_load_that_waits_for_memory_gets_it_by_sending_calls_elsewhere() -> No
     (second,) = late(NOW_S - LATE * 10.0, frozenset({("a", first)}))
     assert {first, second} == {"w:x", "w:y"}
     assert late(0.0, frozenset({("a", first), ("a", second)})) == [], "nothing is left that could go"
+    assert late(0.0, mode=Mode.OBSERVE) == [], "the mode was turned down while it loaded"

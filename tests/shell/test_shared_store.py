@@ -131,6 +131,16 @@ async def test_frozen_redis_holds_nobody_up_and_what_was_sent_to_it_leaves_nothi
         await none_held(made)
 
 
+async def test_every_router_knows_what_stands_of_the_declared_copies_though_one_of_them_loads() -> None:
+    placement = {"mode": "managed", "models": [{"name": QUICK, "copies": 2}]}
+    async with routers(2, 2, placement=placement) as (_, pool, made):
+        declarations = [router.placer.declarations for router in made]
+        await until(lambda: all(len(one.standings) == 1 and one.standings[0].lack is None for one in declarations))
+        assert pool.loads_started == 2
+        await pool.nodes[0].stop()
+        await until(lambda: all(one.standings[0].lack is not None for one in declarations))
+
+
 async def test_a_load_that_ended_while_redis_was_frozen_has_ended_for_redis_too() -> None:
     async with routers(1) as (shared, pool, (router,)):
         cold = asyncio.create_task(generate(router, COLD, stream=False))
