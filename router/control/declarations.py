@@ -87,8 +87,21 @@ class Declarations:
 
     def keep(self, at: Look) -> tuple[Load, ...]:
         """After the lines were served: what is to be loaded or renewed."""
-        if at.mode is not Mode.MANAGED or not self.declared or not self.has_looked():
+        loads = self._compare(at)
+        if loads is None:
             return ()
+        self._memory = asked(self._memory, loads, at.now_s)
+        self._tell(at)
+        return loads
+
+    def follow(self, at: Look) -> None:
+        """Where another replica leads and loads: how it stands is told by all."""
+        self._compare(at)
+
+    def _compare(self, at: Look) -> tuple[Load, ...] | None:
+        """What is missing, where that is to be mended and everything was looked at."""
+        if at.mode is not Mode.MANAGED or not self.declared or not self.has_looked():
+            return None
         waiting = in_line(at.lines, at.snapshot)
         pool = Pool(
             at.snapshot,
@@ -101,8 +114,6 @@ class Declarations:
             self.holds,
         )
         loads, self.standings = keep(self.declared, Moment(pool, at.loading, at.backoff, self._memory))
-        self._memory = asked(self._memory, loads, at.now_s)
-        self._tell(at)
         return loads
 
     def _tell(self, at: Look) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from router.control.declarations import Declarations, Look
@@ -21,7 +21,7 @@ from router.policy.degraded import loading_node
 from router.policy.experience import NOTHING_LEARNT, did_not_fit, loaded, looked
 from router.policy.guard import KEEP_ALIVE_MIN_S
 from router.policy.placement import Action, Displace, Load, LoadFailure, Mode, Refuse, failed_again, hopeless, place
-from router.policy.room import Held
+from router.policy.room import Held, ran_out
 from router.seams import Clock, NodeFailed, Store
 
 log = logging.getLogger(__name__)
@@ -34,12 +34,15 @@ FAILURES_MAX = 1000  # copies with a failed load remembered; a pool has fewer (n
 
 @dataclass(slots=True)
 class Loading:
-    """A load that runs, and what its node had in memory before. `since_s`: its beginning, or when it displaced last."""
+    """A load that runs, and what its node had in memory before. `since_s`: its beginning, or when it displaced last.
+    `is_over`: what it displaced is being told; nothing more goes for it."""
 
     load: Load
     since_s: float
     before: dict[str, Held]
     task: asyncio.Task[None] | None = None
+    is_over: bool = False
+    offers: set[asyncio.Task[None]] = field(default_factory=set)  # to Ollama, of what displaces late
 
 
 class Placer:
@@ -135,6 +138,7 @@ class Placer:
             return
         leading = await self._store.lead()
         if not leading.is_mine:
+            self.declarations.follow(at)
             return
         if lines:
             await self._carry(self._placed(at), leading.epoch)
@@ -155,7 +159,7 @@ class Placer:
             experience=at.experience,
             leaving=at.leaving,
             holds=self.declarations.holds,
-            since_s={node: running.since_s for node, running in self._loads.items()},
+            since_s={node: one.since_s for node, one in self._loads.items() if not one.load.is_renewal},
         )
 
     @property
@@ -179,13 +183,26 @@ class Placer:
     async def _displace(self, action: Displace, epoch: int) -> None:
         """For a load that should have ended long ago. What it displaces is told when the load ends."""
         running = self._loads.get(action.node)
-        if running is None or not await self._store.begin(action.node, action.weights, loading=False, epoch=epoch):
+        if running is None or running.is_over:
             return
         load = running.load
-        log.info("%s on %s waits for memory: %s gets no new calls there", load.key, load.node, action.weights[:19])
+        # Noted before the store is asked: should the load end meanwhile, this copy is told with the others.
         running.load = replace(load, displaces=(*load.displaces, action.weights))
         running.since_s = self._clock.now_s()
-        await self._memory.let_go(load, (action.weights,))
+        if not await self._store.begin(action.node, action.weights, loading=False, epoch=epoch):
+            running.load = load
+        elif not running.is_over:
+            log.info("%s on %s waits for memory: %s gets no new calls there", load.key, load.node, action.weights[:19])
+            # A node that waits for memory may take its time to answer: other nodes' lines do not wait for it.
+            offer = asyncio.create_task(self._offer(load, action.weights), name=f"offer for {load.key} on {load.node}")
+            running.offers.add(offer)
+
+    async def _offer(self, load: Load, weights: str) -> None:
+        try:
+            await self._memory.let_go(load, (weights,))
+        except Exception:
+            # A supervisor: the load goes on, and who displaces next tries again.
+            log.exception("%s on %s was not offered", weights[:19], load.node)
 
     def _named_by_all(self, action: Action) -> Action:
         """Without the store every replica that has tickets for a model must ask the same node: Ollama loads once."""
@@ -205,6 +222,9 @@ class Placer:
             # A supervisor: whatever the load did to us, its node may load again.
             log.exception("the end of loading %s on %s went untold", load.key, load.node)
         finally:
+            running.is_over = True
+            for offer in running.offers:
+                offer.cancel()
             try:
                 await self._memory.tell_displaced(running.load)
             finally:
@@ -228,6 +248,11 @@ class Placer:
                 log.exception("loading %s on %s failed", load.key, load.node)
             if not failed.is_local:
                 self._note_failure((load.node, load.weights), failed)
+            if _result(failed) == "oom":
+                node = self._keeper.snapshot.nodes.get(load.node)
+                model = None if node is None else node.models.get(load.key)
+                disk_bytes = 0 if model is None else model.size_bytes
+                self.experience = ran_out(self.experience, load.node, load.weights, disk_bytes, running.before)
             self._observe(load.node, load.key, reason, _result(failed), self._clock.now_s() - began_s)
             await self._keeper.not_loaded(load.node, load.weights)
             return

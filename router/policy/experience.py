@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
-from router.fleet.node import CopyState
+from router.fleet.node import CopyState, Health
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
 
@@ -81,7 +81,9 @@ def looked(
         weights: old.heat_of(weights) * kept + asked.get(weights, 0.0) * (1.0 - kept)
         for weights in {**old.heat, **asked}
     }
-    sizes, since, slots, held = dict(old.resident_bytes), {}, dict.fromkeys(asked, 0), dict.fromkeys(old.vram_bytes, 0)
+    sizes, since, slots = dict(old.resident_bytes), {}, dict.fromkeys(asked, 0)
+    # Who is down may come back with more memory, or without whoever shared it; who left is nobody's business any more.
+    held = {name: 0 for name in old.vram_bytes if name in snapshot.nodes and snapshot.nodes[name].health != Health.DOWN}
     for node, copy in snapshot.copies():
         if node.name in held:
             held[node.name] += copy.vram_bytes
@@ -95,7 +97,9 @@ def looked(
         resident_bytes=MappingProxyType(sizes),
         load_s=old.load_s,
         ready_since=MappingProxyType(since),
-        vram_bytes=MappingProxyType({node: size for node, size in old.vram_bytes.items() if held[node] < size}),
+        vram_bytes=MappingProxyType(
+            {node: old.vram_bytes[node] for node, size in held.items() if size < old.vram_bytes[node]}
+        ),
         utilization=MappingProxyType(_utilization(old, asked, slots, now_s)),
         at_s=now_s,
     )

@@ -125,7 +125,7 @@ def place(
 ) -> tuple[Action, ...]:
     """`loading`: node -> weights of loads that run, and `leaving`: the copies that they displace. `backoff`: (node,
     weights) -> not before, on the clock of now_s. `holds`: declared copies that stand.
-    `since_s`: by node, when its load began, or displaced something last.
+    `since_s`: by node, when its load began, or displaced something last; a renewal waits for no memory and has none.
 
     The line that waits longest chooses first. Those of nobody but calls that overflowed take what is left.
     """
@@ -164,7 +164,8 @@ def place(
                 row, displaced = chosen
                 loads[row.node] = _asking(_load(line.model, row, wants, displaced), line, wants)
                 pool = replace(pool, leaving=pool.leaving | {(row.node, weights) for weights in displaced})
-    return (*loads.values(), *refusals, *_late(loading, since_s, pool))
+    late = () if mode is Mode.OBSERVE else _late(loading, since_s, pool)
+    return (*loads.values(), *refusals, *late)
 
 
 def _late(loading: Mapping[str, str], since_s: Mapping[str, float], pool: Pool) -> Iterator[Displace]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from router.fleet.node import Copy, CopyState, Node
 from router.fleet.slots import slots_of
 from router.fleet.snapshot import Row, Snapshot
-from router.policy.experience import Experience
+from router.policy.experience import Experience, did_not_fit
 
 VRAM_MARGIN = 1.25  # Ollama wants a model to fit into 80 % of what is free (server/sched.go)
 RESIDENT = 1.25  # of its file's size is what a model takes with its context; only until it was seen in a memory
@@ -168,6 +168,12 @@ def took_room(before: Mapping[str, Held], after: Set[str], need: int, now_s: flo
     if not gone or len(before) >= MAX_LOADED or any(held.expires_at_s <= now_s for held in gone):
         return None
     return sum(held.size_bytes for held in before.values()) + round(need * VRAM_MARGIN)
+
+
+def ran_out(old: Experience, node: str, weights: str, disk_bytes: int, before: Mapping[str, Held]) -> Experience:
+    """A load failed for want of memory: its node has less than this and what it had before take together."""
+    need = old.resident_bytes.get(weights, 0) or round(disk_bytes * RESIDENT)
+    return did_not_fit(old, node, need + sum(held.size_bytes for held in before.values())) if need else old
 
 
 def lost_slots(copy: Copy, node: Node, pool: Pool) -> float:

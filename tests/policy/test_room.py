@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
+from router.fleet.node import Health
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
 from router.policy.experience import NOTHING_LEARNT, Experience, Utilization, did_not_fit, loaded, looked
 from router.policy.placement import Displace, Load, Mode, place
-from router.policy.room import LATE, Held, took_room
+from router.policy.room import LATE, Held, ran_out, took_room
 from tests.fleet.builders import fleet, node
 
 NOW_S = 1000.0
@@ -199,6 +200,12 @@ def test_a_node_that_holds_what_should_not_fit_has_more_memory_than_that() -> No
     assert looked(did_not_fit(learnt, "a", 1999), (), fleet(node("a", ready="x")), {}, 1.0).vram_bytes == {"a": 1999}
 
 
+def test_memory_that_was_learnt_is_that_of_a_node_that_is_there() -> None:
+    learnt = did_not_fit(did_not_fit(NOTHING_LEARNT, "gone", 2000), "down", 2000)
+    snapshot = fleet(node("down", disk="x", health=Health.DOWN), node("a", disk="x"))
+    assert looked(did_not_fit(learnt, "a", 2000), (), snapshot, {}, 1.0).vram_bytes == {"a": 2000}
+
+
 def test_what_went_for_a_load_tells_how_much_is_too_much() -> None:
     before = {"x": Held(1000, 900.0), "y": Held(500, 50.0)}
     assert took_room(before, {"y"}, 800, 100.0) == 2500
@@ -207,19 +214,28 @@ def test_what_went_for_a_load_tells_how_much_is_too_much() -> None:
     assert took_room({**before, "z": Held(1, 900.0)}, {"y", "z"}, 800, 100.0) is None, "it may have gone for the number"
 
 
+def test_a_load_that_failed_for_want_of_memory_makes_room_the_next_time() -> None:
+    learnt = ran_out(OLD, "a", "w:z", 1000, {"w:x": Held(1000, 0.0), "w:y": Held(1000, 0.0)})
+    assert learnt.vram_bytes == {"a": 3250}
+    assert ran_out(OLD, "a", "w:z", 0, {}) == OLD, "nobody knows how large it is"
+    assert len(loads(undeclared(), line("z", depth=1, wait_s=0), experience=learnt)[0][2]) == 1
+
+
 def test_a_load_that_waits_for_memory_gets_it_by_sending_calls_elsewhere() -> None:
     """Ollama waits until a copy is idle, and while calls go on coming it never is."""
     busy = {("a", "w:x"): 1, ("a", "w:y"): 1}
     snapshot = fleet(node("a", disk="x y z", ready="x y", loading="z"))
 
-    def late(began_s: float, leaving: frozenset[tuple[str, str]] = frozenset()) -> list[str]:
+    def late(
+        began_s: float, leaving: frozenset[tuple[str, str]] = frozenset(), mode: Mode = Mode.ON_DEMAND
+    ) -> list[str]:
         actions = place(
             (line("z", depth=1, wait_s=60),),
             snapshot,
             loading={"a": "w:z"},
             backoff={},
             now_s=NOW_S,
-            mode=Mode.ON_DEMAND,
+            mode=mode,
             occupancy=busy,
             experience=OLD,
             leaving=leaving,
@@ -232,3 +248,4 @@ def test_a_load_that_waits_for_memory_gets_it_by_sending_calls_elsewhere() -> No
     (second,) = late(NOW_S - LATE * 10.0, frozenset({("a", first)}))
     assert {first, second} == {"w:x", "w:y"}
     assert late(0.0, frozenset({("a", first), ("a", second)})) == [], "nothing is left that could go"
+    assert late(0.0, mode=Mode.OBSERVE) == [], "the mode was turned down while it loaded"

@@ -425,3 +425,49 @@ async def test_a_copy_that_has_just_come_takes_room_before_the_next_probe() -> N
         house.keeper.wake_placer()
         await until(lambda: house.placer.experience.at_s == house.clock.time_s)
         assert not house.where, "n:1 does not fit beside it, and it has served nobody yet"
+
+
+async def wait_for_memory(house: House) -> None:
+    """n:1 is loading on a card where m:1 serves; nobody declared its memory, and it should have ended long ago."""
+    house.loads.resident = b'{"models":[{"name":"m:1","digest":"dm","size":10,"size_vram":10,"context_length":4096}]}'
+    await house.wait_for("t1", "m:1")
+    await until(lambda: house.where == {("a", "m:1")})
+    house.loads.end("a", "m:1")
+    await until(lambda: bool(house.granted) and not house.placer.loading)
+    await house.store.give_back(house.granted[0], Outcome.OK, 1)
+    await house.wait_for("t2", "n:1")
+    await until(lambda: house.where == {("a", "n:1")})
+    house.clock.time_s += 60.0
+    house.keeper.wake_placer()
+
+
+async def test_a_node_that_is_told_late_what_goes_holds_up_no_load_elsewhere() -> None:
+    async with House("a") as house:
+        await wait_for_memory(house)
+        await until(lambda: house.where == {("a", "n:1"), ("a", "m:1")})
+        await house.keeper.add(NodeSpec("b", "b", 11434))
+        await house.keeper.answered("b", "0.33.0")
+        listed = b'{"models":[{"name":"o:1","digest":"do","size":10}]}'
+        await house.keeper.saw_tags("b", parse_tags(listed, lambda text: parse_name(text).key))
+        await house.wait_for("t3", "o:1")
+        await until(lambda: ("b", "o:1") in house.where)
+        assert ("a", "m:1") in house.where, "it has not answered yet"
+
+
+async def test_a_copy_that_was_to_go_for_a_load_that_ended_meanwhile_is_free_again() -> None:
+    async with House("a") as house:
+        began, told = house.store.begin, asyncio.Event()
+
+        async def begin(node: str, weights: str, *, loading: bool, epoch: int) -> bool:
+            answer = await began(node, weights, loading=loading, epoch=epoch)
+            if not loading:  # as with a store that is a network away: the load ends before its answer is here
+                house.loads.end("a", "n:1")
+                await until(lambda: not house.placer.loading)
+                told.set()
+            return answer
+
+        house.store.begin = begin  # type: ignore[method-assign]
+        await wait_for_memory(house)
+        await told.wait()
+        await until(lambda: "t2" in {lease.ticket for lease in house.granted})
+        assert isinstance(await house.store.take(Ticket("t3", (parse_name("m:1").key,))), Lease)

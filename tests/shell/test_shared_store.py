@@ -11,15 +11,27 @@ from typing import Any
 
 import pytest
 
+from router.fleet.tickets import Lease, Place, Ticket
 from router.settings import Settings
 from router.simulation.pool import SimulatedPool
+from router.wire.names import parse_name
 from router.wiring import Router
 from tests.fakes import redis_server
 from tests.fakes.redis_server import Server
 from tests.ports import free_port
 from tests.shell.clients import Client, generate
 from tests.shell.house import assert_at_rest, router_before, until
-from tests.shell.scenes import ENDLESS, QUICK, pool_of, slotted
+from tests.shell.scenes import (
+    COLD,
+    ENDLESS,
+    QUICK,
+    is_loading,
+    let_load_finish,
+    load_into,
+    pool_of,
+    ready_on,
+    slotted,
+)
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -57,6 +69,13 @@ async def open_stream(client: Client) -> None:
 
 async def all_back(made: Sequence[Router]) -> None:
     await until(lambda: not any(router.store.is_alone for router in made))
+
+
+async def probed_again(router: Router, name: str) -> None:
+    """A probe that was asked from here on has told of the copy."""
+    key, from_s = parse_name(name).key, router.store.now_s()
+    reports = router.store._session.told.reports  # type: ignore[union-attr]
+    await until(lambda: any(key in report.keys and report.seen_at_s > from_s for report in reports.values()))
 
 
 async def none_held(made: Sequence[Router]) -> None:
@@ -110,6 +129,65 @@ async def test_frozen_redis_holds_nobody_up_and_what_was_sent_to_it_leaves_nothi
         await all_back(made)
         assert await asyncio.gather(*map(status, made)) == [200, 200]
         await none_held(made)
+
+
+async def test_every_router_knows_what_stands_of_the_declared_copies_though_one_of_them_loads() -> None:
+    placement = {"mode": "managed", "models": [{"name": QUICK, "copies": 2}]}
+    async with routers(2, 2, placement=placement) as (_, pool, made):
+        declarations = [router.placer.declarations for router in made]
+        await until(lambda: all(len(one.standings) == 1 and one.standings[0].lack is None for one in declarations))
+        assert pool.loads_started == 2
+        await pool.nodes[0].stop()
+        await until(lambda: all(one.standings[0].lack is not None for one in declarations))
+
+
+async def test_a_load_that_ended_while_redis_was_frozen_has_ended_for_redis_too() -> None:
+    async with routers(1) as (shared, pool, (router,)):
+        cold = asyncio.create_task(generate(router, COLD, stream=False))
+        await until(lambda: is_loading(pool.nodes[0]))
+        shared.freeze()
+        await until(lambda: router.store.is_alone)
+        let_load_finish(pool.nodes[0])
+        assert (await cold).status == 200
+        await probed_again(router, COLD)
+        shared.thaw()
+        await all_back([router])
+        assert isinstance(await router.store.take(Ticket("t", (parse_name(COLD).key,))), Lease)
+        await router.store.leave("t")
+
+
+async def test_a_drain_that_ended_while_redis_was_frozen_has_ended_for_redis_too() -> None:
+    async with routers(1) as (shared, pool, (router,)):
+        assert await status(router) == 200
+        await router.keeper.drain(pool.nodes[0].name)
+        await router.store.beat()
+        shared.freeze()
+        await until(lambda: router.store.is_alone)
+        await router.keeper.resume(pool.nodes[0].name)
+        shared.thaw()
+        await all_back([router])
+        assert isinstance(await router.store.take(Ticket("t", (parse_name(QUICK).key,))), Lease)
+        await router.store.leave("t")
+
+
+async def test_a_node_that_went_down_while_redis_was_frozen_gets_no_call_when_it_is_back() -> None:
+    async with routers(1, 2) as (shared, pool, (router,)):
+        for node in pool.nodes:
+            load_into(node, QUICK)
+        await until(lambda: ready_on(router, QUICK) == 2)
+        await router.store.beat()
+        shared.freeze()
+        await until(lambda: router.store.is_alone)
+        await pool.nodes[0].stop()
+        await until(lambda: not router.keeper.snapshot.nodes[pool.nodes[0].name].copies)
+        shared.thaw()
+        await all_back([router])
+        asked = [await router.store.take(Ticket(str(i), (parse_name(QUICK).key,))) for i in range(2)]
+        assert isinstance(asked[0], Lease)
+        assert asked[0].node == pool.nodes[1].name
+        assert isinstance(asked[1], Place)
+        for i in range(2):
+            await router.store.leave(str(i))
 
 
 async def test_redis_that_comes_back_empty_learns_again_what_runs() -> None:

@@ -22,22 +22,42 @@ Step = Callable[[Book, Caller, float], Answer[Any]]
 
 @dataclass(slots=True)
 class Told:
-    """What this replica said of nodes last. Bounded by its fleet: a node that is dropped keeps its start only."""
+    """What this replica said of nodes last, for a Redis that is back and has forgotten, or missed, what was said.
 
-    reports: dict[tuple[str, str], CopyReport] = field(default_factory=dict)  # by (node, weights)
-    gates: dict[tuple[str, str | None], tuple[Gate, float]] = field(default_factory=dict)  # those not open
+    Bounded by its fleet: a node that is dropped keeps its start only.
+    """
+
+    # By (node, weights). Not of a probe where a load of ours has ended there: a store that missed the end takes no
+    # probe's word for it.
+    reports: dict[tuple[str, str], CopyReport] = field(default_factory=dict)
+    gates: dict[tuple[str, str | None], tuple[Gate, float]] = field(default_factory=dict)  # those not open, and news
+    drops: dict[str, int] = field(default_factory=dict)  # by node: its start, until Redis has heard that it is over
 
     def saw(self, report: CopyReport) -> None:
-        self.reports[report.node, report.weights] = report
+        place = (report.node, report.weights)
+        known = self.reports.get(place)
+        self.reports[place] = report if known is None or known.is_probe else replace(report, is_probe=False)
+
+    def began(self, node: str, weights: str) -> None:
+        """A load, or a copy's going."""
+        known = self.reports.get((node, weights))
+        if known is not None:
+            self.reports[node, weights] = replace(known, is_probe=True)
 
     def shut(self, node: str, weights: str | None, gate: Gate, until_s: float) -> None:
-        if gate is Gate.OPEN:
-            self.gates.pop((node, weights), None)
-        else:
-            self.gates[node, weights] = (gate, until_s)
+        self.gates[node, weights] = (gate, until_s)
 
-    def dropped(self, node: str) -> None:
+    def heard_open(self, node: str, weights: str | None) -> None:
+        if self.gates.get((node, weights), (Gate.CLOSED,))[0] is Gate.OPEN:
+            del self.gates[node, weights]
+
+    def dropped(self, node: str, incarnation: int) -> None:
+        self.drops[node] = incarnation
         self.reports = {place: report for place, report in self.reports.items() if place[0] != node}
+
+    def heard_drop(self, node: str, incarnation: int) -> None:
+        if self.drops.get(node) == incarnation:
+            del self.drops[node]
 
 
 class Alone:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from router.fleet.tickets import Gate
 from router.seams import Clock
 from router.store.answers import Answer, Caller, Limits, Stale
 from router.store.book import Book
@@ -115,6 +116,26 @@ class Session:
         step.end(answer.value)
         self.desk.hear((*answer.grants, *answer.refusals))
 
+    def tell_drop(self, node: str, incarnation: int) -> None:
+        self.tell(
+            codec.drop_node(node, incarnation),
+            lambda book, caller, now_s: book.drop_node(caller, node, incarnation, now_s),
+            lambda _: self.told.heard_drop(node, incarnation) if self.alone is None else None,
+        )
+
+    def tell_gate(self, node: str, weights: str | None, gate: Gate, until_s: float) -> None:
+        self.told.shut(node, weights, gate, until_s)
+
+        def heard(_: object) -> None:
+            if gate is Gate.OPEN and self.alone is None:
+                self.told.heard_open(node, weights)
+
+        self.tell(
+            codec.gate(node, weights, gate, until_s),
+            lambda book, caller, now_s: book.gate(caller, node, weights, gate, now_s, until_s=until_s),
+            heard,
+        )
+
     def must_greet(self) -> None:
         """Before anything else is sent."""
         self._must_greet = True
@@ -194,12 +215,13 @@ class Session:
             desk.hear((*answer.grants, *answer.refusals))
 
     def _repeat(self) -> None:
-        told, self.told.reports = self.told.reports, {}
-        for report in told.values():
-            self.told.saw(report)
+        """Also for a store that remembers all but what was said meanwhile. A drop is of an older start than reports."""
+        for node, incarnation in tuple(self.told.drops.items()):
+            self.tell_drop(node, incarnation)
+        for report in self.told.reports.values():
             self.tell(codec.set_copy(report), _unheard)
-        for (node, weights), (gate, until_s) in self.told.gates.items():
-            self.tell(codec.gate(node, weights, gate, until_s), _unheard)
+        for (node, weights), (gate, until_s) in tuple(self.told.gates.items()):
+            self.tell_gate(node, weights, gate, until_s)
 
     def part(self, lost: StoreLost) -> None:
         log.warning(

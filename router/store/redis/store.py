@@ -130,10 +130,8 @@ class RedisStore(Store):
 
     async def drop_node(self, node: str, incarnation: int) -> None:
         number = self._number(node, incarnation)
-        self._session.told.dropped(node)
-        self._session.tell(
-            codec.drop_node(node, number), lambda book, caller, now_s: book.drop_node(caller, node, number, now_s)
-        )
+        self._session.told.dropped(node, number)
+        self._session.tell_drop(node, number)
 
     async def incarnate(self, node: str, uid: str) -> int:
         # A start is what the pool says it is: how often this replica saw the node return is nothing to the others.
@@ -154,15 +152,12 @@ class RedisStore(Store):
         value: bool = await self._session.ask(
             codec.begin(node, weights, loading=loading, epoch=epoch),
             lambda book, caller, now_s: book.begin(caller, node, weights, now_s, loading=loading, epoch=epoch),
+            lambda has_begun: self._session.told.began(node, weights) if has_begun else None,
         )
         return value
 
     async def gate(self, node: str, weights: str | None, gate: Gate, until_s: float) -> None:
-        self._session.told.shut(node, weights, gate, until_s)
-        self._session.tell(
-            codec.gate(node, weights, gate, until_s),
-            lambda book, caller, now_s: book.gate(caller, node, weights, gate, now_s, until_s=until_s),
-        )
+        self._session.tell_gate(node, weights, gate, until_s)
 
     async def beat(self) -> None:
         if not self.is_alone:
