@@ -24,6 +24,8 @@ USER_TIMEOUT_MS = 30_000
 HEAD_BYTES_MAX = 1 << 20
 # How a read begins that is one whole chunk, by its length. Longer reads are rare and go through the parser.
 _CHUNK_HEADS = framing.chunk_heads(4096)
+# Linux forgets after a pause that acknowledgements shall wait: it is told again for one of so many chunks.
+CHUNKS_PER_ACK_DELAY = 32
 # Copying so much costs less than a second buffer costs the event loop.
 JOINED_BYTES_MAX = 64 * 1024
 
@@ -55,6 +57,7 @@ class NodeConnection(asyncio.Protocol):
         self._on_idle = on_idle
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
+        self._socket: socket.socket | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._listener: Listener | None = None
         self._headers: Headers = []
@@ -68,6 +71,7 @@ class NodeConnection(asyncio.Protocol):
         self._is_paused = False
         # The answer is chunked and the parser waits for a chunk's first byte: one that comes whole needs no parsing.
         self._is_between_chunks = False
+        self._chunks = 0  # of the answer in hand, that needed no parsing
         self.answers = 0
 
     def __repr__(self) -> str:
@@ -93,7 +97,7 @@ class NodeConnection(asyncio.Protocol):
         assert self._transport is not None
         self._listener = listener
         self._headers = []
-        self._head_bytes = 0
+        self._head_bytes = self._chunks = 0
         self._is_framed = self._has_head = self._has_ended = self._has_bytes = False
         if sum(map(len, parts)) <= JOINED_BYTES_MAX:
             self._transport.write(b"".join(parts))
@@ -127,6 +131,7 @@ class NodeConnection(asyncio.Protocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if hasattr(socket, "TCP_USER_TIMEOUT"):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+            self._socket = sock
 
     def data_received(self, data: bytes) -> None:
         if self._listener is None:
@@ -137,6 +142,9 @@ class NodeConnection(asyncio.Protocol):
             size = len(data)
             head = _CHUNK_HEADS[size] if size < len(_CHUNK_HEADS) else framing.NO_CHUNK
             if data.startswith(head) and data.endswith(b"\r\n"):
+                if not self._chunks % CHUNKS_PER_ACK_DELAY:
+                    self._delay_acks()
+                self._chunks += 1
                 self._listener.chunk(data, len(head))
                 return
         self._is_between_chunks = False
@@ -157,6 +165,14 @@ class NodeConnection(asyncio.Protocol):
             self._is_between_chunks = self._is_between_chunks and data.endswith(b"\r\n")
             self._listener.flush()
 
+    def _delay_acks(self) -> None:
+        """Two chunks get one acknowledgement: not each its own as soon as it is read, a packet that says nothing else.
+
+        Linux leaves this mode when it has waited 40 ms for the second (tcp(7)), so a slow stream is none the worse.
+        """
+        if self._socket is not None and hasattr(socket, "TCP_QUICKACK"):
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+
     def _await_head(self, read_bytes: int) -> None:
         """A read ended inside a head. Its fields, one without an end, and interim answers have a limit together."""
         self._head_bytes += read_bytes
@@ -168,7 +184,7 @@ class NodeConnection(asyncio.Protocol):
         return None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        self._transport = self._socket = None
         del self._parser  # it holds us as well: without it nothing is left for the garbage collector, which comes late
         listener, self._listener = self._listener, None
         self._on_lost(self)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router.policy.retry import Failure
-from router.upstream.connection import NodeConnection
+from router.upstream.connection import CHUNKS_PER_ACK_DELAY, NodeConnection
 from router.wire.framing import LAST_CHUNK, chunk
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -42,10 +44,27 @@ class Heard:
         self.end = failure
 
 
+class Options:
+    """As much of a socket as a connection asks for; `acks` is what was said about acknowledgements."""
+
+    family = socket.AF_INET
+
+    def __init__(self) -> None:
+        self.acks: list[int] = []
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        if (level, option) == (socket.IPPROTO_TCP, socket.TCP_QUICKACK):
+            self.acks.append(value)
+
+
 class Wire:
     """As much of a transport as a connection asks for."""
 
-    def get_extra_info(self, name: str) -> None: ...
+    def __init__(self, sock: Options | None = None) -> None:
+        self._sock = sock
+
+    def get_extra_info(self, name: str) -> Options | None:
+        return self._sock
 
     def write(self, data: bytes) -> None: ...
 
@@ -58,10 +77,10 @@ class Wire:
     def abort(self) -> None: ...
 
 
-def heard(reads: Sequence[bytes]) -> Heard:
+def heard(reads: Sequence[bytes], sock: Options | None = None) -> Heard:
     listener = Heard()
     connection = NodeConnection(lambda _: None, lambda _: None)
-    connection.connection_made(Wire())  # type: ignore[arg-type]
+    connection.connection_made(Wire(sock))  # type: ignore[arg-type]
     connection.send((b"GET / HTTP/1.1\r\n\r\n",), listener)
     for read in reads:
         if not listener.end:
@@ -119,3 +138,14 @@ def test_what_go_would_not_write_is_left_to_the_parser(odd: bytes) -> None:
         (b"firsthello", Failure.GARBAGE),
         (b"first", Failure.GARBAGE),
     )
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="Linux only")
+@pytest.mark.parametrize(
+    ("chunks", "times"), [(0, 0), (1, 1), (CHUNKS_PER_ACK_DELAY, 1), (CHUNKS_PER_ACK_DELAY + 1, 2)]
+)
+def test_a_stream_keeps_asking_that_acknowledgements_wait(chunks: int, times: int) -> None:
+    sock = Options()
+    found = heard([HEAD, chunk(b"first"), *[chunk(b"next")] * chunks], sock)
+    assert found.chunks == chunks
+    assert sock.acks == [0] * times
