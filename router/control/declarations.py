@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
 from router.policy.declared import NOTHING, Declaration, Lack, Standing, asked, holds_of, remember
-from router.policy.experience import Experience, in_line, with_leases
+from router.policy.experience import Experience
 from router.policy.placement import Load, Mode
-from router.policy.room import NO_HOLDS, Pool
+from router.policy.room import NO_HOLDS, pool_of
 from router.policy.upkeep import Moment, keep, unkept
 from router.policy.verdicts import lack_text
 
@@ -102,16 +102,11 @@ class Declarations:
         """What is missing, where that is to be mended and everything was looked at."""
         if at.mode is not Mode.MANAGED or not self.declared or not self.has_looked():
             return None
-        waiting = in_line(at.lines, at.snapshot)
-        pool = Pool(
-            at.snapshot,
-            at.occupancy,
-            at.experience,
-            with_leases(waiting, at.occupancy),
-            waiting,
-            at.leaving,
-            at.now_s,
-            self.holds,
+        pool = pool_of(
+            *(at.lines, at.snapshot, at.occupancy, at.experience),
+            leaving=at.leaving,
+            holds=self.holds,
+            now_s=at.now_s,
         )
         loads, self.standings = keep(self.declared, Moment(pool, at.loading, at.backoff, self._memory))
         return loads

@@ -37,6 +37,11 @@ class Memory(NamedTuple):
     def keys(self) -> frozenset[str]:
         return frozenset(entry.key for entry in self.entries)
 
+    def entry_of(self, load: Load, node: Node) -> PsEntry | None:
+        """Of the copy that was loaded, under whichever of its names; None where it is not there."""
+        sharing = {load.key, *node.keys_of(load.weights)}
+        return next((entry for entry in self.entries if entry.key in sharing), None)
+
 
 class NodeMemory:
     def __init__(self, api: PlacerApi, keeper: FleetKeeper, store: Store, clock: Clock) -> None:
@@ -102,18 +107,11 @@ class NodeMemory:
                 await self._keeper.kept(load.node, weights)
 
 
-def context_of(load: Load, node: Node, memory: Memory) -> int:
-    """What the copy has; 0 where it is not there."""
-    sharing = {load.key, *node.keys_of(load.weights)}
-    return next((entry.num_ctx for entry in memory.entries if entry.key in sharing), 0)
-
-
 def too_much_for(load: Load, node: Node, before: dict[str, Held], memory: Memory) -> int | None:
     """How many bytes its node has less than, if this load shows it; see `room.took_room`."""
-    sharing = {load.key, *node.keys_of(load.weights)}
-    came = next((entry.vram_bytes for entry in memory.entries if entry.key in sharing), None)
-    if came is None or load.cause is not Cause.LINE:
+    came = memory.entry_of(load, node)
+    if came is None or load.is_renewal or load.cause is not Cause.LINE:
         return None
     resident = memory.keys()
     stayed = {weights for weights in before if not resident.isdisjoint(node.keys_of(weights))}
-    return took_room(before, stayed, came, memory.node_now_s)
+    return took_room(before, stayed, came.vram_bytes, memory.node_now_s)

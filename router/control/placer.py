@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from router.control.declarations import Declarations, Look
 from router.control.keeper import FleetKeeper
-from router.control.node_memory import NodeMemory, PlacerApi, context_of, too_much_for
+from router.control.node_memory import NodeMemory, PlacerApi, too_much_for
 from router.errors import LoadFailed, NoNode, NotLoaded, Refusal, Rejection
 from router.fleet.tickets import LineView
 from router.policy.degraded import loading_node
@@ -249,10 +249,7 @@ class Placer:
             if not failed.is_local:
                 self._note_failure((load.node, load.weights), failed)
             if _result(failed) == "oom":
-                node = self._keeper.snapshot.nodes.get(load.node)
-                model = None if node is None else node.models.get(load.key)
-                disk_bytes = 0 if model is None else model.size_bytes
-                self.experience = ran_out(self.experience, load.node, load.weights, disk_bytes, running.before)
+                self._note_oom(running)
             self._observe(load.node, load.key, reason, _result(failed), self._clock.now_s() - began_s)
             await self._keeper.not_loaded(load.node, load.weights)
             return
@@ -273,10 +270,10 @@ class Placer:
         memory = None if node is None else await self._memory.read(node)
         if node is None or memory is None:
             return 0
-        too_much = None if load.is_renewal else too_much_for(load, node, running.before, memory)
-        if too_much is not None:
-            self.experience = did_not_fit(self.experience, load.node, too_much)
-        return context_of(load, node, memory)
+        too_much = too_much_for(load, node, running.before, memory)
+        self.experience = did_not_fit(self.experience, load.node, too_much)
+        entry = memory.entry_of(load, node)
+        return 0 if entry is None else entry.num_ctx
 
     async def _ask_to_load(self, load: Load) -> float:
         keep_alive_s = load.keep_alive_s
@@ -293,6 +290,12 @@ class Placer:
         if copy not in self._failures and len(self._failures) >= FAILURES_MAX:
             self._failures.pop(next(iter(self._failures)))
         self._failures[copy] = failed_again(self._failures.get(copy), self._clock.now_s(), failed.text)
+
+    def _note_oom(self, running: Loading) -> None:
+        load, node = running.load, self._keeper.snapshot.nodes.get(running.load.node)
+        model = None if node is None else node.models.get(load.key)
+        disk_bytes = 0 if model is None else model.size_bytes
+        self.experience = ran_out(self.experience, load.node, load.weights, disk_bytes, running.before)
 
     async def _refuse_hopeless(self, lines: Sequence[LineView]) -> None:
         """A line whose every node has just failed to load would wait for nothing: it gets the node's words."""

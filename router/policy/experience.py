@@ -20,6 +20,7 @@ Copy = tuple[str, str]  # (node, weights)
 HEAT_S = 60.0  # over which demand is averaged: a few conversations' turns, and several loads
 LOOK_S = 1.0  # that one look stands for at most: looks are a second apart where anything happens
 HEAT_MIN = 1e-3  # of a slot; below it nobody has asked for ten minutes
+RESIDENT = 1.25  # of its file's size is what a model takes with its context; only until it was seen in a memory
 LOAD_S = 10.0  # of a model that was never seen loading and has no size
 LOAD_S_MIN = 2.0  # a runner starts first
 LOAD_BYTES_PER_S = 1e9  # from a warm disk; only until a load was seen
@@ -60,7 +61,14 @@ class Experience:
         known = self.utilization.get(weights)
         return 1.0 if known is None else known.share
 
-    def load_s_of(self, weights: str, size_bytes: int) -> float:
+    def bytes_of(self, weights: str, disk_bytes: int) -> int:
+        """What it takes in a memory; 0 where nothing is known of it."""
+        return self.resident_bytes.get(weights, 0) or round(disk_bytes * RESIDENT)
+
+    def load_s_of(self, weights: str, size_bytes: int | None = None) -> float:
+        """`size_bytes` is what it takes, where the caller knows more than was seen."""
+        if size_bytes is None:
+            size_bytes = self.resident_bytes.get(weights, 0)
         known = self.load_s.get(weights)
         if known is not None:
             return known
@@ -105,8 +113,10 @@ def looked(
     )
 
 
-def did_not_fit(old: Experience, node: str, size_bytes: int) -> Experience:
-    """A node that evicted something for a load has less memory than all that would have taken."""
+def did_not_fit(old: Experience, node: str, size_bytes: int | None) -> Experience:
+    """A node that evicted something for a load has less memory than all that would have taken. None tells nothing."""
+    if size_bytes is None:
+        return old
     known = old.vram_bytes.get(node, size_bytes)
     return replace(old, vram_bytes=MappingProxyType({**old.vram_bytes, node: min(known, size_bytes)}))
 
@@ -130,7 +140,7 @@ def _share(asked: Mapping[str, float], slots: Mapping[str, int], weights: str) -
 
 def loaded(old: Experience, weights: str, took_s: float, *, waited: bool = False) -> Experience:
     """`waited`: for what had to go first. Then it took no longer than that, and perhaps less."""
-    if waited and took_s >= old.load_s_of(weights, old.resident_bytes.get(weights, 0)):
+    if waited and took_s >= old.load_s_of(weights):
         return old
     known = old.load_s.get(weights, took_s)
     mean_s = known + (took_s - known) * LOAD_WEIGHT

@@ -18,9 +18,9 @@ from router.errors import Rejection
 from router.fleet.node import CopyState, Node
 from router.fleet.snapshot import Row, Snapshot, point_of
 from router.fleet.tickets import LineView
-from router.policy.experience import NOTHING_LEARNT, Experience, in_line, with_leases
+from router.policy.experience import NOTHING_LEARNT, Experience
 from router.policy.filters import has_context, usable
-from router.policy.room import LATE, LATE_S_MIN, NO_HOLDS, Cost, Holds, Pool, cost_of, in_the_way
+from router.policy.room import LATE, LATE_S_MIN, NO_HOLDS, Cost, Holds, Pool, cost_of, in_the_way, pool_of
 
 SECOND_AFTER_S = 2.0  # a line that is younger, or its copies, may be a burst that is served in a moment
 BUSY = 0.7  # of its slots in use: below it a model has enough of them, and a line is a burst
@@ -129,9 +129,7 @@ def place(
 
     The line that waits longest chooses first. Those of nobody but calls that overflowed take what is left.
     """
-    waiting = in_line(lines, snapshot)
-    asked = with_leases(waiting, occupancy)
-    pool = Pool(snapshot, occupancy, experience, asked, waiting, leaving, now_s, holds)
+    pool = pool_of(lines, snapshot, occupancy, experience, leaving=leaving, holds=holds, now_s=now_s)
     refusals: list[Action] = []
     loads: dict[str, Load] = {}  # by node
     for line in sorted(lines, key=lambda line: (not line.own, -line.oldest_wait_s, line.model)):
@@ -174,7 +172,7 @@ def _late(loading: Mapping[str, str], since_s: Mapping[str, float], pool: Pool) 
         node, began_s = pool.snapshot.nodes.get(name), since_s.get(name)
         if node is None or began_s is None:
             continue
-        due_s = max(LATE_S_MIN, LATE * pool.load_s(weights, pool.experience.resident_bytes.get(weights, 0)))
+        due_s = max(LATE_S_MIN, LATE * pool.experience.load_s_of(weights))
         going = in_the_way(node, weights, pool) if pool.now_s - began_s >= due_s else None
         if going is not None:
             yield Displace(name, going)
@@ -312,14 +310,8 @@ def _rank(cost: Cost, row: Row, node: Node, occupancy: Copies) -> tuple[bool, bo
     Of nodes with room the one that is left with the least: large models need a card that is nearly empty.
     """
     leases = sum(occupancy.get((node.name, weights), 0) for weights in node.copies)
-    left = len(node.copies) if cost.fits is None else cost.free_bytes
     tie = point_of(f"{row.weights}\n{row.node}")
-    return (row.is_ready, not row.is_resident, cost.harm, _fit(cost), -row.weight, left, leases, tie)
-
-
-def _fit(cost: Cost) -> int:
-    """0 where it fits beside what is loaded, 1 where nothing is declared, 2 where something must go or spill."""
-    return 1 if cost.fits is None else 0 if cost.fits else 2
+    return (row.is_ready, not row.is_resident, cost.harm, cost.fit, -row.weight, cost.left(node), leases, tie)
 
 
 def _load(key: str, row: Row, wants: Wants | None, displaced: tuple[str, ...]) -> Load:

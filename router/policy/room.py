@@ -6,17 +6,17 @@ Ollama evicts; the router says which, within Ollama's own order: the one that is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from router.fleet.node import Copy, CopyState, Node
 from router.fleet.slots import slots_of
 from router.fleet.snapshot import Row, Snapshot
-from router.policy.experience import Experience, did_not_fit
+from router.fleet.tickets import LineView
+from router.policy.experience import Experience, did_not_fit, in_line, with_leases
 
 VRAM_MARGIN = 1.25  # Ollama wants a model to fit into 80 % of what is free (server/sched.go)
-RESIDENT = 1.25  # of its file's size is what a model takes with its context; only until it was seen in a memory
 MAX_LOADED = 3  # OLLAMA_MAX_LOADED_MODELS for one GPU; a node that ever holds more has more
 HEADROOM = 1.5  # calls come in bursts: other copies can stand in for one that goes when they have this much more
 STAY = 1.0  # loads' time that a copy serves at least before it may be taken from those who use it
@@ -65,6 +65,15 @@ class Cost:
     free_bytes: int  # after it; 0 where nothing is declared
     needs_pinned: bool = False  # nothing but pinned copies is left that could make room
 
+    @property
+    def fit(self) -> int:
+        """0 where it fits beside what is loaded, 1 where nobody can tell, 2 where something must go or spill."""
+        return 1 if self.fits is None else 0 if self.fits else 2
+
+    def left(self, node: Node) -> int:
+        """What its node has left, lower is fuller: bytes, or where nobody can tell how few models are loaded."""
+        return len(node.copies) if self.fits is None else self.free_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -80,22 +89,21 @@ class Pool:
     holds: Holds = NO_HOLDS
 
     def resident_bytes(self, row: Row) -> int:
-        return self.experience.resident_bytes.get(row.weights, 0) or round(row.size_bytes * RESIDENT)
+        return self.experience.bytes_of(row.weights, row.size_bytes)
 
     def held_bytes(self, copy: Copy, node: Node) -> int:
         """Of a copy that no probe has seen yet what is known of others: taken for nothing it would be given away."""
         if copy.size_bytes:
             return copy.vram_bytes
-        known = self.experience.resident_bytes.get(copy.weights, 0)
-        return known or max(
-            (round(node.models[key].size_bytes * RESIDENT) for key in node.keys_of(copy.weights)), default=0
-        )
+        disk_bytes = max((node.models[key].size_bytes for key in node.keys_of(copy.weights)), default=0)
+        return self.experience.bytes_of(copy.weights, disk_bytes)
 
     def vram_bytes(self, node: Node) -> int | None:
         """What is declared, else less than what was too much; None where nobody can tell."""
+        if node.spec.vram_bytes is not None:
+            return node.spec.vram_bytes
         too_much = self.experience.vram_bytes.get(node.name)
-        learnt = None if too_much is None else too_much - 1
-        return learnt if node.spec.vram_bytes is None else node.spec.vram_bytes
+        return None if too_much is None else too_much - 1
 
     def slots_of(self, row: Row) -> int:
         """Of a copy there, whether it is in memory or not."""
@@ -112,6 +120,20 @@ class Pool:
 
     def load_s_of(self, copy: Copy) -> float:
         return self.experience.load_s_of(copy.weights, copy.size_bytes)
+
+
+def pool_of(
+    lines: Iterable[LineView],
+    snapshot: Snapshot,
+    occupancy: Mapping[Place, int],
+    experience: Experience,
+    *,
+    leaving: Set[Place],
+    holds: Holds,
+    now_s: float,
+) -> Pool:
+    waiting = in_line(lines, snapshot)
+    return Pool(snapshot, occupancy, experience, with_leases(waiting, occupancy), waiting, leaving, now_s, holds)
 
 
 def cost_of(row: Row, pool: Pool) -> Cost:
@@ -172,7 +194,7 @@ def took_room(before: Mapping[str, Held], after: Set[str], need: int, now_s: flo
 
 def ran_out(old: Experience, node: str, weights: str, disk_bytes: int, before: Mapping[str, Held]) -> Experience:
     """A load failed for want of memory: its node has less than this and what it had before take together."""
-    need = old.resident_bytes.get(weights, 0) or round(disk_bytes * RESIDENT)
+    need = old.bytes_of(weights, disk_bytes)
     return did_not_fit(old, node, need + sum(held.size_bytes for held in before.values())) if need else old
 
 

@@ -133,16 +133,14 @@ def _rank(declaration: Declaration, row: Row, cost: Cost, at: Moment) -> tuple[f
     """Lower is better: where the operator wants it, where it was before its node began anew, where it does no harm."""
     order = {name: place for place, name in enumerate(declaration.nodes)}
     takes_declared = any((row.node, weights) in at.pool.holds.declared for weights in cost.displaced)
-    has_room = 1 if cost.fits is None else 0 if cost.fits else 2
-    left = len(at.pool.snapshot.nodes[row.node].copies) if cost.fits is None else cost.free_bytes
     return (
         order.get(row.node, len(order)),
         takes_declared,
         row.copy not in at.memory.stood,
         cost.harm,
-        has_room,
+        cost.fit,
         -row.weight,
-        left,
+        cost.left(at.pool.snapshot.nodes[row.node]),
         point_of(f"{row.weights}\n{row.node}"),
     )
 

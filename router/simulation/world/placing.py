@@ -167,8 +167,7 @@ class Placing:
         now_s = self._replica.agenda.now_s()
         came = copies.get(load.weights)
         too_much = None if came is None else took_room(running.before, copies.keys(), came.size_bytes, now_s)
-        if too_much is not None:
-            self._experience = did_not_fit(self._experience, load.node, too_much)
+        self._experience = did_not_fit(self._experience, load.node, too_much)
 
     def _offer(self, node: str, weights: str) -> None:
         """A copy that Ollama may evict before others: it has the shortest keep-alive of them."""
