@@ -68,12 +68,12 @@ class Scene:
     async def all_said(self, changes: Mapping[str, tuple[int, int]]) -> None:
         """So often each router that lives has told that its store is away, and that it is back; not more."""
         took_s = await until(
-            lambda: all(self._changes().get(name, wanted) >= wanted for name, wanted in changes.items())
+            lambda: all(self.changes().get(name, wanted) >= wanted for name, wanted in changes.items())
         )
         self.house.say(f"each has told of it {took_s:.2f} s later")
-        assert self._changes() == changes
+        assert self.changes() == changes
 
-    def _changes(self) -> dict[str, tuple[int, int]]:
+    def changes(self) -> dict[str, tuple[int, int]]:
         return {one.name: (one.count(AWAY), one.count(BACK) - 1) for one in self.house.living}
 
     def tell_waits(self, routers: Sequence[RouterProcess]) -> float:

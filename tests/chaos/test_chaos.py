@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from tests.chaos.house import House, until
+from tests.chaos.house import House, are_back, until
 from tests.chaos.scenes import SLACK_S, Form, Scene, scene
 from tests.fakes.fault_proxy import Mood
 
 FREE_WITHIN_S = 10.0
+GUST_S, LULL_S = (0.1, 3.0), (0.0, 2.0)
+DELAYS_S = (0.01, 0.1, 0.4)
 OUT_OF_ROTATION_S = 1.0  # so long a balancer sends calls to a router that does not answer
 
 SHORT = Form(before_s=2.0, fault_s=8.0, after_s=2.0, timeout_s=1.0)
@@ -108,6 +112,38 @@ async def test_a_router_that_is_cut_off_goes_on_alone_while_the_others_share(
         await victim.proxy.set(Mood.PASS)
         await at.all_said({victim.name: ONCE} | {router.name: NEVER for router in others})
         assert at.tell_waits(made.routers) < 2 * form.timeout_s + SLACK_S
+
+
+@forms
+async def test_faults_that_come_and_go_at_random_leave_nothing_behind(form: Form, tmp_path: Path) -> None:
+    """Short ones, of which some pass before anybody has noticed."""
+    async with scene(form, tmp_path) as at:
+        made, rng = at.house, Random(at.house.seed)
+        async with at.fault("a storm"):
+            while time.monotonic() < at.began_s + form.fault_s:
+                await gust(made, rng)
+        assert made.replicas() == {router.process.pid for router in made.routers}
+        await until(lambda: are_back(made))
+        assert all(away == back for away, back in at.changes().values())
+
+
+async def gust(made: House, rng: Random) -> None:
+    router, for_s = rng.choice(made.routers), rng.uniform(*GUST_S)
+    what = rng.choice(("pause", "freeze", "cut", Mood.REFUSE, Mood.STALL, Mood.DELAY))
+    made.say(f"{what} for {for_s:.2f} s, {router.name} where it is one")
+    if what == "pause":
+        router.send(signal.SIGSTOP)
+    elif what == "freeze":
+        made.server.freeze()
+    elif what == "cut":
+        await router.proxy.cut()
+    else:
+        await router.proxy.set(Mood(what), delay_s=rng.choice(DELAYS_S))
+    await asyncio.sleep(for_s)
+    router.send(signal.SIGCONT)
+    made.server.thaw()
+    await router.proxy.set(Mood.PASS)
+    await asyncio.sleep(rng.uniform(*LULL_S))
 
 
 async def goes_on_alone(at: Scene, what: str, break_it: Callable[[], object], heal: Callable[[], object]) -> None:

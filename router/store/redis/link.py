@@ -6,7 +6,6 @@ again, so that no answer can be taken for another's.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from router.fleet.tickets import BEAT_S, Lease
 from router.store.answers import Answer, Caller, Refused
 from router.store.redis import codec, script
 from router.store.redis.address import Address
+from router.store.redis.patience import Patience
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Link:
         self.run_id = ""  # of the server that answers: another one may have lost writes
         self.evicts = False  # its policy may throw away what every replica relies on
         self._stream = f"{self.prefix}stream:{replica}"
-        self._writer = _client(address, address.timeout_s)
+        self._writer = _client(address)
         self._reader = _client(address, address.timeout_s + BLOCK_S)
         self._last_id = "0-0"
 
@@ -54,10 +54,10 @@ class Link:
     async def connect(self) -> None:
         """Anew, in any case. Refuses with StoreLost."""
         await _end(self._writer)
-        self._writer = _client(self.address, self.address.timeout_s)
+        self._writer = _client(self.address)
         self._last_id = "0-0"
         try:
-            async with asyncio.timeout(2 * self.address.timeout_s):
+            async with Patience(2 * self.address.timeout_s):
                 facts = await self._writer.info()
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreLost(_told(error)) from error
@@ -69,7 +69,7 @@ class Link:
         speaker = {"replica": caller.replica, "session": caller.session, "run": self.run_id, "settle": BEAT_S}
         args: tuple[str | int, ...] = (1, self.prefix, json.dumps(speaker), *(command.text for command in commands))
         try:
-            async with asyncio.timeout(self.address.timeout_s):
+            async with Patience(self.address.timeout_s):
                 try:
                     texts = await self._send("EVALSHA", script.digest(), *args)
                 except NoScriptError:
@@ -115,7 +115,8 @@ def _entries(found: Any) -> list[Any]:
     return [entries for _, entries in found or ()]
 
 
-def _client(address: Address, timeout_s: float) -> Redis:
+def _client(address: Address, timeout_s: float | None = None) -> Redis:
+    """`timeout_s` for each answer; None where whoever asks has a limit of its own."""
     parts = urlsplit(address.url)
     tls: dict[str, Any] = {}
     if parts.scheme == "rediss":
