@@ -14,6 +14,7 @@ import pytest
 from router.fleet.tickets import Lease, Place, Ticket
 from router.settings import Settings
 from router.simulation.pool import SimulatedPool
+from router.store.redis import session
 from router.wire.names import parse_name
 from router.wiring import Router
 from tests.fakes import redis_server
@@ -188,6 +189,28 @@ async def test_a_node_that_went_down_while_redis_was_frozen_gets_no_call_when_it
         assert isinstance(asked[1], Place)
         for i in range(2):
             await router.store.leave(str(i))
+
+
+async def test_an_order_of_one_who_led_alone_is_not_obeyed_once_redis_is_back() -> None:
+    async with routers(2) as (shared, pool, made):
+        shared.freeze()
+        await until(lambda: all(router.store.is_alone for router in made))
+        leadings = [await router.store.lead() for router in made]
+        assert all(leading.is_mine for leading in leadings)
+        assert await made[0].store.begin(pool.nodes[0].name, "w", loading=True, epoch=leadings[0].epoch)
+        shared.thaw()
+        await all_back(made)
+        for router, leading in zip(made, leadings, strict=True):
+            assert not await router.store.begin(pool.nodes[0].name, "x", loading=True, epoch=leading.epoch)
+
+
+async def test_a_connection_that_was_cut_is_made_anew_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "AGAIN_S", 1e6)
+    async with routers(1) as (shared, _, (router,)):
+        with shared.client() as client:
+            client.client_kill_filter(_type="normal", skipme=True)
+        await until(lambda: router.store.is_alone)
+        await all_back([router])
 
 
 async def test_redis_that_comes_back_empty_learns_again_what_runs() -> None:

@@ -68,6 +68,7 @@ class Session:
         self._wanted = asyncio.Event()
         self._is_up = asyncio.Event()
         self._must_greet = False
+        self._again_s = 0.0  # no earlier is a server that is away tried again
         self._last_seq = 0
         self._ahead_s: float | None = None  # store time less our clock; None until the store was heard
 
@@ -147,12 +148,19 @@ class Session:
         while not _is_cancelled():
             try:
                 if self.alone is not None:
-                    await asyncio.sleep(AGAIN_S)
-                    await self.greet()
+                    await self._try_again()
                 await self._send_all()
             except StoreLost as lost:
                 if self.alone is None:
                     self.part(lost)
+
+    async def _try_again(self) -> None:
+        """At once where the last try is long past: of a connection that was merely cut nobody shall notice much."""
+        now_s = self._clock.now_s()
+        if now_s < self._again_s:
+            await asyncio.sleep(self._again_s - now_s)
+        self._again_s = self._clock.now_s() + AGAIN_S
+        await self.greet()
 
     async def _send_all(self) -> None:
         while not _is_cancelled():
