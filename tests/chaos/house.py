@@ -31,6 +31,9 @@ ROUTERS, NODES, SLOTS = 3, 4, 4
 WITHIN_S = 30.0
 
 AWAY, BACK = "redis is away", "redis answers"
+REAPED = "redis has not heard this router for too long"
+SHARED = "routers share redis"
+FEWER = f"{ROUTERS - 1} {SHARED}, {ROUTERS} before"
 
 # What stands in Redis for calls: all of it is 0 when none is left.
 STANDING = """
@@ -88,6 +91,10 @@ class RouterProcess:
 
     def count(self, words: str) -> int:
         return sum(words in str(line.get("message")) for line in self.lines())
+
+    def last(self, words: str) -> str:
+        """Of the lines with these words."""
+        return [str(line["message"]) for line in self.lines() if words in str(line.get("message"))][-1]
 
     def complaints(self) -> list[str]:
         """Lines that no fault of Redis excuses, and whatever is no line of the log at all."""

@@ -16,7 +16,7 @@ from random import Random
 
 import pytest
 
-from tests.chaos.house import House, are_back, until
+from tests.chaos.house import FEWER, REAPED, ROUTERS, SHARED, House, are_back, until
 from tests.chaos.scenes import SLACK_S, Form, Scene, scene
 from tests.fakes.fault_proxy import Mood
 
@@ -56,6 +56,7 @@ async def test_what_a_killed_router_held_is_free_within_ten_seconds(form: Form, 
         assert made.leader() in others
         assert at.tell_waits(others) < SLACK_S
         await at.all_said({router.name: NEVER for router in others})
+        assert [router.count(FEWER) for router in others] == [1, 1]
 
 
 @forms
@@ -80,6 +81,9 @@ async def test_a_router_that_was_paused_past_its_reaping_comes_back_and_orders_n
         await until(lambda: victim.process.pid in made.replicas())
         assert at.tell_waits(others) < SLACK_S
         await at.all_said({router.name: NEVER for router in made.routers})
+        await until(lambda: all(router.last(SHARED).startswith(f"{ROUTERS} ") for router in others))
+        assert [router.count(FEWER) for router in made.routers] == [router is not victim for router in made.routers]
+        assert victim.count(REAPED) == 1
         assert made.leader() in others
 
 

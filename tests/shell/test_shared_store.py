@@ -226,6 +226,18 @@ async def test_redis_that_comes_back_empty_learns_again_what_runs() -> None:
         assert await status(there) == 200
 
 
+async def test_redis_that_is_lost_again_as_it_comes_back_leaves_each_router_its_share() -> None:
+    """Whoever says hello first sees nobody else there."""
+    async with routers(2) as (shared, _, made):
+        await until(lambda: all(router.store._session.replicas == 2 for router in made))  # type: ignore[union-attr]
+        for _ in range(2):
+            shared.kill()
+            await until(lambda: all(router.store.is_alone for router in made))
+            assert [router.store._session.alone.replicas for router in made] == [2, 2]  # type: ignore[union-attr]
+            shared.start()
+            await all_back(made)
+
+
 async def test_the_rights_that_the_documentation_names_are_enough(tmp_path: Path) -> None:
     documented = re.search(r"ACL SETUSER router on >... (.*?)`", (DOCS / "store.md").read_text())
     assert documented is not None

@@ -15,7 +15,7 @@ from typing import Any
 from router.errors import Outcome, Refusal
 from router.fleet.tickets import CopyReport, Gate, Leading, Lease, LineView, Place, Ticket
 from router.seams import Clock, Store
-from router.store.answers import Limits, Outdated
+from router.store.answers import Answer, Limits, Outdated
 from router.store.desk import Desk, given, widened
 from router.store.redis import codec
 from router.store.redis.link import Link
@@ -147,7 +147,7 @@ class RedisStore(Store):
     async def lead(self, *, wants: bool = True) -> Leading:
         value: Leading = await self._session.ask(
             codec.lead(wants=wants),
-            lambda book, caller, now_s: book.read(caller, now_s)._replace(value=Leading(ALONE_EPOCH, wants)),
+            lambda book, caller, now_s: _led_alone(book.read(caller, now_s), wants=wants),
         )
         return value
 
@@ -246,3 +246,7 @@ class RedisStore(Store):
         self._session.tell(
             codec.incarnate(node, uid), lambda book, caller, now_s: book.incarnate(caller, node, uid, now_s), named
         )
+
+
+def _led_alone(answer: Answer[Any], *, wants: bool) -> Answer[Any]:
+    return answer._replace(value=Leading(ALONE_EPOCH, wants))
