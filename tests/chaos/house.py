@@ -20,8 +20,8 @@ from typing import Any
 from router.store.redis import script
 from tests.chaos.load import TEAMS
 from tests.chaos.node import BUSY, CALM, COUNT_ANEW, LOOK
-from tests.fakes import redis_server
 from tests.fakes.fault_proxy import FaultProxy
+from tests.fakes.redis_groups import Watched
 from tests.fakes.redis_server import Server
 from tests.ports import free_port
 from tests.shell.clients import Scrape, get
@@ -124,7 +124,7 @@ class NodeProcess:
 @dataclass(slots=True)
 class House:
     seed: int
-    server: Server
+    store: Server | Watched
     nodes: list[NodeProcess]
     routers: list[RouterProcess]
     began_s: float = field(default_factory=time.monotonic)
@@ -132,6 +132,11 @@ class House:
 
     def say(self, what: str) -> None:
         self.history.append(f"{time.monotonic() - self.began_s:7.2f} s  {what}")
+
+    @property
+    def server(self) -> Server:
+        """That has what routers share now."""
+        return self.store.primary if isinstance(self.store, Watched) else self.store
 
     @property
     def living(self) -> list[RouterProcess]:
@@ -225,10 +230,11 @@ async def node_process(name: str) -> AsyncIterator[NodeProcess]:
 
 @asynccontextmanager
 async def router_process(
-    name: str, nodes: list[NodeProcess], store_port: int, folder: Path, store: Mapping[str, str]
+    name: str, nodes: list[NodeProcess], store: Server | Watched, folder: Path, more: Mapping[str, str]
 ) -> AsyncIterator[RouterProcess]:
+    """Under sentinels it asks them where its store is, and no proxy stands between."""
     port, metrics_port, proxy_port = free_port(), free_port(), free_port()
-    url = f"redis://127.0.0.1:{proxy_port}"
+    url, store_port = (store.url, 0) if isinstance(store, Watched) else (f"redis://127.0.0.1:{proxy_port}", store.port)
     log = folder / f"{name}.log"
     command = [*(sys.executable, "-m", "router", "serve", "--store", url, "--listen", f"127.0.0.1:{port}")]
     command += ["--metrics-listen", f"127.0.0.1:{metrics_port}", "--admin-listen", f"127.0.0.1:{free_port()}"]
@@ -238,7 +244,7 @@ async def router_process(
         "OLLAMA_ROUTER_AUTH__REQUIRED": "true",
         "OLLAMA_ROUTER_PLACEMENT": json.dumps({"mode": "managed", "models": _declared()}),
         "OLLAMA_ROUTER_SHUTDOWN__DRAIN_DELAY_S": "0",
-        **store,
+        **more,
     }
     async with FaultProxy(proxy_port, store_port) as proxy:
         with log.open("wb") as out:
@@ -262,18 +268,18 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 @asynccontextmanager
-async def house(seed: int, folder: Path, *, timeout_s: float) -> AsyncIterator[House]:
+async def house(seed: int, folder: Path, store: Server | Watched, *, timeout_s: float) -> AsyncIterator[House]:
     """Opens when both warm models are in the memory of every node and every router knows it."""
     async with AsyncExitStack() as stack:
-        server = Server(redis_server.valkey_binary(), free_port()).start()
-        stack.callback(server.stop)
+        stack.callback(store.stop)
+        await asyncio.to_thread(store.start)
         nodes = [await stack.enter_async_context(node_process(f"node-{number}")) for number in range(NODES)]
-        store = {"OLLAMA_ROUTER_STORE__TIMEOUT_S": str(timeout_s)}
+        more = {"OLLAMA_ROUTER_STORE__TIMEOUT_S": str(timeout_s)}
         routers = [
-            await stack.enter_async_context(router_process(name, nodes, server.port, folder, store))
+            await stack.enter_async_context(router_process(name, nodes, store, folder, more))
             for name in ("router-a", "router-b", "router-c")[:ROUTERS]
         ]
-        made = House(seed, server, nodes, routers)
+        made = House(seed, store, nodes, routers)
         try:
             for router in routers:
                 await until(lambda router=router: answers(router.metrics_port, "/readyz"))  # type: ignore[misc]

@@ -14,6 +14,10 @@ from random import Random, SystemRandom
 from tests.chaos.house import AWAY, BACK, ROUTERS, SLOTS, House, RouterProcess, are_back, house, until
 from tests.chaos.load import Load
 from tests.chaos.node import CALM, COLD
+from tests.fakes import redis_server
+from tests.fakes.redis_groups import Watched
+from tests.fakes.redis_server import Server
+from tests.ports import free_port
 
 SHARE = -(-SLOTS // ROUTERS)
 # Of a copy without the store: as if one router had all of its calls when it was cut off, and the others their shares.
@@ -56,12 +60,13 @@ class Scene:
         self.house.say(f"{len(calls)} calls for a cold model were served within {time.monotonic() - began_s:.2f} s")
 
     @asynccontextmanager
-    async def fault(self, what: str) -> AsyncIterator[None]:
-        """Breaks in the beginning, waits for as long as faults last, and heals at the end."""
+    async def fault(self, what: str, for_s: float | None = None) -> AsyncIterator[None]:
+        """Breaks in the beginning, and waits for as long as faults last."""
         self.house.say(f"{what}: {self.load!r}")
         self.began_s = time.monotonic()
         yield
-        await asyncio.sleep(self.began_s + self.form.fault_s - time.monotonic())
+        lasts_s = self.form.fault_s if for_s is None else for_s
+        await asyncio.sleep(self.began_s + lasts_s - time.monotonic())
         self.ended_s = time.monotonic()
         self.house.say(f"the end of: {what}")
 
@@ -85,10 +90,11 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(form: Form, folder: Path) -> AsyncIterator[Scene]:
+async def scene(form: Form, folder: Path, store: Server | Watched | None = None) -> AsyncIterator[Scene]:
     """The load runs before, in and after what the test does; then nothing of it is left anywhere."""
+    store = store or Server(redis_server.valkey_binary(), free_port())
     seed = int(os.environ.get("CHAOS_SEED") or SystemRandom().randrange(1_000_000))
-    async with house(seed, folder, timeout_s=form.timeout_s) as made:
+    async with house(seed, folder, store, timeout_s=form.timeout_s) as made:
         load = Load(made.routers, seed, made.say)
         load.begin()
         try:

@@ -18,22 +18,20 @@ import pytest
 
 from tests.chaos.house import FEWER, REAPED, ROUTERS, SHARED, House, are_back, until
 from tests.chaos.scenes import SLACK_S, Form, Scene, scene
+from tests.fakes import redis_server
 from tests.fakes.fault_proxy import Mood
+from tests.fakes.redis_groups import Watched
 
 FREE_WITHIN_S = 10.0
 GUST_S, LULL_S = (0.1, 3.0), (0.0, 2.0)
 DELAYS_S = (0.01, 0.1, 0.4)
 OUT_OF_ROTATION_S = 1.0  # so long a balancer sends calls to a router that does not answer
 
-SHORT = Form(before_s=2.0, fault_s=8.0, after_s=2.0, timeout_s=1.0)
+SHORT = Form(before_s=2.0, fault_s=8.0, after_s=2.0, timeout_s=2.0)
 LONG = Form(before_s=15.0, fault_s=20.0, after_s=20.0, timeout_s=0.25)
-forms = pytest.mark.parametrize(
-    "form",
-    [
-        pytest.param(SHORT, id="short", marks=pytest.mark.timeout(150)),
-        pytest.param(LONG, id="long", marks=(pytest.mark.chaos, pytest.mark.timeout(300))),
-    ],
-)
+_LONG = pytest.param(LONG, id="long", marks=(pytest.mark.chaos, pytest.mark.timeout(300)))
+forms = pytest.mark.parametrize("form", [pytest.param(SHORT, id="short", marks=pytest.mark.timeout(180)), _LONG])
+long_form = pytest.mark.parametrize("form", [_LONG])
 
 ONCE = (1, 1)  # one line when the store is lost, one when it is back
 NEVER = (0, 0)
@@ -101,12 +99,18 @@ async def test_redis_that_is_killed_and_comes_back_empty_learns_all_again(form: 
         await goes_on_alone(at, "Redis is dropped", at.house.server.kill, lambda: bool(at.house.server.start()))
 
 
-@pytest.mark.parametrize("mood", [Mood.STALL, Mood.REFUSE])
 @forms
-async def test_a_router_that_is_cut_off_goes_on_alone_while_the_others_share(
-    form: Form, mood: Mood, tmp_path: Path
-) -> None:
-    async with scene(form, tmp_path) as at:
+async def test_a_router_that_is_cut_off_goes_on_alone_while_the_others_share(form: Form, tmp_path: Path) -> None:
+    await is_cut_off(form, tmp_path, Mood.STALL)
+
+
+@long_form
+async def test_a_router_whose_connections_are_refused_goes_on_alone_as_well(form: Form, tmp_path: Path) -> None:
+    await is_cut_off(form, tmp_path, Mood.REFUSE)
+
+
+async def is_cut_off(form: Form, folder: Path, mood: Mood) -> None:
+    async with scene(form, folder) as at:
         made, victim = at.house, at.house.leader()
         others = [router for router in made.routers if router is not victim]
         async with at.fault(f"{victim.name}, which leads, is cut off: {mood}"):
@@ -119,6 +123,23 @@ async def test_a_router_that_is_cut_off_goes_on_alone_while_the_others_share(
 
 
 @forms
+async def test_a_primary_that_dies_under_sentinels_is_followed_by_its_replica(form: Form, tmp_path: Path) -> None:
+    """What it did not pass on before it died is told again by hello."""
+    async with scene(form, tmp_path, Watched(redis_server.any_binary())) as at:
+        made, before = at.house, at.house.server
+        assert isinstance(made.store, Watched)
+        async with at.fault("the primary is killed", for_s=0.0):
+            before.kill()
+            cold = asyncio.create_task(at.ask_for_what_is_cold(made.routers))
+            await asyncio.to_thread(made.store.await_another_than, before)
+            made.say("its replica is the primary")
+            await at.all_said({router.name: ONCE for router in made.routers})
+            await cold
+        assert at.tell_waits(made.routers) < 2 * form.timeout_s + SLACK_S
+        made.say(f"the cold model was loaded {await made.loads('load_started')} times")
+
+
+@long_form
 async def test_faults_that_come_and_go_at_random_leave_nothing_behind(form: Form, tmp_path: Path) -> None:
     """Short ones, of which some pass before anybody has noticed."""
     async with scene(form, tmp_path) as at:
