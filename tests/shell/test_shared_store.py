@@ -14,10 +14,13 @@ import pytest
 from router.fleet.tickets import Lease, Place, Ticket
 from router.settings import Settings
 from router.simulation.pool import SimulatedPool
-from router.store.redis import session
+from router.store.answers import Caller
+from router.store.redis import codec, session
 from router.store.redis.address import Kind, parse_url
+from router.store.redis.link import Link
 from router.wire.names import parse_name
 from router.wiring import Router
+from tests.contracts.live_stores import address_of
 from tests.fakes import redis_server
 from tests.fakes.redis_server import Server
 from tests.ports import free_port
@@ -225,6 +228,15 @@ async def test_redis_that_comes_back_empty_learns_again_what_runs() -> None:
             await until(lambda: sum(there.store.occupancy.values()) == 1)
         await none_held([here, there])
         assert await status(there) == 200
+
+
+async def test_who_says_hello_counts_among_those_who_share() -> None:
+    async with server() as shared:
+        link = Link(address_of(shared.url), "a")
+        await link.connect()
+        _, looked = await link.run(Caller("a", 0), [codec.hello(0, (), ()), codec.look()])
+        await link.close()
+        assert looked.value == (1, {})
 
 
 async def test_redis_that_is_lost_again_as_it_comes_back_leaves_each_router_its_share() -> None:

@@ -219,8 +219,8 @@ class Session:
             log.info("redis answers: %s", self._link.where)
             if self._link.evicts:
                 log.warning("redis may evict what it keeps for the pool: set its maxmemory-policy to noeviction")
-            self._believes_fewer_s = self._clock.now_s() + SILENCE_S
         self.alone, self._must_greet = None, False
+        self._believes_fewer_s = self._clock.now_s() + SILENCE_S
         session = answers[0].value
         assert isinstance(session, int), "hello is never stale"
         self._caller = Caller(self._caller.replica, session)
