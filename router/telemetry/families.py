@@ -135,6 +135,10 @@ _TABLE = (
            "Copies seen to leave memory: ours (for a load of the router, or unloaded by it), ollama or expired."),
     Family("thrash_pairs", GAUGE, ("node",), "S",
            "Pairs of models that evicted one another, also in a ring with others, in the last 10 minutes."),
+    Family("slots_oversubscribed_total", COUNTER, ("node",), "S",
+           "Leases seen above what a copy serves: given by routers that were cut off from the store, or slots became "
+           "fewer."),
+    Family("leader", GAUGE, (), "L", "1 for the replica that places models: one of a pool, while Redis answers."),
     Family("discovery_nodes", GAUGE, ("source",), "S", "Nodes that a source names."),
     Family("discovery_up", GAUGE, ("source",), "S",
            "1 while a source beside the list answers; 0 while what it named may be out of date."),
