@@ -56,10 +56,10 @@ def all_nodes() -> Row:
         lines("Slots of copies", "What a copy serves at once: declared, and learned where calls have shown another number (copy_slots).",
               [(highest("copy_slots", "node, model, kind", NODE), "{{node}} {{model}} {{kind}}")], "short"),
         table("Nodes", "What each node says of itself, and its slots (node_info, node_slots, node_slots_used).", [
-            (highest("node_info", "node, version, zone", NODE), ""),
+            (highest("node_info", "node, version, zone, gpus", NODE), ""),
             (highest("node_slots", "node", NODE), ""),
             (highest("node_slots_used", "node", NODE), ""),
-        ], {"node": ("node", ""), "version": ("version", ""), "zone": ("zone", ""), "Value #B": ("slots", "short"), "Value #C": ("taken", "short")}, width=12, hidden=("Value #A",)),
+        ], {"node": ("node", ""), "version": ("version", ""), "zone": ("zone", ""), "gpus": ("GPUs", ""), "Value #B": ("slots", "short"), "Value #C": ("taken", "short")}, width=12, hidden=("Value #A",)),
         bars("Tokens per second of a stream", "After its first token, on average of all streams (node_decode_tokens_total / node_decode_seconds_total).",
              f"{pace} > 0", "short", "{{node}}", width=12),
     ])  # fmt: skip

@@ -97,7 +97,9 @@ def _node_state(at: Moment) -> Iterator[Sample]:
 
 
 def _node_info(at: Moment) -> Iterator[Sample]:
-    yield from (((name, node.version, node.spec.zone), 1) for name, node in at.snapshot.nodes.items())
+    for name, node in at.snapshot.nodes.items():
+        gpus = "" if node.spec.gpus is None else str(node.spec.gpus)
+        yield (name, node.version, node.spec.zone, gpus), 1
 
 
 def _node_slots(at: Moment) -> Iterator[Sample]:
