@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -17,17 +18,21 @@ from bench.measure import machine, raise_open_files
 from bench.proxying import PROXYING
 from bench.report import ROUTER, Report, as_json, render
 from bench.rivals import NAMES, NotStarted
+from bench.scale import Size, scale
 from bench.seen import SEEN
 from bench.shared import SHARED
 
 GROUPS = (PROXYING, SHARED, SEEN)
 LIVE_ROWS = tuple(row for group in GROUPS for row in group.rows)
 RATE_OF = {"latency": "plain", "redis_latency": "redis"}  # rows that another one tells the rate
+SCALE = "scale"
 MICRO_ROWS = ("intent", "decision", "store", "telemetry", "scrape")
 
 
 FULL = Sizes(rounds=3, window_s=5.0, warm_s=1.0)
 QUICK = Sizes(rounds=1, window_s=1.5, warm_s=0.5)
+LARGE = Size()
+QUICK_LARGE = Size(nodes=100, models=20, running=400, calls_per_s=200)
 
 
 def micro(report: Report, rows: list[str], repeats: int) -> None:
@@ -62,7 +67,7 @@ def main() -> int:
     sizes = Sizes(asked.rounds or basis.rounds, asked.seconds or basis.window_s, basis.warm_s)
     report = Report(machine())
     try:
-        run(report, sizes, asked.only, asked.contenders)
+        run(report, sizes, QUICK_LARGE if asked.quick else LARGE, asked.only, asked.contenders)
     except KeyboardInterrupt:
         return 130
     except NotStarted as error:
@@ -74,7 +79,7 @@ def main() -> int:
     return 0
 
 
-def run(report: Report, sizes: Sizes, wanted: list[str], names: list[str]) -> None:
+def run(report: Report, sizes: Sizes, large: Size, wanted: list[str], names: list[str]) -> None:
     micro(report, [row for row in MICRO_ROWS if row in wanted], max(3, sizes.rounds))
     gc.freeze()
     gc.disable()  # collected between the runs: a collection inside a window would show as delay
@@ -82,10 +87,12 @@ def run(report: Report, sizes: Sizes, wanted: list[str], names: list[str]) -> No
         rows = [row for row in group.rows if row in wanted or any(RATE_OF.get(one) == row for one in wanted)]
         if rows:
             uvloop.run(measured(group, report, sizes, rows, names))
+    for number in range(1, sizes.rounds + 1) if SCALE in wanted else ():
+        uvloop.run(scale(report, number, replace(large, window_s=sizes.window_s)))
 
 
 def _parser() -> argparse.ArgumentParser:
-    rows = (*MICRO_ROWS, *LIVE_ROWS)
+    rows = (*MICRO_ROWS, *LIVE_ROWS, SCALE)
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, help=f"default {FULL.rounds}")
     parser.add_argument("--seconds", type=float, help=f"of each window, default {FULL.window_s:g}")
