@@ -13,12 +13,13 @@ from pathlib import Path
 
 import uvloop
 
+from bench.crowd import Size
 from bench.live import Sizes, measured, say
 from bench.measure import machine, raise_open_files
 from bench.proxying import PROXYING
 from bench.report import ROUTER, Report, as_json, render
 from bench.rivals import NAMES, NotStarted
-from bench.scale import Size, scale
+from bench.scale import scale
 from bench.seen import SEEN
 from bench.shared import SHARED
 
