@@ -20,10 +20,11 @@ from bench.proxying import PROXYING
 from bench.report import ROUTER, Report, as_json, render
 from bench.rivals import NAMES, NotStarted
 from bench.scale import scale
+from bench.scraped import SCRAPED_LIVE
 from bench.seen import SEEN
 from bench.shared import SHARED
 
-GROUPS = (PROXYING, SHARED, SEEN)
+GROUPS = (PROXYING, SHARED, SEEN, SCRAPED_LIVE)
 LIVE_ROWS = tuple(row for group in GROUPS for row in group.rows)
 RATE_OF = {"latency": "plain", "redis_latency": "redis"}  # rows that another one tells the rate
 SCALE = "scale"
