@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -42,9 +42,9 @@ async def _eventually(holds: Callable[[], bool], what: str) -> None:
 class SentinelServer(Server):
     is_ready = b"+monitor"
 
-    def __init__(self, binary: str, port: int, *lines: str) -> None:
+    def __init__(self, binary: str, port: int, lines: Sequence[str], *more: str) -> None:
         self._lines = lines
-        super().__init__(binary, port)
+        super().__init__(binary, port, *more)
 
     def mode(self) -> tuple[str, ...]:
         file = self.folder / "sentinel.conf"
@@ -53,19 +53,23 @@ class SentinelServer(Server):
 
 
 class Watched:
-    """A primary, its replica, and three sentinels of which two must agree."""
+    """A primary, its replica, and three sentinels of which two must agree. `tls`: for those that speak nothing else."""
 
-    def __init__(self, binary: str, *more: str) -> None:
-        self.servers = [Server(binary, free_port(), *AT_ONCE, *more)]
-        self.servers.append(
-            Server(binary, free_port(), *AT_ONCE, "--replicaof", f"{HERE} {self.servers[0].port}", *more)
-        )
+    def __init__(self, binary: str, tls: Sequence[str] = ()) -> None:
+        ports = [free_port() for _ in range(5)]
+        more = [(*tls, "--port", "0", "--tls-port", str(port)) if tls else () for port in ports]
+        self.servers = [
+            Server(binary, ports[0], *AT_ONCE, *more[0]),
+            Server(binary, ports[1], *AT_ONCE, "--replicaof", f"{HERE} {ports[0]}", *more[1]),
+        ]
         watch = (
-            f"sentinel monitor {SERVICE} {HERE} {self.servers[0].port} 2",
+            f"sentinel monitor {SERVICE} {HERE} {ports[0]} 2",
             f"sentinel down-after-milliseconds {SERVICE} {GONE_AFTER_MS}",
             f"sentinel failover-timeout {SERVICE} 5000",
         )
-        self.sentinels = [SentinelServer(binary, free_port(), *watch) for _ in range(3)]
+        self.sentinels = [
+            SentinelServer(binary, port, watch, *own) for port, own in zip(ports[2:], more[2:], strict=True)
+        ]
 
     @property
     def url(self) -> str:
