@@ -23,8 +23,8 @@ SHARE = -(-SLOTS // ROUTERS)
 # Of a copy without the store: as if one router had all of its calls when it was cut off, and the others their shares.
 BOUND = SLOTS + (ROUTERS - 1) * SHARE
 BEAT_S = 1.0
-# For what a machine that is busy with something else adds.
-SLACK_S = 1.0
+# For what a machine that is busy with something else adds; who waited for the end of a fault would wait longer.
+SLACK_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)
