@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -29,12 +27,12 @@ from router.lifecycle import Lifecycle, Loops, Phase
 from router.pipeline import Pipeline
 from router.policy.access import NO_TEAM
 from router.reload import Parts, Prepared, Preparer, Reloader, files_of
-from router.server.app import App
+from router.server.app import App, fresh_ids
 from router.server.buffers import Buffers
 from router.server.catalog import Catalog
 from router.server.descriptors import connections_within
 from router.server.inference import Inference
-from router.server.listen import ClientListener, listen_clients
+from router.server.listen import Berth, ClientListener, Doors, listen_clients
 from router.server.pages import Pages
 from router.server.show import NODE_S, QUESTIONS_MAX, Shows
 from router.server.tls import ListenerTls
@@ -110,7 +108,7 @@ class Router:
 
 @asynccontextmanager
 async def running(
-    given: Settings | Loaded, logs: Logs, rng: Random, rereading: Rereading | None = None
+    given: Settings | Loaded, logs: Logs, rng: Random, rereading: Rereading | None = None, worker: Berth | None = None
 ) -> AsyncIterator[Router]:
     """Everything joined and started; on exit everything is closed, in the opposite order.
 
@@ -125,12 +123,14 @@ async def running(
     async with AsyncExitStack() as stack:
         tracer = await stack.enter_async_context(tracing(loaded, rng))
         parts, loops = await _parts(stack, prepared, logs, rng, tracer)
-        listener = await _listen(stack, prepared.settings, parts)
-        _warn_if_open(prepared.settings)
-        metrics_port, close_probes = await listen_probes(prepared.settings, parts)
+        doors = worker.doors if worker is not None else meaning.doors(prepared.settings)
+        if worker is not None:
+            await _look_first(worker, parts, loops)
+        listener = await _listen(stack, prepared.settings, doors, parts)
+        metrics_port, close_probes = await listen_probes(doors.metrics, parts)
         stack.push_async_callback(close_probes)
         reloader = Reloader(rereading.origin, prepared, preparer, parts)
-        admin_port, close_admin = await listen_admin(reloader, parts, SystemClock().now_s)
+        admin_port, close_admin = await listen_admin(doors.admin, reloader, parts, SystemClock().now_s)
         stack.push_async_callback(close_admin)
         watch = ConfigWatch(reloader.files, reloader.reload, rereading.asked, seen=seen, poll_s=rereading.poll_s)
         reloader.on_named = watch.note
@@ -284,13 +284,20 @@ def _inference(  # noqa: PLR0917 - as above
         buffers=buffers,
         limits=meaning.body_limits(settings),
         stall_s=settings.client.client_stall_s,
-        fresh_id=_ids(),
+        fresh_id=fresh_ids(),
         is_leaving=lambda: lifecycle.is_leaving,
         begin_trace=tracer.begin if tracer is not None else None,
     )
 
 
-async def _listen(stack: AsyncExitStack, settings: Settings, parts: Parts) -> ClientListener:
+async def _look_first(worker: Berth, parts: Parts, loops: Loops) -> None:
+    """Before the kernel sends it clients: those whom this worker could not serve yet, another one can."""
+    await loops.first_of(parts.prober.has_looked)
+    for name in worker.drained:
+        await parts.keeper.drain(name)
+
+
+async def _listen(stack: AsyncExitStack, settings: Settings, doors: Doors, parts: Parts) -> ClientListener:
     limits = meaning.client_limits(settings)
     fitting, files = connections_within(limits.connections, nodes_expected(settings))
     if fitting < limits.connections:
@@ -298,14 +305,15 @@ async def _listen(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Cl
         log.warning(text, fitting, limits.connections, files)
         limits = replace(limits, connections=fitting)
     listener = await listen_clients(
-        App(parts.inference, await _pages(stack, settings, parts), _ids()),
-        *host_port(settings.listen),
+        App(parts.inference, await _pages(stack, settings, parts), fresh_ids()),
+        doors,
         limits,
         on_surplus=lambda: parts.metrics.refused(Rejection.CONNECTIONS, NO_TEAM),
         tls=parts.tls.context if parts.tls is not None else None,
     )
     stack.push_async_callback(listener.shutdown)
     stack.push_async_callback(listener.close)
+    _warn_if_open(settings)
     return listener
 
 
@@ -336,10 +344,3 @@ async def _pages(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Pag
         is_full=lambda: parts.buffers.is_full,
         on_refused=parts.metrics.refused,
     )
-
-
-def _ids() -> Callable[[], str]:
-    """Ids that never repeat: this start's own prefix, and a count."""
-    prefix = secrets.token_hex(6)
-    count = itertools.count(1)
-    return lambda: f"{prefix}-{next(count):x}"
