@@ -26,7 +26,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     {
         # What each of them holds.
         "requests_in_flight": Rule.SUM,
-        # Lines stand in the store that they share: each of them tells the same.
+        # Lines stand in the store that they share: each of them tells the same. Without it, the longest of theirs.
         "queue_depth": Rule.MAX,
         "queue_limit": Rule.MAX,
         # Facts of the pool, which all know, maybe a moment later.

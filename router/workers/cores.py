@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from router.settings.values import AUTO, WORKERS_MAX
@@ -12,7 +13,9 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # `400000 100000` is four cores; 
 
 def worker_count(said: int | str) -> int:
     """Of the setting `workers`."""
-    return min(cores(), WORKERS_MAX) if said == AUTO else int(said)
+    if said != AUTO:
+        return int(said)
+    return min(cores(), WORKERS_MAX) if sys.platform == "linux" else 1  # elsewhere a port has one process
 
 
 def cores(limit_file: Path = CGROUP_LIMIT) -> int:

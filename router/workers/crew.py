@@ -20,6 +20,9 @@ SCRAPE_S = 5.0  # half of what Prometheus waits by default
 ADMIN_S = 10.0  # an order waits for the store's answer
 TELL_S = 1.0  # between two looks for a worker that has missed an order
 
+# It obeyed; or has no such node; or the node drains by another word.
+_UNDERSTOOD = frozenset((200, 404, 409))
+
 
 class Crew:
     """`credentials` are what the parent's own orders to workers carry."""
@@ -146,5 +149,5 @@ class Crew:
         target = f"/admin/nodes/{quote(node, safe='')}/{'drain' if is_drained else 'resume'}"
         headers = {"Content-Type": "application/json", **self._credentials()}
         said = await worker.ask("admin", Question("POST", target, headers), ADMIN_S)
-        if said is not None and said.status != 503:  # a node that it does not know needs no order
+        if said is not None and said.status in _UNDERSTOOD:
             worker.told = worker.told | {node} if is_drained else worker.told - {node}

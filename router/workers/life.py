@@ -22,12 +22,15 @@ log = logging.getLogger(__name__)
 
 READY_S = 1.0  # for a worker's word that it is ready: a probe of Kubernetes waits as long
 POLL_S = 0.05  # until it is ready for the first time, or again
+# So often it is asked whether it lives, and waited for so long; 30 s until one that hangs is ended, as gunicorn has it.
+LOOK_S = 5.0
+SILENCES_MAX = 3
 BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)  # before the next life; the last one from then on
 LASTING_S = 60.0  # whoever lived for so long begins at the beginning again
 
 # A process like this one, whatever way Python found the package: as multiprocessing starts its own.
 _COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from router.worker import main; sys.exit(main())"
-_READY = Question("GET", "/readyz")
+_READY, _LIVE = Question("GET", "/readyz"), Question("GET", "/livez")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class NeverServed(Exception):
 class Worker:
     """`drained` are the nodes that the operator has drained, as of now."""
 
-    def __init__(self, number: int, task: Task, drained: Callable[[], Collection[str]]) -> None:
+    def __init__(self, number: int, task: Task, drained: Callable[[], Collection[str]], look_s: float = LOOK_S) -> None:
         self.number = number
         self.has_served = asyncio.Event()
         self.lives = 0
@@ -80,6 +83,7 @@ class Worker:
         self.is_leaving = False
         self._task = task
         self._drained = drained
+        self._look_s = look_s
         self._process: asyncio.subprocess.Process | None = None
 
     def __repr__(self) -> str:
@@ -133,17 +137,29 @@ class Worker:
         self._process = process = await self._start()
         end = asyncio.create_task(process.wait(), name=f"end of worker {self.number}")
         try:
-            while not end.done():
-                await asyncio.wait((end,), timeout=None if self.is_ready else POLL_S)
+            while not end.done() and not self.is_ready:
+                await asyncio.wait((end,), timeout=POLL_S)
                 if not end.done() and await self.says_ready():
-                    if not self.has_served.is_set() or self.lives > 1:
-                        log.info("worker %d serves", self.number)
+                    log.info("worker %d serves, process %d", self.number, process.pid)
                     self.is_ready = True
                     self.has_served.set()
+            await self._watch(process, end)
             return end.result()
         finally:
             await self._end(process)
             end.cancel()
+
+    async def _watch(self, process: asyncio.subprocess.Process, end: asyncio.Task[int]) -> None:
+        """Until it has ended. The kernel goes on sending clients to one that hangs: it has to go."""
+        silences = 0
+        while not end.done():
+            await asyncio.wait((end,), timeout=self._look_s)
+            is_alive = end.done() or await self.ask("metrics", _LIVE, self._look_s) is not None
+            silences = 0 if is_alive else silences + 1
+            if silences >= SILENCES_MAX and process.returncode is None:
+                log.error("worker %d did not answer %d times in a row: it is ended", self.number, silences)
+                process.kill()
+                await end
 
     async def _start(self) -> asyncio.subprocess.Process:
         for what in ("metrics", "admin"):
