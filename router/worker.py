@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from router import process
 from router.server.listen import Berth, Doors
@@ -15,8 +16,8 @@ from router.settings import ConfigError, Origin
 from router.workers.leash import hold_to
 
 
-def main() -> int:
-    task = json.loads(sys.stdin.buffer.read())
+def main(task: Mapping[str, Any]) -> int:
+    """`task` is `router.workers.life.Task`, as it was told."""
     hold_to(task["parent"])
     host, port = task["clients"]
     doors = Doors((host, port), task["metrics"], task["admin"], is_shared=True)

@@ -29,7 +29,10 @@ BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)  # before the next life; the last on
 LASTING_S = 60.0  # whoever lived for so long begins at the beginning again
 
 # A process like this one, whatever way Python found the package: as multiprocessing starts its own.
-_COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from router.worker import main; sys.exit(main())"
+_COMMAND = (
+    "import json, sys; task = json.load(sys.stdin); sys.path[:] = task['path']; "
+    "from router.worker import main; sys.exit(main(task))"
+)
 _READY, _LIVE = Question("GET", "/readyz"), Question("GET", "/livez")
 
 
@@ -46,6 +49,7 @@ class Task:
     def told(self, number: int, drained: Collection[str]) -> bytes:
         return json.dumps(
             {
+                "path": sys.path,
                 "parent": os.getpid(),
                 "number": number,
                 "config": self.config,
@@ -165,7 +169,7 @@ class Worker:
         for what in ("metrics", "admin"):
             Path(self._task.socket(what, self.number)).unlink(missing_ok=True)  # noqa: ASYNC240 - in memory, mostly
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", _COMMAND, *sys.path),
+            *(sys.executable, "-c", _COMMAND, f"ollama-router worker {self.number}"),  # the last for who reads `ps`
             stdin=asyncio.subprocess.PIPE,
             start_new_session=True,  # a terminal's signals are for the parent, which tells its workers
         )

@@ -14,7 +14,6 @@ import pytest
 
 from router.cli import MISUSED, main
 from router.settings import Settings
-from router.telemetry.turn import FileTurn
 from router.workers import cores, embedded
 from router.workers.embedded import EmbeddedStore, StoreFailed, find_server
 from router.workers.life import Task, Worker
