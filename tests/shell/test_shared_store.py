@@ -19,7 +19,7 @@ from router.wiring import Router
 from tests.fakes import redis_server
 from tests.fakes.redis_server import Server
 from tests.ports import free_port
-from tests.shell.clients import Client, generate
+from tests.shell.clients import Client, generate, scrape
 from tests.shell.house import assert_at_rest, router_before, until
 from tests.shell.scenes import (
     COLD,
@@ -201,6 +201,33 @@ async def test_redis_that_comes_back_empty_learns_again_what_runs() -> None:
             await until(lambda: sum(there.store.occupancy.values()) == 1)
         await none_held([here, there])
         assert await status(there) == 200
+
+
+async def test_leases_that_were_given_twice_while_redis_was_away_are_counted_once_it_is_back() -> None:
+    async with routers(2) as (shared, _, made), Client(made[0].port) as first, Client(made[1].port) as second:
+        shared.kill()
+        await until(lambda: all(router.store.is_alone for router in made))
+        await open_stream(first)
+        second.send(
+            "/api/generate", {"model": ENDLESS, "prompt": "Why?"}
+        )  # waits at the node, which serves one at a time
+        await until(lambda: all(sum(router.store.occupancy.values()) == 1 for router in made))
+        shared.start()
+        await all_back(made)
+        await until(lambda: all(sum(router.store.occupancy.values()) == 2 for router in made))
+        for router in made:
+            for _ in range(2):  # counted once, however long it lasts
+                await router.reloader._parts.watch.look()
+            assert (await scrape(router)).value("slots_oversubscribed_total", node="sim-1") == 1
+        first.leave()
+        second.leave()
+        await none_held(made)
+
+
+async def test_one_of_two_routers_says_that_it_leads() -> None:
+    async with routers(2) as (_, _, made):
+        await until(lambda: any(router.placer.is_leading for router in made))
+        assert sorted([(await scrape(router)).value("leader") for router in made]) == [0, 1]
 
 
 async def test_the_rights_that_the_documentation_names_are_enough(tmp_path: Path) -> None:
