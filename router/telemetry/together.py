@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import add
 from types import MappingProxyType
 
 from router.telemetry.families import COUNTER, FAMILIES, HISTOGRAM, PREFIX
@@ -21,11 +22,13 @@ class Rule(StrEnum):
     FIRST = "first"  # all samples of the one that has lived longest: labels that exclude one another stay so
 
 
-# How a gauge of several workers becomes one. Counters and histograms are summed, always, over those that ended, too.
+# How a gauge of several workers becomes one; a fact of the pool (scope S) that is not named here is the highest.
+# Counters and histograms are summed, over those that ended, too; a counter of scope S is the highest: all see it grow.
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         # What each of them holds.
         "requests_in_flight": Rule.SUM,
+        "leader": Rule.SUM,
         # Lines stand in the store that they share: each of them tells the same. Without it, the longest of theirs.
         "queue_depth": Rule.MAX,
         "queue_limit": Rule.MAX,
@@ -66,6 +69,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     }
 )
 _SUMMED = frozenset({COUNTER, HISTOGRAM})
+_OF_POOL = {
+    PREFIX + name.removesuffix("_total") for name, of in FAMILIES.items() if (of.kind, of.scope) == (COUNTER, "S")
+}
 _BY_NODE = {PREFIX + name.removesuffix("_total") for name, of in FAMILIES.items() if of.labels[:1] == ("node",)}
 _EXEMPLAR = re.compile(r" # \{trace_id=\"[0-9a-f]*\"\} \S+ (\S+)$")
 _NODE = re.compile(r'\{node="((?:[^"\\]|\\.)*)"')
@@ -174,9 +180,9 @@ def _counts(page: _Page) -> _Counts:
 
 def _add(to: _Counts, counts: Mapping[str, Values]) -> None:
     for name, values in counts.items():
-        have = to.setdefault(name, {})
+        have, join = to.setdefault(name, {}), max if name in _OF_POOL else add
         for key, value in values.items():
-            have[key] = have.get(key, 0.0) + value
+            have[key] = join(have.get(key, 0.0), value)
 
 
 def _all(counts: _Counts) -> Iterable[tuple[str, float]]:
