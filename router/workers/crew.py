@@ -100,14 +100,16 @@ class Crew:
         question = Question("GET", "/metrics", {"Accept": content_type(is_open=is_open)})
         async with self._scraping:
             asked = sorted((one for one in self.workers if one.pid), key=lambda one: (not one.is_ready, one.began_s))
-            lives = [(worker, f"{worker.number}/{worker.lives}") for worker in asked]
+            lives = [worker.life for worker in asked]
             pages = await asyncio.gather(*(worker.ask("metrics", question, SCRAPE_S) for worker in asked))
             texts = {
                 life: page.body.decode()
-                for (worker, life), page in zip(lives, pages, strict=True)
-                if page is not None and page.status == 200
+                for worker, life, page in zip(asked, lives, pages, strict=True)
+                if page is not None
+                and page.status == 200
+                and worker.life == life  # else of the next, on the same socket
             }
-            living = {f"{worker.number}/{worker.lives}" for worker in self.workers if worker.pid}
+            living = {worker.life for worker in self.workers if worker.pid}
             if not texts:
                 return None
             return await asyncio.to_thread(self._sums.page, texts, living | texts.keys(), is_open=is_open)

@@ -99,6 +99,11 @@ class Worker:
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
 
+    @property
+    def life(self) -> str:
+        """A name of the process that runs now, or ran last."""
+        return f"{self.number}/{self.lives}"
+
     async def live(self) -> int:
         """Until it left as it was told to: its exit code. Raises NeverServed."""
         failures = 0
