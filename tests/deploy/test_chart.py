@@ -324,6 +324,21 @@ def test_only_routers_reach_the_chart_s_valkey_where_policies_are_made() -> None
     assert "egress" not in policy, "it calls nobody"
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        ("http://otel:4318/v1/traces", 4318),
+        ("https://otel.example.com", 443),
+        ("http://[fd00::7]", 80),
+        ("http://10.0.0.5", 80),
+    ],
+)
+def test_policies_let_traces_through_to_their_receiver(endpoint: str, port: int) -> None:
+    objects = objects_of({"networkPolicy": {"enabled": True}, "tracing": {"enabled": True, "endpoint": endpoint}})
+    egress = named(objects, "NetworkPolicy", NAME)["spec"]["egress"]
+    assert {"ports": [{"port": port, "protocol": "TCP"}]} in egress
+
+
 def by_component(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     made = [one for one in workloads(objects) if one["kind"] != "Pod"]
     return {one["metadata"]["labels"]["app.kubernetes.io/component"]: one for one in made}
@@ -588,3 +603,10 @@ def test_notes_tell_the_address_and_what_to_look_out_for() -> None:
     (notes,) = [text for name, text in texts_of().items() if name.endswith("NOTES.txt")]
     assert "http://r-ollama-router.llm:11434/v1" in notes
     assert "WARNING: whoever reaches the Service may use every node" in notes
+    assert "no store" not in notes
+
+
+def test_notes_warn_of_routers_that_may_share_nothing() -> None:
+    told = texts_of({**NO_REDIS, "config": {"existingConfigMap": "mine"}})
+    (notes,) = [text for name, text in told.items() if name.endswith("NOTES.txt")]
+    assert "WARNING: 2 routers, and the chart knows of no store that they share: unless mine names" in notes
