@@ -417,10 +417,10 @@ def test_an_alert_without_a_threshold_takes_none_and_one_that_there_is_not_takes
         assert "additional properties" in told
 
 
-def alerts_of(changes: dict[str, Any]) -> list[dict[str, Any]]:
+def alerts_of(changes: dict[str, Any], **values: Any) -> list[dict[str, Any]]:
     rule = {"enabled": True, "renderMode": "alwaysRender", "defaultRules": changes}
-    objects = objects_of({"metrics": {"prometheusRule": rule}})
-    groups = named(objects, "PrometheusRule", NAME)["spec"]["groups"]
+    (made,) = of_kind(objects_of({"metrics": {"prometheusRule": rule}, **values}), "PrometheusRule")
+    groups = made["spec"]["groups"]
     return [rule for group in groups for rule in group["rules"] if "alert" in rule]
 
 
@@ -473,6 +473,19 @@ def test_what_artifact_hub_is_told_of_images_is_what_is_run() -> None:
 def test_the_chart_s_icon_exists() -> None:
     icon = yaml.safe_load((CHART / "Chart.yaml").read_text())["icon"]
     assert (ROOT / icon.partition("/main/")[2]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("named", "job"),
+    [
+        ({}, ".*ollama-router.*"),
+        ({"nameOverride": "llm"}, ".*llm.*"),
+        ({"fullnameOverride": "gate"}, ".*(ollama-router|gate).*"),
+    ],
+)
+def test_alerts_find_a_release_under_another_name(named: dict[str, str], job: str) -> None:
+    expressions = "".join(rule["expr"] for rule in alerts_of({}, **named))
+    assert set(re.findall(r'(?:job|deployment)=~"([^"]*)"', expressions)) == {job}
 
 
 def test_each_alert_leads_to_a_page_that_helps() -> None:
