@@ -351,6 +351,26 @@ def test_a_password_stands_in_no_command_line() -> None:
     assert "env" not in container
 
 
+@pytest.mark.parametrize("kind", ["ServiceMonitor", "PodMonitor"])
+def test_valkey_s_metrics_are_scraped_and_never_taken_for_a_router_s(kind: str) -> None:
+    monitor = {kind[0].lower() + kind[1:]: {"enabled": True, "renderMode": "alwaysRender"}}
+    objects = objects_of({"redis": {"metrics": {"enabled": True}}, "metrics": monitor})
+    of_routers, of_redis = (one["spec"] for one in of_kind(objects, kind))
+    assert of_redis["jobLabel"] == "app.kubernetes.io/component" != of_routers["jobLabel"]
+    workload = named(objects, "StatefulSet", f"{NAME}-redis")
+    service = named(objects, "Service", f"{NAME}-redis")
+    labels = (
+        service["metadata"]["labels"]
+        if kind == "ServiceMonitor"
+        else workload["spec"]["template"]["metadata"]["labels"]
+    )
+    assert of_redis["selector"]["matchLabels"].items() <= labels.items()
+    assert not of_routers["selector"]["matchLabels"].items() <= labels.items()
+    exporter = pod_of(workload)["containers"][1]
+    assert {port["name"] for port in exporter["ports"]} == {"metrics"}
+    assert exporter["env"][1]["valueFrom"]["secretKeyRef"]["name"] == f"{NAME}-redis"
+
+
 def test_ollama_of_the_chart_is_found_by_its_router() -> None:
     objects = objects_of({"ollama": {"enabled": True, "models": ["llama3.2:3b"]}})
     service = named(objects, "Service", f"{NAME}-ollama")
@@ -465,7 +485,7 @@ async def ran(program: str, router: Router, key: str) -> int:
 def test_what_artifact_hub_is_told_of_images_is_what_is_run() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     told = {one["image"] for one in yaml.safe_load(chart["annotations"]["artifacthub.io/images"])}
-    objects = objects_of({"ollama": {"enabled": True}})
+    objects = objects_of({"ollama": {"enabled": True}, "redis": {"metrics": {"enabled": True}}})
     pods = [pod_of(one) for one in workloads(objects)]
     assert told == {c["image"] for pod in pods for c in (*pod["containers"], *pod.get("initContainers", []))}
 
