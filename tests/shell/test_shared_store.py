@@ -14,6 +14,7 @@ import pytest
 from router.fleet.tickets import Lease, Place, Ticket
 from router.settings import Settings
 from router.simulation.pool import SimulatedPool
+from router.store.redis.address import Kind, parse_url
 from router.wire.names import parse_name
 from router.wiring import Router
 from tests.fakes import redis_server
@@ -248,9 +249,29 @@ async def test_the_rights_that_the_documentation_names_are_enough(tmp_path: Path
 
 @pytest.mark.parametrize(
     "url",
-    ["redis+sentinel://a,b/m", "redis+cluster://a", "http://x", "redis://u:secret@h", "redis://h/x", "redis://h:x"],
+    [
+        *("http://x", "redis://u:secret@h", "redis://h/x", "redis://h:x", "redis://h:0", "redis://h1,h2", "redis://"),
+        *("redis+sentinel://a,b", "redis+sentinel://a/m/x", "redis+sentinel://u:secret@a/m", "redis+cluster://a/1"),
+        *("redis+cluster://a,,b", "redis+other://a", "redis+cluster://[::1", "redis://h?db=1"),
+    ],
 )
 def test_urls_that_this_router_cannot_use_are_refused_without_being_repeated(url: str) -> None:
     with pytest.raises(ValueError, match=r"store\.url") as told:
         Settings(store={"url": url})
     assert all("secret" not in error["msg"] for error in told.value.errors())
+
+
+@pytest.mark.parametrize(
+    ("url", "means"),
+    [
+        ("redis://h", (Kind.ONE, False, None, [("h", 6379)], "", 0)),
+        ("rediss://me%40lab@[::1]:1/2", (Kind.ONE, True, "me@lab", [("::1", 1)], "", 2)),
+        ("redis+sentinel://a,b:1/m", (Kind.SENTINEL, False, None, [("a", 26379), ("b", 1)], "m", 0)),
+        ("rediss+sentinel://me@a/m%20n/3/", (Kind.SENTINEL, True, "me", [("a", 26379)], "m n", 3)),
+        ("redis+cluster://[::1]:1,[::2]", (Kind.CLUSTER, False, None, [("::1", 1), ("::2", 6379)], "", 0)),
+        ("rediss+cluster://a/0", (Kind.CLUSTER, True, None, [("a", 6379)], "", 0)),
+    ],
+)
+def test_a_url_names_one_server_or_sentinels_or_some_of_a_cluster(url: str, means: tuple[Any, ...]) -> None:
+    said = parse_url(Settings(store={"url": url}).store.url)
+    assert (said.kind, said.is_tls, said.user, [*map(tuple, said.servers)], said.service, said.db) == means
