@@ -266,7 +266,7 @@ def restart_mark(config: dict[str, Any], **values: Any) -> str:
 def test_pods_roll_for_what_needs_a_restart_and_for_nothing_else() -> None:
     basis = restart_mark({})
     assert restart_mark({"line": {"max_wait_s": 7}}, aliases={"gpt-4": "qwen3"}, nodes=["gpu-1"]) == basis
-    changes: dict[str, Any] = {"pool": "other", "client": {"header_s": 7}, "log": {"format": "text"}}
+    changes: dict[str, Any] = {"pool": "other", "client": {"header_s": 7}, "log": {"format": "text"}, "workers": 2}
     changes |= {"limits": {"stream_buffer_bytes": 7}, "metrics": {"teams": True}, "admin": {"listen": "127.0.0.1:1"}}
     for key, value in changes.items():
         assert restart_mark({key: value}) != basis, key
