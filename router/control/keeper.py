@@ -11,19 +11,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from router.control.circuits import Circuits
 from router.control.left import LeftNodes
 from router.control.shown import SHOW_BYTES_MAX, ShownBodies
 from router.errors import Outcome
-from router.fleet import breaker as breakers
 from router.fleet import health
-from router.fleet.breaker import Breaker, Circuit
+from router.fleet.breaker import Circuit
 from router.fleet.cloud import with_cloud
 from router.fleet.health import Event, Vitals
 from router.fleet.node import Copy, CopyState, Health, Node, NodeSpec
 from router.fleet.reports import PsEntry, Shown, TagEntry
 from router.fleet.slots import unseen_copy, with_learnt
 from router.fleet.snapshot import Snapshot, apply_ps, apply_tags, apply_version
-from router.fleet.tickets import Gate, Lease, report_of
+from router.fleet.tickets import Lease, report_of
 from router.policy.concurrency import Ran
 from router.policy.retry import Blame, Failure, blame_of
 from router.seams import Clock, Store
@@ -35,7 +35,7 @@ SHOWN_MAX = 20_000
 
 
 class FleetKeeper:
-    """Owns the snapshot, the vitals and the breakers. Every method leaves the store knowing what the snapshot says.
+    """Owns the snapshot and the vitals. Every method leaves the store knowing what the snapshot says.
 
     `interval_s` between probes and `cloud_slots` may be set anew.
     """
@@ -51,13 +51,13 @@ class FleetKeeper:
     ) -> None:
         """`cloud_slots` of each cloud stub; 0 where they are switched off."""
         self._store = store
-        self._clock = clock
         self.interval_s = interval_s
-        self._on_circuit = on_circuit
         self.cloud_slots = cloud_slots
         self._vitals: dict[str, Vitals] = {}
         self._left = LeftNodes()
-        self._breakers: dict[tuple[str, str | None], Breaker] = {}
+        self.circuits = Circuits(
+            store, clock, on_circuit, lambda name: name in self._vitals and self._vitals[name].drains
+        )
         self._resident_since_s: dict[str, float] = {}  # store time of the youngest fact on a node's memory
         self.shown: dict[str, Shown] = {}  # by manifest digest
         self.bodies = ShownBodies(SHOW_BYTES_MAX)  # what was shown, word for word, as far as there is room
@@ -91,15 +91,6 @@ class FleetKeeper:
     def fails_of(self, name: str) -> int:
         return self._vitals[name].fails if name in self._vitals else 0
 
-    def circuits(self) -> dict[tuple[str, str | None], Circuit]:
-        """Those not closed, by (node, weights); None for the node's own."""
-        now_s = self._clock.now_s()
-        states = {
-            key: breakers.step(state, breakers.Event.TIME_PASSED, now_s).circuit
-            for key, state in self._breakers.items()
-        }
-        return {key: circuit for key, circuit in states.items() if circuit is not Circuit.CLOSED}
-
     # discovery
 
     async def add(self, spec: NodeSpec) -> None:
@@ -110,20 +101,17 @@ class FleetKeeper:
         vitals = self._vitals[spec.name]  # probes may have spoken while the store was asked
         if vitals.presence is not spec.presence:
             await self._become(spec.name, health.stand(vitals, spec.presence))
-            await self._tell_gate((spec.name, None))
+            await self.circuits.tell_gate((spec.name, None))
 
     async def remove(self, name: str) -> None:
         node = self.snapshot.nodes.get(name)
         if node is None:
             return
         self.snapshot = self.snapshot.without_node(name)
-        gated = {(name, None), *(key for key in self._breakers if key[0] == name)}
         self._left.note(name, node.spec, self._vitals.pop(name, Vitals()).returns)
         self._resident_since_s.pop(name, None)
-        self._breakers = {key: state for key, state in self._breakers.items() if key[0] != name}
         await self._store.drop_node(name, node.incarnation)
-        for key in gated:
-            await self._tell_gate(key)  # should the name come back, nobody would remember why it is shut
+        await self.circuits.forget(name)
         self.wake_placer()
 
     # drains
@@ -135,11 +123,11 @@ class FleetKeeper:
     async def drain(self, name: str) -> None:
         """From here on it gets no new call or load; what runs there ends as it would. Repeating it changes nothing."""
         await self._step(name, Event.DRAINED)
-        await self._tell_gate((name, None))
+        await self.circuits.tell_gate((name, None))
 
     async def resume(self, name: str) -> None:
         await self._step(name, Event.RESUMED)
-        await self._tell_gate((name, None))
+        await self.circuits.tell_gate((name, None))
 
     # probes
 
@@ -261,12 +249,12 @@ class FleetKeeper:
         # A 5xx that passed to the client too: a copy that fails fast is never busy, and would draw everybody's calls.
         blame = blame_of(failure, blames_copy=outcome in (Outcome.UPSTREAM_TRUNCATED, Outcome.UPSTREAM_ERROR))
         if blame is Blame.NODE:
-            await self._judge((lease.node, None), has_failed=True)
+            await self.circuits.judge((lease.node, None), has_failed=True)
         elif blame is Blame.COPY:
-            await self._judge((lease.node, lease.weights), has_failed=True)
+            await self.circuits.judge((lease.node, lease.weights), has_failed=True)
         elif failure is None and outcome in (Outcome.OK, Outcome.CLIENT_ERROR):
-            await self._judge((lease.node, lease.weights), has_failed=False)
-            await self._judge((lease.node, None), has_failed=False)
+            await self.circuits.judge((lease.node, lease.weights), has_failed=False)
+            await self.circuits.judge((lease.node, None), has_failed=False)
 
     async def _forget_model(self, lease: Lease) -> None:
         node = self.snapshot.nodes.get(lease.node)
@@ -274,35 +262,6 @@ class FleetKeeper:
             models = {key: model for key, model in node.models.items() if key != lease.model}
             self._swap(replace(node, models=MappingProxyType(models)))
         await self.not_loaded(lease.node, lease.weights)
-
-    async def _judge(self, key: tuple[str, str | None], *, has_failed: bool) -> None:
-        if key not in self._breakers and not has_failed:
-            return  # a copy that never failed needs no breaker
-        old = self._breakers.get(key, Breaker())
-        now_s = self._clock.now_s()
-        event = breakers.Event.FAILED if has_failed else breakers.Event.SUCCEEDED
-        new = breakers.step(old, event, now_s)
-        self._breakers[key] = new
-        if (new.circuit, new.until_s) == (old.circuit, old.until_s):
-            return  # another `until_s` is a trial that failed: open again, and the store is half-open by now
-        self._on_circuit(key[0], new.circuit)
-        if new.circuit is Circuit.OPEN:
-            log.warning("circuit of %s on %s is open for %.0f s", key[1] or "all", key[0], new.until_s - now_s)
-        elif new.circuit is Circuit.CLOSED:
-            log.info("circuit of %s on %s is closed again", key[1] or "all", key[0])
-        await self._tell_gate(key)
-
-    async def _tell_gate(self, key: tuple[str, str | None]) -> None:
-        """The store keeps one gate for a node: a breaker that closes or trips does not lift its drain."""
-        name, weights = key
-        breaker = self._breakers.get(key, Breaker())
-        if weights is None and name in self._vitals and self._vitals[name].drains:
-            await self._store.gate(name, None, Gate.DRAINING, 0.0)
-        elif breaker.circuit is Circuit.OPEN:
-            until_s = self._store.now_s() + breaker.until_s - self._clock.now_s()
-            await self._store.gate(name, weights, Gate.CLOSED, until_s)
-        else:
-            await self._store.gate(name, weights, Gate.OPEN, 0.0)
 
     # the picture
 
