@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 
 from router.fleet import breaker as breakers
 from router.fleet.breaker import Breaker, Circuit
 from router.fleet.tickets import Gate
+from router.fleet.words import SharedCircuit
 from router.seams import Clock, Store
 
 log = logging.getLogger(__name__)
@@ -31,13 +31,10 @@ class Circuits:
         self._on_circuit = on_circuit
         self._is_drained = is_drained
         self._breakers: dict[Gated, Breaker] = {}
+        self.turned: dict[Gated, tuple[float, SharedCircuit]] = {}  # how each that turned stands, and since when
 
     def __repr__(self) -> str:
         return f"<Circuits {len(self._breakers)} judged>"
-
-    @property
-    def breakers(self) -> Mapping[Gated, Breaker]:
-        return MappingProxyType(self._breakers)
 
     def not_closed(self) -> dict[Gated, Circuit]:
         now_s = self._clock.now_s()
@@ -51,6 +48,7 @@ class Circuits:
         """Should the node come back, nobody would remember why it is shut."""
         gated = {(name, None), *(key for key in self._breakers if key[0] == name)}
         self._breakers = {key: state for key, state in self._breakers.items() if key[0] != name}
+        self.turned = {key: turn for key, turn in self.turned.items() if key[0] != name}
         for key in gated:
             await self.tell_gate(key)
 
@@ -65,7 +63,23 @@ class Circuits:
         if (new.circuit, new.until_s) == (old.circuit, old.until_s):
             return  # another `until_s` is a trial that failed: open again, and the store is half-open by now
         self._note(key, new, now_s)
+        store_s = self._store.now_s()
+        self.turned[key] = (store_s, SharedCircuit(new.circuit, store_s + new.until_s - now_s, new.trips))
         await self.tell_gate(key)
+
+    def adopt(self, key: Gated, told: SharedCircuit, at_s: float) -> bool:
+        """Another replica's calls have opened or closed it, and it told the store. False where that is old."""
+        if at_s < self.turned.get(key, (0.0, told))[0]:
+            return False
+        now_s = self._clock.now_s()
+        old = self._breakers.get(key, Breaker())
+        until_s = now_s + told.until_s - self._store.now_s()
+        closed_at_s = now_s if told.circuit is Circuit.CLOSED else old.closed_at_s
+        self._breakers[key] = Breaker(told.circuit, trips=told.trips, until_s=until_s, closed_at_s=closed_at_s)
+        self.turned[key] = (at_s, told)
+        if told.circuit is not old.circuit:
+            self._note(key, self._breakers[key], now_s)
+        return True
 
     def _note(self, key: Gated, new: Breaker, now_s: float) -> None:
         self._on_circuit(key[0], new.circuit)

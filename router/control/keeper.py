@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
 from router.control.circuits import Circuits
+from router.control.firsthand import Firsthand
 from router.control.left import LeftNodes
 from router.control.shown import SHOW_BYTES_MAX, ShownBodies
 from router.errors import Outcome
 from router.fleet import health
+from router.fleet.adoption import with_named
 from router.fleet.breaker import Circuit
 from router.fleet.cloud import with_cloud
 from router.fleet.health import Event, Vitals
@@ -58,7 +60,7 @@ class FleetKeeper:
         self.circuits = Circuits(
             store, clock, on_circuit, lambda name: name in self._vitals and self._vitals[name].drains
         )
-        self._resident_since_s: dict[str, float] = {}  # store time of the youngest fact on a node's memory
+        self.firsthand = Firsthand()
         self.shown: dict[str, Shown] = {}  # by manifest digest
         self.bodies = ShownBodies(SHOW_BYTES_MAX)  # what was shown, word for word, as far as there is room
         self.snapshot = Snapshot()
@@ -109,7 +111,7 @@ class FleetKeeper:
             return
         self.snapshot = self.snapshot.without_node(name)
         self._left.note(name, node.spec, self._vitals.pop(name, Vitals()).returns)
-        self._resident_since_s.pop(name, None)
+        self.firsthand.forget(name)
         await self._store.drop_node(name, node.incarnation)
         await self.circuits.forget(name)
         self.wake_placer()
@@ -134,10 +136,10 @@ class FleetKeeper:
     async def answered(self, name: str, version: str) -> None:
         if name in self.snapshot.nodes:
             self._swap(apply_version(self.snapshot.nodes[name], version))
-            await self._step(name, Event.PROBE_OK)
+            await self._reach(name, Event.PROBE_OK)
 
     async def missed(self, name: str) -> None:
-        await self._step(name, Event.PROBE_FAILED)
+        await self._reach(name, Event.PROBE_FAILED)
 
     async def saw_tags(self, name: str, entries: Sequence[TagEntry]) -> None:
         node = self.snapshot.nodes.get(name)
@@ -148,10 +150,12 @@ class FleetKeeper:
     async def saw_ps(self, name: str, entries: Sequence[PsEntry], node_now_s: float, asked_at_s: float) -> None:
         """`asked_at_s` is store time: what a load reported after the question was asked is younger than the answer."""
         node = self.snapshot.nodes.get(name)
-        if node is None or asked_at_s < self._resident_since_s.get(name, 0.0):
+        if node is None or asked_at_s < self.firsthand.resident_s(name):
             return
+        self.firsthand.resident(name, asked_at_s)
         leased = {weights for (holder, weights), leases in self._store.occupancy.items() if holder == name and leases}
         seen = apply_ps(node, entries, self.shown, node_now_s=node_now_s, interval_s=self.interval_s, leased=leased)
+        seen = with_named(seen, self.firsthand.named_of(name))
         self._swap(with_cloud(seen, self.cloud_slots))
         await self._tell_copies(node, asked_at_s)
 
@@ -174,7 +178,7 @@ class FleetKeeper:
             return
         num_ctx = has_ctx or named_ctx
         now_s = self._store.now_s()
-        self._resident_since_s[name] = now_s
+        self._saw_memory(name, now_s)
         known = node.copies.get(weights)
         copy = known if known is not None else unseen_copy(node, weights)
         # A renewal that names what the copy had leaves it as it was: the node's default, or ours.
@@ -187,6 +191,7 @@ class FleetKeeper:
             named_ctx=num_ctx if is_ours else 0,
             expires_at_s=float("inf"),
         )
+        self.firsthand.named_ctx(name, weights, now_s, copy.named_ctx)
         if 0 < has_ctx < named_ctx:
             node = self._capped(node, weights, has_ctx)
         self._swap(replace(node, copies=MappingProxyType({**node.copies, weights: copy})))
@@ -218,7 +223,7 @@ class FleetKeeper:
         if node is None:
             return
         now_s = self._store.now_s()
-        self._resident_since_s[name] = now_s
+        self._saw_memory(name, now_s)
         keys = node.keys_of(weights)
         copies = {other: copy for other, copy in node.copies.items() if other != weights}
         self._swap(replace(node, copies=MappingProxyType(copies)))
@@ -228,6 +233,7 @@ class FleetKeeper:
 
     async def learnt_slots(self, name: str, weights: str, slots: int) -> None:
         """What calls have shown that a copy runs at once."""
+        self.firsthand.names.add(name)
         node = with_learnt(self.snapshot.nodes[name], weights, slots)
         self._swap(node)
         if weights in node.copies:
@@ -241,7 +247,8 @@ class FleetKeeper:
         if ran is not None and self.on_ran is not None:
             await self.on_ran(lease, ran)
         if failure is Failure.CONNECT_REFUSED:
-            await self._step(lease.node, Event.CONNECT_REFUSED)
+            self.firsthand.names.add(lease.node)
+            await self._reach(lease.node, Event.CONNECT_REFUSED)
             return
         if failure is Failure.MODEL_GONE:
             await self._forget_model(lease)
@@ -265,6 +272,26 @@ class FleetKeeper:
 
     # the picture
 
+    def vitals_of(self, name: str) -> Vitals:
+        return self._vitals.get(name, Vitals())
+
+    def adopt(self, changes: Mapping[str, tuple[Node, Vitals]]) -> None:
+        """What other replicas have seen, and told the store. One swap for all of it."""
+        for name, (_, vitals) in changes.items():
+            old, self._vitals[name] = self._vitals[name], vitals
+            if vitals.health is not old.health:
+                log.info("node %s is %s, was %s", name, vitals.health, old.health)
+        self._swap(*(node for node, _ in changes.values()))
+        self.wake_placer()
+
+    def _saw_memory(self, name: str, now_s: float) -> None:
+        self.firsthand.resident(name, now_s)
+        self.firsthand.names.add(name)
+
+    async def _reach(self, name: str, event: Event) -> None:
+        self.firsthand.reached(name, self._store.now_s())
+        await self._step(name, event)
+
     async def _step(self, name: str, event: Event) -> None:
         if name in self._vitals:
             await self._become(name, health.step(self._vitals[name], event))
@@ -286,7 +313,9 @@ class FleetKeeper:
         node = self.snapshot.nodes.get(name)
         if node is not None:
             is_another = new.health is Health.DOWN or incarnation != node.incarnation
-            node = node.begun_anew if is_another else node
+            if is_another:
+                self.firsthand.named.pop(name, None)
+                node = node.begun_anew
             self._swap(replace(node, health=new.health, incarnation=incarnation))
         self.wake_placer()
 
@@ -299,9 +328,15 @@ class FleetKeeper:
         for copy in node.copies.values():
             await self._store.set_copy(report_of(node, copy, seen_at_s, is_probe=True))
 
-    def _swap(self, node: Node) -> None:
-        before = self.snapshot.nodes.get(node.name)
-        self.snapshot = self.snapshot.with_node(node)
+    def _swap(self, *nodes: Node) -> None:
+        before, after = self.snapshot, self.snapshot
+        for node in nodes:
+            after = after.with_node(node)
+        self.snapshot = after
+        for node in nodes:
+            self._tell_contexts(before.nodes.get(node.name), node)
+
+    def _tell_contexts(self, before: Node | None, node: Node) -> None:
         for weights, copy in node.copies.items():
             known = before.copies.get(weights) if before is not None else None
             is_old = known is not None and (known.state, known.num_ctx) == (copy.state, copy.num_ctx)
