@@ -215,7 +215,7 @@ async def _parts(
         store=store,
         tls=ListenerTls(prepared.serving) if prepared.serving is not None else None,
         slots=SlotLearner(keeper, store, clock),
-        watch=Watch(keeper, clock, placer.recent, metrics.copy_evicted),
+        watch=Watch(keeper, store, clock, placer.recent, metrics),
     )
     return parts, _loops(stack, parts)
 
@@ -330,13 +330,18 @@ async def _pages(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Pag
     connect_s, access = settings.timeouts.connect_s, parts.access.of
     api = HttpNodeApi(SystemClock(), connect_s=connect_s, timeout_s=NODE_S, per_node=QUESTIONS_MAX, access=access)
     await stack.enter_async_context(api)
-    shows = Shows(api, keeper.bodies, catalog, lambda: keeper.snapshot)
+
+    def has_cloud() -> bool:
+        return pipeline.rules.reach.has_cloud
+
+    shows = Shows(api, keeper.bodies, catalog, lambda: keeper.snapshot, has_cloud)
     stack.push_async_callback(shows.close)
     return Pages(
         catalog,
         shows,
         access=lambda: pipeline.rules.access,
         allowed=lambda: pipeline.rules.origins,
+        has_cloud=has_cloud,
         is_full=lambda: parts.buffers.is_full,
         on_refused=parts.metrics.refused,
     )
