@@ -38,7 +38,7 @@ from router.server.listen import ClientListener, listen_clients
 from router.server.pages import Pages
 from router.server.show import NODE_S, QUESTIONS_MAX, Shows
 from router.server.tls import ListenerTls
-from router.settings import Loaded, Origin, Settings, host_port, is_loopback
+from router.settings import Loaded, Origin, Settings, host_port
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
 from router.telemetry.observer import Telemetry
@@ -46,7 +46,7 @@ from router.upstream.access import AccessBook
 from router.upstream.node_api import HttpNodeApi
 from router.upstream.pool import ConnectionPool
 from router.upstream.resolver import Resolver
-from router.wiring_admin import listen_admin
+from router.wiring_admin import listen_admin, warn_if_open
 from router.wiring_discovery import joined_discovery, nodes_expected
 from router.wiring_metrics import metrics_of
 from router.wiring_sharing import start_sharing
@@ -128,7 +128,7 @@ async def running(
         tracer = await stack.enter_async_context(tracing(loaded, rng))
         parts, loops = await _parts(stack, prepared, logs, rng, tracer)
         listener = await _listen(stack, prepared.settings, parts)
-        _warn_if_open(prepared.settings)
+        warn_if_open(prepared.settings)
         metrics_port, close_probes = await listen_probes(prepared.settings, parts)
         stack.push_async_callback(close_probes)
         reloader = Reloader(rereading.origin, prepared, preparer, parts)
@@ -311,16 +311,6 @@ async def _listen(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Cl
     stack.push_async_callback(listener.shutdown)
     stack.push_async_callback(listener.close)
     return listener
-
-
-def _warn_if_open(settings: Settings) -> None:
-    """Open as Ollama is; but Ollama listens on loopback, and a pool of machines is worth more to a stranger."""
-    if not settings.auth.required and not is_loopback(host_port(settings.listen)[0]):
-        log.warning(
-            "open to everybody who reaches %s: auth.required is false. Give teams keys and set it (docs/teams.md), or "
-            "listen on loopback behind something that asks",
-            settings.listen,
-        )
 
 
 async def _pages(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Pages:

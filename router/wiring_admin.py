@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 from router.reload import Parts, Reloader
@@ -9,6 +10,8 @@ from router.server.admin import Admin, AdminSources
 from router.server.admin_door import Door, TokenFile, TokenUnreadable
 from router.server.listen import listen_pages
 from router.settings import ConfigError, Settings, host_port, is_loopback, redacted
+
+log = logging.getLogger("router")
 
 
 async def listen_admin(
@@ -50,3 +53,13 @@ def _token_file(settings: Settings) -> TokenFile | None:
     except TokenUnreadable as error:
         raise ConfigError([str(error)]) from None
     return token_file
+
+
+def warn_if_open(settings: Settings) -> None:
+    """Open as Ollama is; but Ollama listens on loopback, and a pool of machines is worth more to a stranger."""
+    if not settings.auth.required and not is_loopback(host_port(settings.listen)[0]):
+        log.warning(
+            "open to everybody who reaches %s: auth.required is false. Give teams keys and set it (docs/teams.md), or "
+            "listen on loopback behind something that asks",
+            settings.listen,
+        )
