@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 
 from router.reload import Parts, Reloader
 from router.server.admin import Admin, AdminSources
 from router.server.admin_door import Door, TokenFile, TokenUnreadable
-from router.server.listen import listen_pages
+from router.server.listen import Spot, listen_pages
 from router.settings import ConfigError, Settings, host_port, is_loopback, redacted
-
-log = logging.getLogger("router")
 
 
 async def listen_admin(
-    reloader: Reloader, parts: Parts, now_s: Callable[[], float]
+    spot: Spot, reloader: Reloader, parts: Parts, now_s: Callable[[], float]
 ) -> tuple[int, Callable[[], Awaitable[None]]]:
     """The port, and what closes it. Refuses with ConfigError where the token cannot be read."""
     keeper, placer, store = parts.keeper, parts.placer, parts.store
@@ -39,9 +36,9 @@ async def listen_admin(
         declarations=lambda: placer.declarations,
         troubles=lambda: parts.watch.troubles,
     )
-    host, port = host_port(reloader.settings.admin.listen)
+    host, _ = host_port(reloader.settings.admin.listen)
     door = Door(_token_file(reloader.settings), lambda name: is_loopback(name) or name == host)
-    return await listen_pages(Admin(sources, door).application(), host, port)
+    return await listen_pages(Admin(sources, door).application(), spot)
 
 
 def _token_file(settings: Settings) -> TokenFile | None:
@@ -53,13 +50,3 @@ def _token_file(settings: Settings) -> TokenFile | None:
     except TokenUnreadable as error:
         raise ConfigError([str(error)]) from None
     return token_file
-
-
-def warn_if_open(settings: Settings) -> None:
-    """Open as Ollama is; but Ollama listens on loopback, and a pool of machines is worth more to a stranger."""
-    if not settings.auth.required and not is_loopback(host_port(settings.listen)[0]):
-        log.warning(
-            "open to everybody who reaches %s: auth.required is false. Give teams keys and set it (docs/teams.md), or "
-            "listen on loopback behind something that asks",
-            settings.listen,
-        )
