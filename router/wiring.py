@@ -45,6 +45,7 @@ from router.wiring_admin import listen_admin
 from router.wiring_clients import look_first, open_to_clients
 from router.wiring_discovery import joined_discovery, nodes_expected
 from router.wiring_metrics import metrics_of
+from router.wiring_sharing import start_sharing
 from router.wiring_store import make_store
 from router.wiring_telemetry import listen_probes, observer_of, tracing
 
@@ -87,6 +88,7 @@ class Router:
     pipeline: Pipeline
     keeper: FleetKeeper
     placer: Placer
+    prober: Prober
     store: PoolStore
     connections: ConnectionPool
     buffers: Buffers
@@ -146,6 +148,7 @@ async def running(
             pipeline=parts.pipeline,
             keeper=parts.keeper,
             placer=parts.placer,
+            prober=parts.prober,
             store=parts.store,
             connections=parts.connections,
             buffers=parts.buffers,
@@ -222,6 +225,7 @@ def _loops(stack: AsyncExitStack, parts: Parts) -> Loops:
     stack.push_async_callback(loops.close)
     for name, work in parts.store.loops().items():
         loops.start(name, work)
+    start_sharing(loops, parts, SystemClock())
     loops.start("discovery", parts.prober.follow(parts.discovery))
     loops.start("placer", parts.placer.run())
     placer = parts.placer

@@ -21,7 +21,7 @@ async def listen_admin(
         occupancy=lambda: store.occupancy,
         lines=store.lines,
         queue_limit=lambda key: store.limits.of(key),  # noqa: PLW0108 - the limits may be set anew
-        circuits=keeper.circuits,
+        circuits=keeper.circuits.not_closed,
         loading=lambda: placer.loading,
         failures=lambda: placer.failures,
         drained=keeper.drained,
