@@ -22,8 +22,10 @@ from router.wire.names import key_of, parse_name
 NO_VERSION = "0.0.0"  # what Ollama itself says when it was built without one
 _VERSION = re.compile(r"v?(\d{1,9}(?:\.\d{1,9}){0,3})")
 
-# Cloud is off, and nothing that a node says of its own account would be true of the pool.
-STATUS = b'{"cloud":{"disabled":true,"source":"config"}}'
+# The pool's own switch: nothing that a node says of its own account would be true of the pool. "none" is nobody who
+# switches it off.
+CLOUD_ON = b'{"cloud":{"disabled":false,"source":"none"}}'
+CLOUD_OFF = b'{"cloud":{"disabled":true,"source":"config"}}'
 
 LISTED = "listed"
 # Of all teams together. A list of a thousand models has 400 KB, so these are 25 MB; teams with other globs beyond that

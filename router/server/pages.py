@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from router.errors import BuffersFull, ForbiddenVerb, Refusal, Rejection, RouterBroken
 from router.policy.access import EVERYBODY, NO_TEAM, Access, Team
 from router.server.buffers import FULL
-from router.server.catalog import STATUS, Catalog
+from router.server.catalog import CLOUD_OFF, CLOUD_ON, Catalog
 from router.server.show import Shows
 from router.wire import headers, origins, paths
 from router.wire.dialects import Answer, Pair, bad_request_page, error_answer, method_not_allowed, not_found_page
@@ -72,6 +72,7 @@ class Pages:
         *,
         access: Callable[[], Access],
         allowed: Callable[[], Origins],
+        has_cloud: Callable[[], bool],
         is_full: Callable[[], bool],
         on_refused: Callable[[Rejection, str], None],
     ) -> None:
@@ -84,7 +85,7 @@ class Pages:
         self._read_only: Mapping[Page, tuple[bytes, Callable[[Team], bytes]]] = {
             Page.ROOT: (b"text/plain; charset=utf-8", lambda team: b"Ollama is running"),
             Page.VERSION: (JSON_UTF8, lambda team: catalog.version()),
-            Page.STATUS: (JSON_UTF8, lambda team: STATUS),
+            Page.STATUS: (JSON_UTF8, lambda team: CLOUD_ON if has_cloud() else CLOUD_OFF),
             Page.TAGS: (JSON_UTF8, catalog.tags),
             Page.PS: (JSON_UTF8, catalog.ps),
             Page.MODELS: (JSON, catalog.models),

@@ -41,11 +41,19 @@ class Bodies(Protocol):
 
 
 class Shows:
-    def __init__(self, api: Shower, bodies: Bodies, catalog: Catalog, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(
+        self,
+        api: Shower,
+        bodies: Bodies,
+        catalog: Catalog,
+        snapshot: Callable[[], Snapshot],
+        has_cloud: Callable[[], bool],
+    ) -> None:
         self._api = api
         self._bodies = bodies
         self._catalog = catalog
         self._snapshot = snapshot
+        self._has_cloud = has_cloud
         self._turns = asyncio.Semaphore(QUESTIONS_MAX)
         self._asking: dict[str, asyncio.Task[ShowBody]] = {}  # by digest
 
@@ -59,7 +67,7 @@ class Shows:
         """Refuses as the catalog does, with CloudRefused, or with NoNode and UpstreamFailed when no node tells."""
         listed = self._catalog.find(wish.model, team)
         model = listed.model
-        if model.is_cloud or parse_name(wish.model).is_cloud:
+        if not self._has_cloud() and (model.is_cloud or parse_name(wish.model).is_cloud):
             raise CloudRefused(CLOUD_IS_OFF)
         shown = await self._shown(model, wish.more)
         return renamed(shown, listed.name, model.modified_at)

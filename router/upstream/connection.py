@@ -14,6 +14,7 @@ from typing import Protocol, cast
 import httptools
 
 from router.policy.retry import Failure
+from router.upstream.moderation import Moderation
 from router.wire import framing
 
 Headers = list[tuple[bytes, bytes]]
@@ -53,9 +54,15 @@ class Listener(Protocol):
 class NodeConnection(asyncio.Protocol):
     """Idle, or busy with exactly one request. `is_reusable` is only true while idle and clean."""
 
-    def __init__(self, on_idle: Callable[[NodeConnection], None], on_lost: Callable[[NodeConnection], None]) -> None:
+    def __init__(
+        self,
+        on_idle: Callable[[NodeConnection], None],
+        on_lost: Callable[[NodeConnection], None],
+        moderation: Moderation,
+    ) -> None:
         self._on_idle = on_idle
         self._on_lost = on_lost
+        self._moderation = moderation
         self._transport: asyncio.Transport | None = None
         self._socket: socket.socket | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -146,6 +153,7 @@ class NodeConnection(asyncio.Protocol):
                     self._delay_acks()
                 self._chunks += 1
                 self._listener.chunk(data, len(head))
+                self._moderation.chunk()
                 return
         self._is_between_chunks = False
         self._has_bytes = True

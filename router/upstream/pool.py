@@ -12,6 +12,7 @@ from router.fleet.node import NodeSpec
 from router.policy.retry import Failure
 from router.upstream.access import NodeAccess, is_local_error, tls_text
 from router.upstream.connection import NodeConnection
+from router.upstream.moderation import Moderation
 from router.wire.headers import Pair
 
 # Ollama never closes idle connections; what we keep is bounded so that a burst leaves no thousand sockets behind.
@@ -40,6 +41,7 @@ class ConnectionPool:
         self.connect_s = connect_s
         self._resolve = resolve
         self._access = access
+        self._moderation = Moderation()
         self._idle: dict[str, deque[NodeConnection]] = {}
         self._reached: dict[str, str] = {}  # the address that took the last connection, by node
         self._live: dict[NodeConnection, str | None] = {}  # None: its node was dropped
@@ -113,7 +115,7 @@ class ConnectionPool:
         try:
             async with asyncio.timeout(within_s):
                 _, connection = await loop.create_connection(
-                    lambda: NodeConnection(self._went_idle, self._lost),
+                    lambda: NodeConnection(self._went_idle, self._lost, self._moderation),
                     address,
                     node.port,
                     ssl=tls,

@@ -241,10 +241,17 @@ async def test_a_path_is_matched_decoded_and_in_absolute_form() -> None:
         assert (await ask(router, "GET", "/v1/models/Gemma3%3A270M")).status == 200
 
 
-async def test_the_cloud_is_off_whatever_the_nodes_say() -> None:
-    async with ReplayNode("a") as node, router_before([node]) as router:
+@pytest.mark.parametrize(
+    ("enabled", "body"),
+    [
+        (False, b'{"cloud":{"disabled":true,"source":"config"}}'),
+        (True, b'{"cloud":{"disabled":false,"source":"none"}}'),
+    ],
+)
+async def test_the_cloud_is_on_where_the_pool_says_so_whatever_the_nodes_say(enabled: bool, body: bytes) -> None:
+    async with ReplayNode("a") as node, router_before([node], cloud={"enabled": enabled}) as router:
         answer = await ask(router, "GET", "/api/status")
-        assert answer.body == b'{"cloud":{"disabled":true,"source":"config"}}'
+        assert answer.body == body
         assert (
             answer.header("content-type") == recording("catalog/status").response.headers.get(b"content-type").decode()
         )

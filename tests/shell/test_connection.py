@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from router.policy.retry import Failure
 from router.upstream.connection import CHUNKS_PER_ACK_DELAY, NodeConnection
+from router.upstream.moderation import Moderation
 from router.wire.framing import LAST_CHUNK, chunk
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -79,7 +80,7 @@ class Wire:
 
 def heard(reads: Sequence[bytes], sock: Options | None = None) -> Heard:
     listener = Heard()
-    connection = NodeConnection(lambda _: None, lambda _: None)
+    connection = NodeConnection(lambda _: None, lambda _: None, Moderation(soon=lambda end_turn: None))
     connection.connection_made(Wire(sock))  # type: ignore[arg-type]
     connection.send((b"GET / HTTP/1.1\r\n\r\n",), listener)
     for read in reads:

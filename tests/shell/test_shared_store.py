@@ -14,12 +14,17 @@ import pytest
 from router.fleet.tickets import Lease, Place, Ticket
 from router.settings import Settings
 from router.simulation.pool import SimulatedPool
+from router.store.answers import Caller
+from router.store.redis import codec, session
+from router.store.redis.address import Kind, parse_url
+from router.store.redis.link import Link
 from router.wire.names import parse_name
 from router.wiring import Router
+from tests.contracts.live_stores import address_of
 from tests.fakes import redis_server
 from tests.fakes.redis_server import Server
 from tests.ports import free_port
-from tests.shell.clients import Client, generate
+from tests.shell.clients import Client, generate, scrape
 from tests.shell.house import assert_at_rest, router_before, until
 from tests.shell.scenes import (
     COLD,
@@ -190,6 +195,28 @@ async def test_a_node_that_went_down_while_redis_was_frozen_gets_no_call_when_it
             await router.store.leave(str(i))
 
 
+async def test_an_order_of_one_who_led_alone_is_not_obeyed_once_redis_is_back() -> None:
+    async with routers(2) as (shared, pool, made):
+        shared.freeze()
+        await until(lambda: all(router.store.is_alone for router in made))
+        leadings = [await router.store.lead() for router in made]
+        assert all(leading.is_mine for leading in leadings)
+        assert await made[0].store.begin(pool.nodes[0].name, "w", loading=True, epoch=leadings[0].epoch)
+        shared.thaw()
+        await all_back(made)
+        for router, leading in zip(made, leadings, strict=True):
+            assert not await router.store.begin(pool.nodes[0].name, "x", loading=True, epoch=leading.epoch)
+
+
+async def test_a_connection_that_was_cut_is_made_anew_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "AGAIN_S", 1e6)
+    async with routers(1) as (shared, _, (router,)):
+        with shared.client() as client:
+            client.client_kill_filter(_type="normal", skipme=True)
+        await until(lambda: router.store.is_alone)
+        await all_back([router])
+
+
 async def test_redis_that_comes_back_empty_learns_again_what_runs() -> None:
     async with routers(2) as (shared, _, (here, there)):
         async with Client(here.port) as client:
@@ -201,6 +228,54 @@ async def test_redis_that_comes_back_empty_learns_again_what_runs() -> None:
             await until(lambda: sum(there.store.occupancy.values()) == 1)
         await none_held([here, there])
         assert await status(there) == 200
+
+
+async def test_leases_that_were_given_twice_while_redis_was_away_are_counted_once_it_is_back() -> None:
+    async with routers(2) as (shared, _, made), Client(made[0].port) as first, Client(made[1].port) as second:
+        shared.kill()
+        await until(lambda: all(router.store.is_alone for router in made))
+        await open_stream(first)
+        second.send(
+            "/api/generate", {"model": ENDLESS, "prompt": "Why?"}
+        )  # waits at the node, which serves one at a time
+        await until(lambda: all(sum(router.store.occupancy.values()) == 1 for router in made))
+        shared.start()
+        await all_back(made)
+        await until(lambda: all(sum(router.store.occupancy.values()) == 2 for router in made))
+        for router in made:
+            for _ in range(2):  # counted once, however long it lasts
+                await router.reloader._parts.watch.look()
+            assert (await scrape(router)).value("slots_oversubscribed_total", node="sim-1") == 1
+        first.leave()
+        second.leave()
+        await none_held(made)
+
+
+async def test_one_of_two_routers_says_that_it_leads() -> None:
+    async with routers(2) as (_, _, made):
+        await until(lambda: any(router.placer.is_leading for router in made))
+        assert sorted([(await scrape(router)).value("leader") for router in made]) == [0, 1]
+
+
+async def test_who_says_hello_counts_among_those_who_share() -> None:
+    async with server() as shared:
+        link = Link(address_of(shared.url), "a")
+        await link.connect()
+        _, looked = await link.run(Caller("a", 0), [codec.hello(0, (), ()), codec.look()])
+        await link.close()
+        assert looked.value == (1, {})
+
+
+async def test_redis_that_is_lost_again_as_it_comes_back_leaves_each_router_its_share() -> None:
+    """Whoever says hello first sees nobody else there."""
+    async with routers(2) as (shared, _, made):
+        await until(lambda: all(router.store._session.replicas == 2 for router in made))  # type: ignore[union-attr]
+        for _ in range(2):
+            shared.kill()
+            await until(lambda: all(router.store.is_alone for router in made))
+            assert [router.store._session.alone.replicas for router in made] == [2, 2]  # type: ignore[union-attr]
+            shared.start()
+            await all_back(made)
 
 
 async def test_the_rights_that_the_documentation_names_are_enough(tmp_path: Path) -> None:
@@ -221,9 +296,29 @@ async def test_the_rights_that_the_documentation_names_are_enough(tmp_path: Path
 
 @pytest.mark.parametrize(
     "url",
-    ["redis+sentinel://a,b/m", "redis+cluster://a", "http://x", "redis://u:secret@h", "redis://h/x", "redis://h:x"],
+    [
+        *("http://x", "redis://u:secret@h", "redis://h/x", "redis://h:x", "redis://h:0", "redis://h1,h2", "redis://"),
+        *("redis+sentinel://a,b", "redis+sentinel://a/m/x", "redis+sentinel://u:secret@a/m", "redis+cluster://a/1"),
+        *("redis+cluster://a,,b", "redis+other://a", "redis+cluster://[::1", "redis://h?db=1"),
+    ],
 )
 def test_urls_that_this_router_cannot_use_are_refused_without_being_repeated(url: str) -> None:
     with pytest.raises(ValueError, match=r"store\.url") as told:
         Settings(store={"url": url})
     assert all("secret" not in error["msg"] for error in told.value.errors())
+
+
+@pytest.mark.parametrize(
+    ("url", "means"),
+    [
+        ("redis://h", (Kind.ONE, False, None, [("h", 6379)], "", 0)),
+        ("rediss://me%40lab@[::1]:1/2", (Kind.ONE, True, "me@lab", [("::1", 1)], "", 2)),
+        ("redis+sentinel://a,b:1/m", (Kind.SENTINEL, False, None, [("a", 26379), ("b", 1)], "m", 0)),
+        ("rediss+sentinel://me@a/m%20n/3/", (Kind.SENTINEL, True, "me", [("a", 26379)], "m n", 3)),
+        ("redis+cluster://[::1]:1,[::2]", (Kind.CLUSTER, False, None, [("::1", 1), ("::2", 6379)], "", 0)),
+        ("rediss+cluster://a/0", (Kind.CLUSTER, True, None, [("a", 6379)], "", 0)),
+    ],
+)
+def test_a_url_names_one_server_or_sentinels_or_some_of_a_cluster(url: str, means: tuple[Any, ...]) -> None:
+    said = parse_url(Settings(store={"url": url}).store.url)
+    assert (said.kind, said.is_tls, said.user, [*map(tuple, said.servers)], said.service, said.db) == means

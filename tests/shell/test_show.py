@@ -210,6 +210,13 @@ async def test_a_refusal_has_ollamas_words_and_is_counted(model: str, status: in
         assert (await scrape(router)).value("rejections_total", reason=reason) == 1
 
 
+async def test_a_cloud_model_is_told_of_where_the_cloud_is_on() -> None:
+    stub = replace(RECORDED_MODELS[0], name="deep:cloud", digest="c" * 64, is_cloud=True)
+    async with pool_and_router(models=(*RECORDED_MODELS, stub), cloud={"enabled": True}) as (_, router):
+        answer = await show(router, "deep:cloud")
+        assert (answer.status, answer.refused) == (200, "")
+
+
 async def test_a_question_that_is_too_large_is_refused() -> None:
     async with pool_and_router() as (_, router):
         answer = await show(router, "gemma3:270m", system="x" * SHOW_BODY_BYTES_MAX)
@@ -236,7 +243,7 @@ class Gate:
 def shows_of(api: Gate, nodes: int = 1, bytes_max: int = 1024) -> Shows:
     snapshot = fleet(*(node(f"n{number}", disk="m:1b") for number in range(nodes)))
     catalog = Catalog(lambda: snapshot, Aliases)
-    return Shows(api, ShownBodies(bytes_max), catalog, lambda: snapshot)
+    return Shows(api, ShownBodies(bytes_max), catalog, lambda: snapshot, lambda: False)
 
 
 async def turns(count: int = 10) -> None:

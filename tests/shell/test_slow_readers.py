@@ -12,6 +12,7 @@ from router.policy.retry import Failure
 from router.server.buffers import Buffers
 from router.server.reply import ClientReply
 from router.upstream.connection import NodeConnection
+from router.upstream.moderation import Moderation
 from router.upstream.waiting import WaitingStream
 from tests.fakes.raw_client import post, raw_client
 from tests.fakes.replay import ReplayNode
@@ -77,7 +78,7 @@ class Overrun:
 
 async def test_a_connection_that_the_last_bytes_paused_is_read_again_when_it_goes_idle() -> None:
     idle: list[NodeConnection] = []
-    connection, socket = NodeConnection(idle.append, lambda lost: None), Socket()
+    connection, socket = NodeConnection(idle.append, lambda lost: None, Moderation()), Socket()
     connection.connection_made(cast(asyncio.Transport, socket))
     connection.send((b"POST",), Overrun(connection))
     connection.data_received(plain(b"{}"))

@@ -10,25 +10,28 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from router.fleet.tickets import Gate
+from router.fleet.tickets import BEAT_S, SILENT_BEATS, Gate
 from router.seams import Clock
 from router.store.answers import Answer, Caller, Limits, Stale
 from router.store.book import Book
 from router.store.desk import Desk
 from router.store.redis import codec
 from router.store.redis.alone import Alone, Told
-from router.store.redis.link import Link, StoreLost
+from router.store.redis.link import Link, StoreLost, StoreMoved
 
 log = logging.getLogger(__name__)
 
 BATCH_MAX = 64  # steps in one run of the script: a few milliseconds of the server's time
+SILENCE_S = SILENT_BEATS * BEAT_S
 AGAIN_S = 0.5  # between two tries to reach a server that is away
+# A primary that sentinels gave up serves on for ten seconds, until it is told: who stays with it is not in the pool.
+WATCH_S = 1.0
 
 Locally = Callable[[Book, Caller, float], Answer[Any]]
 
@@ -51,7 +54,7 @@ class Step:
 
 
 class Session:
-    """Owns the link. `write` and `read` are its two tasks; whoever runs them notices when one dies."""
+    """Owns the link. `loops` are its tasks; whoever runs them notices when one dies."""
 
     def __init__(self, link: Link, replica: str, clock: Clock, rng: Random, *, desk: Desk, limits: Limits) -> None:
         self.desk = desk
@@ -68,6 +71,8 @@ class Session:
         self._wanted = asyncio.Event()
         self._is_up = asyncio.Event()
         self._must_greet = False
+        self._believes_fewer_s = 0.0  # from then on whoever is not heard is gone
+        self._again_s = 0.0  # no earlier is a server that is away tried again
         self._last_seq = 0
         self._ahead_s: float | None = None  # store time less our clock; None until the store was heard
 
@@ -77,6 +82,10 @@ class Session:
     @property
     def is_up(self) -> bool:
         return self._is_up.is_set()
+
+    def loops(self) -> Mapping[str, Coroutine[object, object, None]]:
+        found = {"store writer": self.write(), "store reader": self.read()}
+        return {**found, "store watcher": self.watch()} if self._link.is_watched else found
 
     async def open(self) -> None:
         """Also where Redis is away: then alone, until it is there."""
@@ -147,12 +156,19 @@ class Session:
         while not _is_cancelled():
             try:
                 if self.alone is not None:
-                    await asyncio.sleep(AGAIN_S)
-                    await self.greet()
+                    await self._try_again()
                 await self._send_all()
             except StoreLost as lost:
                 if self.alone is None:
                     self.part(lost)
+
+    async def _try_again(self) -> None:
+        """At once where the last try is long past: of a connection that was merely cut nobody shall notice much."""
+        now_s = self._clock.now_s()
+        if now_s < self._again_s:
+            await asyncio.sleep(self._again_s - now_s)
+        self._again_s = self._clock.now_s() + AGAIN_S
+        await self.greet()
 
     async def _send_all(self) -> None:
         while not _is_cancelled():
@@ -166,11 +182,20 @@ class Session:
     async def _send(self, steps: list[Step]) -> None:
         try:
             answers = await self._link.run(self._caller, [step.command for step in steps])
+        except StoreMoved:
+            self._queue.extendleft(reversed(steps))
+            self.must_greet()
+            return
         except (StoreLost, asyncio.CancelledError):
             self._queue.extendleft(reversed(steps))
             raise
-        if isinstance(answers[0].value, Stale) or answers[0].seq <= self._last_seq:
+        has_lost_writes = answers[0].seq <= self._last_seq
+        if isinstance(answers[0].value, Stale) or has_lost_writes:
             # Reaped, or another life of the store: nothing was done, or it is lost with what was before it.
+            log.warning(
+                "redis %s: it is told again what runs and waits here",
+                "has lost what it was told last" if has_lost_writes else "has not heard this router for too long",
+            )
             self._queue.extendleft(reversed(steps))
             self.must_greet()
             return
@@ -191,10 +216,11 @@ class Session:
         hello = codec.hello(self._last_seq, leases, tickets)
         answers = await self._link.run(self._caller, [hello, codec.set_limits(self.limits), codec.look()])
         if was_alone is not None or not self._is_up.is_set():
-            log.info("redis answers: %s", self._link.address.url)
+            log.info("redis answers: %s", self._link.where)
             if self._link.evicts:
                 log.warning("redis may evict what it keeps for the pool: set its maxmemory-policy to noeviction")
         self.alone, self._must_greet = None, False
+        self._believes_fewer_s = self._clock.now_s() + SILENCE_S
         session = answers[0].value
         assert isinstance(session, int), "hello is never stale"
         self._caller = Caller(self._caller.replica, session)
@@ -239,8 +265,13 @@ class Session:
 
     def looked(self, value: Any) -> None:
         """None from a book of one's own."""
-        if value is not None:
-            self.replicas, self.occupancy = value
+        if value is None:
+            return
+        replicas, self.occupancy = value
+        # A store that is back and empty has heard only those who said hello: the others still use their shares.
+        if replicas > self.replicas or (replicas < self.replicas and self._clock.now_s() >= self._believes_fewer_s):
+            log.info("%d routers share redis, %d before", replicas, self.replicas)
+            self.replicas = replicas
 
     async def close(self) -> None:
         """When both tasks have ended: what is still queued goes with the bye, which frees what this replica holds."""
@@ -258,6 +289,15 @@ class Session:
                 self.desk.hear(await self._link.news())
             except StoreLost:
                 await asyncio.sleep(AGAIN_S)  # the writer notices by itself; until then beats bring the same
+
+    # the watcher
+
+    async def watch(self) -> None:
+        """Where a server does not say itself that it is the one no more."""
+        while not _is_cancelled():
+            await asyncio.sleep(WATCH_S)
+            if self.is_up and await self._link.has_moved():
+                self.must_greet()
 
 
 def _is_cancelled() -> bool:
