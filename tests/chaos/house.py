@@ -168,9 +168,11 @@ class House:
             members: Any = client.zrange(script.prefix("default") + "held", 0, -1)
         return sum(int(member.partition(b"\0")[0].split(b"-")[-2]) == router.process.pid for member in members)
 
-    async def peaks(self) -> dict[tuple[str, str], int]:
+    async def peaks(self, when: str) -> dict[tuple[str, str], int]:
         """The most that ran at once of each copy since this was asked last, as the nodes saw it."""
         told = [(node.name, await node.witness(COUNT_ANEW)) for node in self.nodes]
+        lasting, momentary = (max(most(one) for _, one in told) for most in (_most, lambda one: one["momentary"]))
+        self.say(f"at most {lasting} calls at once on a copy {when} ({momentary} for a moment)")
         return {(name, model): peak for name, one in told for model, peak in one["peaks"].items()}
 
     async def loads(self, event: str) -> int:
@@ -187,6 +189,10 @@ class House:
                 if value := page.value(name):
                     found[f"{router.name} {name}"] = value
         return found
+
+
+def _most(told: dict[str, Any]) -> int:
+    return max(told["peaks"].values(), default=0)
 
 
 async def until(holds: Callable[[], Any], within_s: float = WITHIN_S, every_s: float = 0.05) -> float:

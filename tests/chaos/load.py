@@ -23,7 +23,9 @@ from tests.shell.clients import _parsed
 PATIENCE_S = 90.0  # longer than any fault: what hangs for so long hangs for ever
 BUSY_CLIENTS, CALM_CLIENTS, LEAVING_CLIENTS = 9, 2, 1  # of each team
 TOKENS = (4, 8, 16, 40)
-LEAVES_AFTER_S = (0.02, 0.6)  # who gives up while it waits
+# Who gives up while it waits. Streams only: they have a first byte as soon as a node works for them, and a node may see
+# the next call before it sees that one has left.
+LEAVES_AFTER_S = (0.02, 0.6)
 KEYS = {team: f"key-of-{team}-0123456789" for team in ("red", "green", "blue")}
 TEAMS: dict[str, Any] = {
     "red": {"weight": 2},
@@ -152,7 +154,7 @@ class Load:
 
     async def _leave_on(self, team: str, model: str, rng: Random) -> None:
         while not self._is_over:
-            path, body, _ = _call_of(model, rng)
+            path, body, _ = _call_of(model, rng, streams=1.0)
             tried = await _exchange(self._any(rng), path, body, KEYS[team], rng.uniform(*LEAVES_AFTER_S))
             self.told.counts["left" if tried.error else "served before it left"] += 1
             await asyncio.sleep(rng.uniform(0.0, 0.2))
@@ -165,8 +167,9 @@ class Load:
         self._say(f"LOST {what}")
 
 
-def _call_of(model: str, rng: Random) -> tuple[str, bytes, bool]:
-    tokens, is_stream = rng.choice(TOKENS), rng.random() < 0.6
+def _call_of(model: str, rng: Random, streams: float = 0.6) -> tuple[str, bytes, bool]:
+    """`streams`: which part of them."""
+    tokens, is_stream = rng.choice(TOKENS), rng.random() < streams
     if rng.random() < 0.5:
         messages = [{"role": "user", "content": f"{rng.random()}: why is the sky blue?"}]
         said: dict[str, Any] = {"messages": messages, "max_tokens": tokens}

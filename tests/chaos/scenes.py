@@ -122,8 +122,7 @@ async def _settle(made: House) -> None:
 
 
 async def _check_peaks(made: House, bound: int, when: str) -> None:
-    peaks = await made.peaks()
-    made.say(f"at most {max(peaks.values(), default=0)} calls at once on a copy {when}")
+    peaks = await made.peaks(when)
     assert {copy: peak for copy, peak in peaks.items() if peak > bound} == {}, when
 
 

@@ -7,9 +7,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -19,6 +20,14 @@ from tests.shell.clients import Client, get
 from tests.shell.scenes import ENDLESS, QUICK, let_run, pool_of, running
 
 pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Of a short name, as a machine's own: a longer one has no room for the path of a Unix socket, and is not taken."""
+    with TemporaryDirectory(prefix="workers-") as name:
+        yield Path(name)
+
 
 CALLS = 16  # the kernel spreads connections by a hash: that one of two workers gets none of them happens once in 32,768
 
@@ -39,10 +48,10 @@ async def stream(stack: AsyncExitStack, workers: Workers) -> Client:
     return client
 
 
-async def test_workers_share_one_slot_and_one_line_and_are_one_router_to_prometheus(tmp_path: Path) -> None:
+async def test_workers_share_one_slot_and_one_line_and_are_one_router_to_prometheus(folder: Path) -> None:
     async with (
         pool_of(1, slots=2) as pool,
-        workers_before(pool.nodes[0], tmp_path) as workers,
+        workers_before(pool.nodes[0], folder) as workers,
         AsyncExitStack() as stack,
     ):
         await workers.until_ready()
@@ -67,11 +76,11 @@ async def test_workers_share_one_slot_and_one_line_and_are_one_router_to_prometh
         assert {line["worker"] for line in calls} == {1, 2}
 
 
-async def test_a_killed_worker_loses_its_own_streams_only_and_no_count_goes_back(tmp_path: Path) -> None:
+async def test_a_killed_worker_loses_its_own_streams_only_and_no_count_goes_back(folder: Path) -> None:
     async with pool_of(1, slots=CALLS) as pool:
         nodes = json.dumps([{"url": pool.nodes[0].url, "name": "gpu-1", "slots": CALLS}])
         async with (
-            workers_before(pool.nodes[0], tmp_path, OLLAMA_ROUTER_NODES=nodes) as workers,
+            workers_before(pool.nodes[0], folder, OLLAMA_ROUTER_NODES=nodes) as workers,
             AsyncExitStack() as stack,
         ):
             await workers.until_ready()
@@ -109,8 +118,8 @@ async def _end(client: Client) -> bool:
         return False
 
 
-async def test_nothing_is_left_of_a_parent_that_was_killed(tmp_path: Path) -> None:
-    async with pool_of(1) as pool, workers_before(pool.nodes[0], tmp_path) as workers:
+async def test_nothing_is_left_of_a_parent_that_was_killed(folder: Path) -> None:
+    async with pool_of(1) as pool, workers_before(pool.nodes[0], folder) as workers:
         await workers.until_ready()
         theirs = descendants(workers.process.pid)
         assert {workers.pid_of(1), workers.pid_of(2), workers.store_pid()} <= set(theirs)
@@ -120,8 +129,8 @@ async def test_nothing_is_left_of_a_parent_that_was_killed(tmp_path: Path) -> No
             await call(workers)
 
 
-async def test_a_parent_that_is_told_to_leave_ends_well_when_the_last_stream_has(tmp_path: Path) -> None:
-    async with pool_of(1) as pool, workers_before(pool.nodes[0], tmp_path) as workers, AsyncExitStack() as stack:
+async def test_a_parent_that_is_told_to_leave_ends_well_when_the_last_stream_has(folder: Path) -> None:
+    async with pool_of(1) as pool, workers_before(pool.nodes[0], folder) as workers, AsyncExitStack() as stack:
         await workers.until_ready()
         client = await stream(stack, workers)
         await client.first(b"}\n")
@@ -139,7 +148,7 @@ async def test_a_parent_that_is_told_to_leave_ends_well_when_the_last_stream_has
         assert (answer.status, answer.is_whole) == (200, True)
         assert await workers.process.wait() == 0
         assert not any(map(is_running, theirs))
-        assert os.listdir(tmp_path) == []
+        assert os.listdir(folder) == []
 
 
 async def _status(workers: Workers, path: str) -> int:
@@ -147,9 +156,9 @@ async def _status(workers: Workers, path: str) -> int:
 
 
 async def test_a_drain_that_the_parent_was_told_is_kept_by_all_workers_and_by_those_that_start_later(
-    tmp_path: Path,
+    folder: Path,
 ) -> None:
-    async with pool_of(1) as pool, workers_before(pool.nodes[0], tmp_path) as workers:
+    async with pool_of(1) as pool, workers_before(pool.nodes[0], folder) as workers:
         await workers.until_ready()
         answer = await admin(workers, "/admin/nodes/gpu-1/drain")
         assert (answer.status, answer.json["is_drained"]) == (200, True)
@@ -174,8 +183,8 @@ async def drained(workers: Workers) -> list[bool]:
     return found
 
 
-async def test_a_store_that_dies_comes_back_empty_and_calls_go_on(tmp_path: Path) -> None:
-    async with pool_of(1) as pool, workers_before(pool.nodes[0], tmp_path) as workers:
+async def test_a_store_that_dies_comes_back_empty_and_calls_go_on(folder: Path) -> None:
+    async with pool_of(1) as pool, workers_before(pool.nodes[0], folder) as workers:
         await workers.until_ready()
         assert await call(workers) == 200
         before = workers.store_pid()
@@ -195,8 +204,8 @@ async def test_a_store_that_dies_comes_back_empty_and_calls_go_on(tmp_path: Path
         await until(lambda: _is(reloads, 2))
 
 
-async def test_a_port_that_is_taken_ends_the_parent_before_any_worker_starts(tmp_path: Path) -> None:
-    async with pool_of(1) as pool, workers_before(pool.nodes[0], tmp_path) as first:
+async def test_a_port_that_is_taken_ends_the_parent_before_any_worker_starts(folder: Path) -> None:
+    async with pool_of(1) as pool, workers_before(pool.nodes[0], folder) as first:
         await first.until_ready()
         command = (sys.executable, "-m", "router", "serve", "--workers", "2", "--node", pool.nodes[0].url)
         process = await asyncio.create_subprocess_exec(
@@ -210,7 +219,7 @@ async def test_a_port_that_is_taken_ends_the_parent_before_any_worker_starts(tmp
         assert f"error while attempting to bind on address ('127.0.0.1', {first.port})" in told.decode()
 
 
-async def test_a_worker_that_never_starts_ends_the_parent(tmp_path: Path) -> None:
+async def test_a_worker_that_never_starts_ends_the_parent(folder: Path) -> None:
     """It is killed while it looks at a node that never answers."""
     held: list[asyncio.StreamWriter] = []
 
@@ -219,7 +228,7 @@ async def test_a_worker_that_never_starts_ends_the_parent(tmp_path: Path) -> Non
 
     silent = await asyncio.start_server(never, "127.0.0.1", 0)
     nodes = f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
-    async with pool_of(1) as pool, workers_before(pool.nodes[0], tmp_path, OLLAMA_ROUTER_NODES=nodes) as workers:
+    async with pool_of(1) as pool, workers_before(pool.nodes[0], folder, OLLAMA_ROUTER_NODES=nodes) as workers:
         await until(lambda: bool(held))
         assert await _status(workers, "/readyz") == 503
         (worker,) = [pid for pid in descendants(workers.process.pid) if pid != workers.store_pid()]
