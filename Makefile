@@ -29,7 +29,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet install
 
 OLLAMA_HERE := http://127.0.0.1:11434
 
-.PHONY: help run demo observe test e2e e2e-clients e2e-kube chart-files fuzz check fmt lint contracts types bench sim sim-large lock clean
+.PHONY: help run demo observe test e2e e2e-clients e2e-kube chaos chart-files fuzz check fmt lint contracts types bench sim sim-large lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*  ## (.*)/\1\t\2/' | expand -t 12
@@ -66,6 +66,9 @@ e2e-kube: $(DEV)  ## the chart on a real Kubernetes, built from Go modules into 
 	@for tool in go gcc runc debootstrap iptables conntrack ip nsenter; do command -v $$tool >/dev/null || \
 		{ echo "No $$tool on PATH: see tests/kube/cluster/README.md" >&2; exit 1; }; done
 	$(PY) -m pytest -m kube $(ARGS)
+
+chaos: $(DEV)  ## routers, nodes and a Valkey under load, and faults of 20 s: killed, paused, frozen, dropped, cut off; CHAOS_SEED= repeats
+	$(PY) -m pytest -m chaos -rP $(ARGS)
 
 chart-files: $(DEV)  ## what is made for Kubernetes: the chart's README, schema, dashboards and alerts, and k8s/
 	@mkdir -p helm/ollama-router/dashboards helm/ollama-router/alerts

@@ -14,9 +14,13 @@ import pytest
 from router.fleet.tickets import Lease, Place, Ticket
 from router.settings import Settings
 from router.simulation.pool import SimulatedPool
+from router.store.answers import Caller
+from router.store.redis import codec, session
 from router.store.redis.address import Kind, parse_url
+from router.store.redis.link import Link
 from router.wire.names import parse_name
 from router.wiring import Router
+from tests.contracts.live_stores import address_of
 from tests.fakes import redis_server
 from tests.fakes.redis_server import Server
 from tests.ports import free_port
@@ -191,6 +195,28 @@ async def test_a_node_that_went_down_while_redis_was_frozen_gets_no_call_when_it
             await router.store.leave(str(i))
 
 
+async def test_an_order_of_one_who_led_alone_is_not_obeyed_once_redis_is_back() -> None:
+    async with routers(2) as (shared, pool, made):
+        shared.freeze()
+        await until(lambda: all(router.store.is_alone for router in made))
+        leadings = [await router.store.lead() for router in made]
+        assert all(leading.is_mine for leading in leadings)
+        assert await made[0].store.begin(pool.nodes[0].name, "w", loading=True, epoch=leadings[0].epoch)
+        shared.thaw()
+        await all_back(made)
+        for router, leading in zip(made, leadings, strict=True):
+            assert not await router.store.begin(pool.nodes[0].name, "x", loading=True, epoch=leading.epoch)
+
+
+async def test_a_connection_that_was_cut_is_made_anew_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "AGAIN_S", 1e6)
+    async with routers(1) as (shared, _, (router,)):
+        with shared.client() as client:
+            client.client_kill_filter(_type="normal", skipme=True)
+        await until(lambda: router.store.is_alone)
+        await all_back([router])
+
+
 async def test_redis_that_comes_back_empty_learns_again_what_runs() -> None:
     async with routers(2) as (shared, _, (here, there)):
         async with Client(here.port) as client:
@@ -229,6 +255,27 @@ async def test_one_of_two_routers_says_that_it_leads() -> None:
     async with routers(2) as (_, _, made):
         await until(lambda: any(router.placer.is_leading for router in made))
         assert sorted([(await scrape(router)).value("leader") for router in made]) == [0, 1]
+
+
+async def test_who_says_hello_counts_among_those_who_share() -> None:
+    async with server() as shared:
+        link = Link(address_of(shared.url), "a")
+        await link.connect()
+        _, looked = await link.run(Caller("a", 0), [codec.hello(0, (), ()), codec.look()])
+        await link.close()
+        assert looked.value == (1, {})
+
+
+async def test_redis_that_is_lost_again_as_it_comes_back_leaves_each_router_its_share() -> None:
+    """Whoever says hello first sees nobody else there."""
+    async with routers(2) as (shared, _, made):
+        await until(lambda: all(router.store._session.replicas == 2 for router in made))  # type: ignore[union-attr]
+        for _ in range(2):
+            shared.kill()
+            await until(lambda: all(router.store.is_alone for router in made))
+            assert [router.store._session.alone.replicas for router in made] == [2, 2]  # type: ignore[union-attr]
+            shared.start()
+            await all_back(made)
 
 
 async def test_the_rights_that_the_documentation_names_are_enough(tmp_path: Path) -> None:

@@ -236,9 +236,9 @@ function commands.lead(wants)
   return { meta.epoch, meta.leader == speaker.replica }
 end
 
--- How many replicas there are, and leases by place.
+-- How many replicas there are, also those of this very run, and leases by place.
 function commands.look()
-  return { call('HLEN', K.replicas), call('HGETALL', K.occupancy) }
+  return { #replicas.ids(), call('HGETALL', K.occupancy) }
 end
 
 function commands.begin(node, weights, is_load, epoch)

@@ -13,7 +13,7 @@ from redis.exceptions import AskError, RedisError, ResponseError
 from router.store.redis.address import Address, Login, Server
 
 
-def client(address: Address, server: Server, timeout_s: float) -> Redis:
+def client(address: Address, server: Server, timeout_s: float | None) -> Redis:
     """Of one connection, made when it is first used. Refuses with OSError: the password cannot be read."""
     url = address.url
     return _client(address, server, timeout_s, Login(url.user, address.password_file), url.db)
@@ -41,7 +41,7 @@ def told(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _client(address: Address, server: Server, timeout_s: float, login: Login, db: int) -> Redis:
+def _client(address: Address, server: Server, timeout_s: float | None, login: Login, db: int) -> Redis:
     tls: dict[str, Any] = {}
     if address.url.is_tls:
         tls = {

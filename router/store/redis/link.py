@@ -6,7 +6,6 @@ again, so that no answer can be taken for another's.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from router.store.answers import Answer, Caller, Refused
 from router.store.redis import codec, script
 from router.store.redis.address import Address, Kind, Server
 from router.store.redis.client import client, end, told
+from router.store.redis.patience import Patience
 from router.store.redis.primary import NoPrimary, find
 
 log = logging.getLogger(__name__)
@@ -69,9 +69,9 @@ class Link:
         await self.close()
         self._last_id = "0-0"
         try:
-            async with asyncio.timeout(2 * self.address.timeout_s):
+            async with Patience(2 * self.address.timeout_s):
                 self._server = await find(self.address, self.prefix)
-                self._writer = self._client(self.address.timeout_s)
+                self._writer = self._client()
                 facts = await self._writer.info()
             if facts.get("role", "master") != "master":
                 raise NoPrimary(f"{self._server} is a replica: its primary has what routers share")
@@ -83,7 +83,7 @@ class Link:
     async def has_moved(self) -> bool:
         """Whether another server has the pool's keys now, as far as anybody says."""
         try:
-            async with asyncio.timeout(2 * self.address.timeout_s):
+            async with Patience(2 * self.address.timeout_s):
                 return await find(self.address, self.prefix) != self._server
         except (RedisError, OSError, TimeoutError):
             return False
@@ -93,7 +93,7 @@ class Link:
         speaker = {"replica": caller.replica, "session": caller.session, "run": self.run_id, "settle": BEAT_S}
         args: tuple[str | int, ...] = (1, self.prefix, json.dumps(speaker), *(command.text for command in commands))
         try:
-            async with asyncio.timeout(self.address.timeout_s):
+            async with Patience(self.address.timeout_s):
                 try:
                     texts = await self._send("EVALSHA", script.digest(), *args)
                 except NoScriptError:
@@ -136,7 +136,8 @@ class Link:
         await end(writer)
         await end(reader)
 
-    def _client(self, timeout_s: float) -> Redis:
+    def _client(self, timeout_s: float | None = None) -> Redis:
+        """`timeout_s` for each answer; None where whoever asks has a limit of its own."""
         assert self._server is not None, "nothing is asked before hello"
         return client(self.address, self._server, timeout_s)
 

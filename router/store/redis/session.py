@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from router.fleet.tickets import Gate
+from router.fleet.tickets import BEAT_S, SILENT_BEATS, Gate
 from router.seams import Clock
 from router.store.answers import Answer, Caller, Limits, Stale
 from router.store.book import Book
@@ -28,6 +28,7 @@ from router.store.redis.link import Link, StoreLost, StoreMoved
 log = logging.getLogger(__name__)
 
 BATCH_MAX = 64  # steps in one run of the script: a few milliseconds of the server's time
+SILENCE_S = SILENT_BEATS * BEAT_S
 AGAIN_S = 0.5  # between two tries to reach a server that is away
 # A primary that sentinels gave up serves on for ten seconds, until it is told: who stays with it is not in the pool.
 WATCH_S = 1.0
@@ -70,6 +71,8 @@ class Session:
         self._wanted = asyncio.Event()
         self._is_up = asyncio.Event()
         self._must_greet = False
+        self._believes_fewer_s = 0.0  # from then on whoever is not heard is gone
+        self._again_s = 0.0  # no earlier is a server that is away tried again
         self._last_seq = 0
         self._ahead_s: float | None = None  # store time less our clock; None until the store was heard
 
@@ -153,12 +156,19 @@ class Session:
         while not _is_cancelled():
             try:
                 if self.alone is not None:
-                    await asyncio.sleep(AGAIN_S)
-                    await self.greet()
+                    await self._try_again()
                 await self._send_all()
             except StoreLost as lost:
                 if self.alone is None:
                     self.part(lost)
+
+    async def _try_again(self) -> None:
+        """At once where the last try is long past: of a connection that was merely cut nobody shall notice much."""
+        now_s = self._clock.now_s()
+        if now_s < self._again_s:
+            await asyncio.sleep(self._again_s - now_s)
+        self._again_s = self._clock.now_s() + AGAIN_S
+        await self.greet()
 
     async def _send_all(self) -> None:
         while not _is_cancelled():
@@ -179,8 +189,13 @@ class Session:
         except (StoreLost, asyncio.CancelledError):
             self._queue.extendleft(reversed(steps))
             raise
-        if isinstance(answers[0].value, Stale) or answers[0].seq <= self._last_seq:
+        has_lost_writes = answers[0].seq <= self._last_seq
+        if isinstance(answers[0].value, Stale) or has_lost_writes:
             # Reaped, or another life of the store: nothing was done, or it is lost with what was before it.
+            log.warning(
+                "redis %s: it is told again what runs and waits here",
+                "has lost what it was told last" if has_lost_writes else "has not heard this router for too long",
+            )
             self._queue.extendleft(reversed(steps))
             self.must_greet()
             return
@@ -205,6 +220,7 @@ class Session:
             if self._link.evicts:
                 log.warning("redis may evict what it keeps for the pool: set its maxmemory-policy to noeviction")
         self.alone, self._must_greet = None, False
+        self._believes_fewer_s = self._clock.now_s() + SILENCE_S
         session = answers[0].value
         assert isinstance(session, int), "hello is never stale"
         self._caller = Caller(self._caller.replica, session)
@@ -249,8 +265,13 @@ class Session:
 
     def looked(self, value: Any) -> None:
         """None from a book of one's own."""
-        if value is not None:
-            self.replicas, self.occupancy = value
+        if value is None:
+            return
+        replicas, self.occupancy = value
+        # A store that is back and empty has heard only those who said hello: the others still use their shares.
+        if replicas > self.replicas or (replicas < self.replicas and self._clock.now_s() >= self._believes_fewer_s):
+            log.info("%d routers share redis, %d before", replicas, self.replicas)
+            self.replicas = replicas
 
     async def close(self) -> None:
         """When both tasks have ended: what is still queued goes with the bye, which frees what this replica holds."""

@@ -15,11 +15,13 @@ from typing import Any
 from router.errors import Outcome, Refusal
 from router.fleet.tickets import CopyReport, Gate, Leading, Lease, LineView, Place, Ticket
 from router.seams import Clock, Store
-from router.store.answers import Limits, Outdated
+from router.store.answers import Answer, Limits, Outdated
 from router.store.desk import Desk, given, widened
 from router.store.redis import codec
 from router.store.redis.link import Link
 from router.store.redis.session import Session
+
+ALONE_EPOCH = 0  # of whoever leads nobody but itself: no leader of a pool has it
 
 
 class RedisStore(Store):
@@ -144,14 +146,17 @@ class RedisStore(Store):
 
     async def lead(self, *, wants: bool = True) -> Leading:
         value: Leading = await self._session.ask(
-            codec.lead(wants=wants), lambda book, caller, now_s: book.lead(caller, now_s, wants=wants)
+            codec.lead(wants=wants),
+            lambda book, caller, now_s: _led_alone(book.read(caller, now_s), wants=wants),
         )
         return value
 
     async def begin(self, node: str, weights: str, *, loading: bool, epoch: int) -> bool:
+        if epoch == ALONE_EPOCH and not self.is_alone:
+            return False  # decided without the pool, whose leader may have decided otherwise
         value: bool = await self._session.ask(
             codec.begin(node, weights, loading=loading, epoch=epoch),
-            lambda book, caller, now_s: book.begin(caller, node, weights, now_s, loading=loading, epoch=epoch),
+            lambda book, caller, now_s: book.begin(caller, node, weights, now_s, loading=loading, epoch=ALONE_EPOCH),
             lambda has_begun: self._session.told.began(node, weights) if has_begun else None,
         )
         return value
@@ -241,3 +246,7 @@ class RedisStore(Store):
         self._session.tell(
             codec.incarnate(node, uid), lambda book, caller, now_s: book.incarnate(caller, node, uid, now_s), named
         )
+
+
+def _led_alone(answer: Answer[Any], *, wants: bool) -> Answer[Any]:
+    return answer._replace(value=Leading(ALONE_EPOCH, wants))
