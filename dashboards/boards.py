@@ -73,7 +73,7 @@ def in_memory(more: str) -> Panel:
         (highest("copy_cpu_bytes", "node, model", more), ""),
         (highest("node_model_context_tokens", "node, model", more), ""),
         (f"{highest('node_model_expiry_timestamp_seconds', 'node, model', more)} - time()", ""),
-        (highest("node_model_load_seconds", "node, model", more), ""),
+        (f"{highest('node_model_load_seconds', 'node, model', more)} and {highest('node_model_loaded', 'node, model', more)}", ""),
     ], {
         "node": ("node", ""), "model": ("model", ""), "Value #B": ("video memory", "bytes"), "Value #C": ("spilled", "bytes"),
         "Value #D": ("context", "short"), "Value #E": ("expires in", "s"), "Value #F": ("last load", "s"),
