@@ -21,12 +21,9 @@ from router.fleet.tickets import LineView
 from router.policy.experience import NOTHING_LEARNT, Experience
 from router.policy.filters import has_context, usable
 from router.policy.room import LATE, LATE_S_MIN, NO_HOLDS, Cost, Holds, Pool, cost_of, in_the_way, pool_of
+from router.policy.worth import is_spare, is_worth, outlasts_a_load
 
-SECOND_AFTER_S = 2.0  # a line that is younger, or its copies, may be a burst that is served in a moment
-BUSY = 0.7  # of its slots in use: below it a model has enough of them, and a line is a burst
-SWAPS = 2.0  # a further copy in the place of one that is used must pay for its own load and for the way back
 COSTED_MAX = 64  # nodes whose cost is looked at, those with the fewest models first: a pass stays short in large pools
-TURN = 1.0  # slot-seconds that a line waits for each that its load costs others: about half of the time is serving
 BACKOFF_S_MIN = 5.0  # a node that just failed to load is not asked at once again
 BACKOFF_S_MAX = 300.0  # what was repaired is found out within Ollama's own load timeout
 
@@ -183,57 +180,22 @@ def _choose(
 ) -> tuple[Row, tuple[str, ...]] | None:
     """Of the possible nodes the one where a load does the least harm, if what waits is worth it; and what the load
     displaces there. `serving`: the copies that serve this line already."""
-    if serving and not _outlasts_a_load(line, serving, pool, coming):
+    if serving and not outlasts_a_load(line, serving, pool, coming):
         return None
     nodes = pool.snapshot.nodes
     if len(possible) > COSTED_MAX:
         possible = nsmallest(COSTED_MAX, possible, key=lambda row: (not row.is_resident, len(nodes[row.node].copies)))
     costs = [(cost_of(row, pool), row) for row in possible]
     if line.own:
-        worth = [each for each in costs if _is_worth(line, each[0], pool.slots_of(each[1]), has_copy=bool(serving))]
+        worth = [each for each in costs if is_worth(line, each[0], pool.slots_of(each[1]), has_copy=bool(serving))]
     else:
-        worth = [(cost, row) for cost, row in costs if _is_spare(row, cost, nodes[row.node])]
+        worth = [(cost, row) for cost, row in costs if is_spare(row, cost, nodes[row.node])]
     if coming:
         worth = [(cost, row) for cost, row in worth if not cost.displaced]
     if not worth:
         return None
     cost, row = min(worth, key=lambda each: _rank(each[0], each[1], nodes[each[1].node], pool.occupancy))
     return row, cost.displaced
-
-
-def _outlasts_a_load(line: LineView, serving: Sequence[Row], pool: Pool, coming: int) -> bool:
-    """Whether those in line would wait longer for the copies that serve them, and for those that are coming, than
-    another one takes to load, and not only now. Copies that have just come show first what they make of the line."""
-    load_s = pool.load_s(serving[0].weights, pool.resident_bytes(serving[0]))
-    served_s = min(pool.ready_for_s(row.copy) for row in serving)
-    is_busy = pool.experience.utilization_of(serving[0].weights) >= BUSY
-    is_line = is_busy and min(served_s, line.oldest_wait_s) >= SECOND_AFTER_S
-    return is_line and _estimate_s(line) * len(serving) / (len(serving) + coming) > load_s
-
-
-def _estimate_s(line: LineView) -> float:
-    """How long the last in line will wait; as long as the first did where the line has not moved."""
-    return line.own / line.drain_per_s if line.drain_per_s else line.oldest_wait_s
-
-
-def _is_worth(line: LineView, cost: Cost, slots: int, *, has_copy: bool) -> bool:
-    """Collating: what is in memory serves on until those who wait for something else have waited as many slot-seconds
-    as its going costs. Waiting grows and harm does not, so everybody's turn comes."""
-    if cost.needs_pinned or not cost.is_foreseeable:
-        return False
-    if not cost.harm:
-        return True
-    if not cost.may_go:
-        return False
-    gained = min(line.own, slots)
-    if has_copy and (cost.is_waited_for or gained <= cost.lost_slots or _estimate_s(line) < SWAPS * cost.loads_s):
-        return False  # one more copy here for one less there, and back again
-    return gained * line.oldest_wait_s >= TURN * cost.harm
-
-
-def _is_spare(row: Row, cost: Cost, node: Node) -> bool:
-    """For those who overflowed, and wait elsewhere as well: nothing goes for it, as far as anybody can tell."""
-    return row.is_resident or (not cost.displaced and (cost.fits is True or not node.copies))
 
 
 def hopeless(
