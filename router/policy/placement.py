@@ -21,7 +21,7 @@ from router.fleet.tickets import LineView
 from router.policy.experience import NOTHING_LEARNT, Experience
 from router.policy.filters import has_context, usable
 from router.policy.room import LATE, LATE_S_MIN, NO_HOLDS, Cost, Holds, Pool, cost_of, in_the_way, pool_of
-from router.policy.worth import is_spare, is_worth, outlasts_a_load
+from router.policy.worth import is_better_awaited, is_spare, is_worth, outlasts_a_load
 
 COSTED_MAX = 64  # nodes whose cost is looked at, those with the fewest models first: a pass stays short in large pools
 BACKOFF_S_MIN = 5.0  # a node that just failed to load is not asked at once again
@@ -127,6 +127,7 @@ def place(
     The line that waits longest chooses first. Those of nobody but calls that overflowed take what is left.
     """
     pool = pool_of(lines, snapshot, occupancy, experience, leaving=leaving, holds=holds, now_s=now_s)
+    pool = replace(pool, ends_in_s=_ends_in_s(loading, since_s, pool))
     refusals: list[Action] = []
     loads: dict[str, Load] = {}  # by node
     for line in sorted(lines, key=lambda line: (not line.own, -line.oldest_wait_s, line.model)):
@@ -148,19 +149,35 @@ def place(
         if shared is not None and line.own:
             loads[shared.node] = _asking(shared, line, wants)
             continue
-        coming = sum(_is_loading(row, loading) for row in rows)
+        coming = [row for row in rows if _is_loading(row, loading)]
         if shared is None and mode is not Mode.OBSERVE and (not coming or (ready and not wants)):
-            idle = [row for row in rows if row.node not in loads]
-            possible = [row for row in idle if hindrance(row, loading, backoff, now_s, may_reload=bool(wants)) is None]
+            possible = [row for row in rows if hindrance(row, {}, backoff, now_s, may_reload=bool(wants)) is None]
             serving = () if wants else usable(ready, frozenset(), 0, names_no_ctx=line.names_no_ctx)
             chosen = _choose(line, serving, possible, pool, coming)
             # None waits: for a slot, for a node that loads something else, for its turn, or for the end of a backoff.
             if chosen is not None:
                 row, displaced = chosen
                 loads[row.node] = _asking(_load(line.model, row, wants, displaced), line, wants)
-                pool = replace(pool, leaving=pool.leaving | {(row.node, weights) for weights in displaced})
+                pool = _with_load(pool, row, displaced)
     late = () if mode is Mode.OBSERVE else _late(loading, since_s, pool)
     return (*loads.values(), *refusals, *late)
+
+
+def _ends_in_s(loading: Mapping[str, str], since_s: Mapping[str, float], pool: Pool) -> Mapping[str, float]:
+    """Of the loads that run, by node."""
+    load_s = pool.experience.load_s_of
+    return {
+        node: max(0.0, since_s.get(node, pool.now_s) + load_s(weights) - pool.now_s)
+        for node, weights in loading.items()
+    }
+
+
+def _with_load(pool: Pool, row: Row, displaced: Sequence[str]) -> Pool:
+    return replace(
+        pool,
+        leaving=pool.leaving | {(row.node, weights) for weights in displaced},
+        ends_in_s={**pool.ends_in_s, row.node: pool.load_s(row.weights, pool.resident_bytes(row))},
+    )
 
 
 def _late(loading: Mapping[str, str], since_s: Mapping[str, float], pool: Pool) -> Iterator[Displace]:
@@ -176,16 +193,17 @@ def _late(loading: Mapping[str, str], since_s: Mapping[str, float], pool: Pool) 
 
 
 def _choose(
-    line: LineView, serving: Sequence[Row], possible: Sequence[Row], pool: Pool, coming: int
+    line: LineView, serving: Sequence[Row], possible: Sequence[Row], pool: Pool, coming: Sequence[Row]
 ) -> tuple[Row, tuple[str, ...]] | None:
-    """Of the possible nodes the one where a load does the least harm, if what waits is worth it; and what the load
-    displaces there. `serving`: the copies that serve this line already."""
+    """Of the nodes that load nothing the one where a load does the least harm, if what waits is worth it; and what the
+    load displaces there. `serving`: the copies that serve this line already, and `possible`: also nodes that load."""
     if serving and not outlasts_a_load(line, serving, pool, coming):
         return None
     nodes = pool.snapshot.nodes
-    if len(possible) > COSTED_MAX:
-        possible = nsmallest(COSTED_MAX, possible, key=lambda row: (not row.is_resident, len(nodes[row.node].copies)))
-    costs = [(cost_of(row, pool), row) for row in possible]
+    idle = [row for row in possible if row.node not in pool.ends_in_s]
+    if len(idle) > COSTED_MAX:
+        idle = nsmallest(COSTED_MAX, idle, key=lambda row: (not row.is_resident, len(nodes[row.node].copies)))
+    costs = [(cost_of(row, pool), row) for row in idle]
     if line.own:
         worth = [each for each in costs if is_worth(line, each[0], pool.slots_of(each[1]), has_copy=bool(serving))]
     else:
@@ -195,6 +213,9 @@ def _choose(
     if not worth:
         return None
     cost, row = min(worth, key=lambda each: _rank(each[0], each[1], nodes[each[1].node], pool.occupancy))
+    busy = [other for other in possible if other.node in pool.ends_in_s]
+    if not serving and not row.is_resident and is_better_awaited(line, row, busy, pool):
+        return None
     return row, cost.displaced
 
 
