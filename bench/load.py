@@ -6,10 +6,10 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import repeat
+from itertools import cycle, repeat
 from typing import TypeVar
 
 import httptools
@@ -23,8 +23,10 @@ OPENED_AT_ONCE = 50  # below every contender's listen backlog
 FIRST_CHUNK_S_MAX = 20.0
 SETTLE_S_MAX = 20.0
 _MARK = b'"content":"'
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 CpuClock = Callable[[], int]
+Ports = Sequence[int]
 C = TypeVar("C", bound=asyncio.Protocol)
 
 
@@ -115,7 +117,7 @@ class PlainClient(asyncio.Protocol):
         self._done(self, self._sent_ns)
 
 
-async def plain(port: int, seconds: float, warm_s: float, cpu: CpuClock) -> Run:
+async def plain(ports: Ports, seconds: float, warm_s: float, cpu: CpuClock, *, connections: int = CONNECTIONS) -> Run:
     """Closed loop: every connection sends the next request when its answer has ended."""
     run = Run()
 
@@ -125,7 +127,7 @@ async def plain(port: int, seconds: float, warm_s: float, cpu: CpuClock) -> Run:
         if not run.is_over:
             client.send()
 
-    clients = await _connect(port, [PlainClient(run, plain_request(), done) for _ in range(CONNECTIONS)])
+    clients = await _connect(ports, [PlainClient(run, plain_request(), done) for _ in range(connections)])
     for client in clients:
         client.send()
     await asyncio.sleep(warm_s)
@@ -134,7 +136,7 @@ async def plain(port: int, seconds: float, warm_s: float, cpu: CpuClock) -> Run:
     return run
 
 
-async def paced(port: int, rate: float, seconds: float, warm_s: float, cpu: CpuClock, seed: int) -> Run:
+async def paced(ports: Ports, rate: float, seconds: float, warm_s: float, cpu: CpuClock, seed: int) -> Run:
     """Open loop: Poisson arrivals, whatever the answers do. A delay counts from the sending."""
     run = Run()
     idle: list[PlainClient] = []
@@ -149,7 +151,7 @@ async def paced(port: int, rate: float, seconds: float, warm_s: float, cpu: CpuC
         else:
             idle.append(client)
 
-    clients = await _connect(port, [PlainClient(run, plain_request(), done) for _ in range(IDLE_CONNECTIONS)])
+    clients = await _connect(ports, [PlainClient(run, plain_request(), done) for _ in range(IDLE_CONNECTIONS)])
     idle.extend(clients)
     rng = random.Random(seed)
 
@@ -213,8 +215,38 @@ class StreamClient(asyncio.Protocol):
             self._tail = data[1 - len(_MARK) :]
 
 
+class EndlessClient(StreamClient):
+    """Sends its request again when the answer has ended."""
+
+    def __init__(self, run: Run, request: bytes) -> None:
+        super().__init__(run, lambda: None)
+        self._request = request
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if data.endswith(_LAST_CHUNK) and not self._run.is_over and self.transport is not None:
+            self.transport.write(self._request)
+
+
+async def short_streams(
+    ports: Ports, number: int, rate: int, chunks: int, seconds: float, warm_s: float, cpu: CpuClock
+) -> Run:
+    """`number` streams at once, one after another on each connection: what their starts and ends cost is in it."""
+    run = Run()
+    request = stream_request(chunks, rate)
+    clients = await _connect(ports, [EndlessClient(run, request) for _ in range(number)])
+    for client in clients:
+        assert client.transport is not None
+        client.transport.write(request)
+        await asyncio.sleep(chunks / rate / number)  # so that they do not all end at once
+    await asyncio.sleep(warm_s)
+    await run.window(seconds, cpu)
+    _close(run, clients)
+    return run
+
+
 async def streams(
-    port: int, number: int, rate: int, seconds: float, warm_s: float, cpu: CpuClock, model: str = MODEL
+    ports: Ports, number: int, rate: int, seconds: float, warm_s: float, cpu: CpuClock, model: str = MODEL
 ) -> Run:
     """`number` streams at once, `rate` chunks a second each, that outlast the window: starts and ends stay outside."""
     run = Run()
@@ -232,7 +264,7 @@ async def streams(
     clients: list[StreamClient] = []
     for begin in range(0, number, OPENED_AT_ONCE):
         batch = [StreamClient(run, one_started) for _ in range(min(OPENED_AT_ONCE, number - begin))]
-        for client in await _connect(port, batch):
+        for client in await _connect(ports, batch):
             assert client.transport is not None
             client.transport.write(request)
             clients.append(client)
@@ -247,10 +279,15 @@ async def streams(
     return run
 
 
-async def _connect(port: int, clients: list[C]) -> list[C]:
+async def _connect(ports: Ports, clients: list[C]) -> list[C]:
+    """By turns, where a contender is several replicas."""
     loop = asyncio.get_running_loop()
     # Not a bare lambda: it would see only the last client.
-    await asyncio.gather(*(loop.create_connection(partial(_same, client), "127.0.0.1", port) for client in clients))
+    opening = (
+        loop.create_connection(partial(_same, client), "127.0.0.1", port)
+        for client, port in zip(clients, cycle(ports), strict=False)
+    )
+    await asyncio.gather(*opening)
     return clients
 
 
@@ -258,7 +295,7 @@ def _same(client: C) -> C:
     return client
 
 
-def _close(run: Run, clients: list[PlainClient] | list[StreamClient]) -> None:
+def _close(run: Run, clients: Sequence[PlainClient | StreamClient]) -> None:
     run.is_over = True
     for client in clients:
         if client.transport is not None:

@@ -41,6 +41,7 @@ class Row:
     unit: str
     bars: tuple[Bar, ...] = ()
     has_ratios: bool = False
+    ours: str = ROUTER  # whom the bars speak of
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class Report:
 
 
 _VLLM = "vllm-router"
+_REDIS = "router redis"
+_QUIET, _SCRAPED = "not scraped", "scraped every second"
 _CHUNK_BARS = (Bar(1.6, rival="nginx"), Bar(1.0, rival=_VLLM))
 
 ROWS = (
@@ -77,6 +80,21 @@ ROWS = (
     Row("many_p99", "2,000 streams x 5/s: p99 chunk delay", "ms", (Bar(50.0, less=DIRECT),)),
     Row("many_cpu", "2,000 streams x 5/s: CPU per chunk", "us", has_ratios=True),
     Row("many_rss", "2,000 streams x 5/s: highest RSS", "MB", (Bar(250.0),)),
+    Row(
+        "redis",
+        "plain request, store in Redis: CPU, Redis's own with it",
+        "us",
+        (Bar(4.0, rival=_VLLM),),
+        has_ratios=True,
+        ours=_REDIS,
+    ),
+    Row("redis_server", "plain request, store in Redis: CPU of Redis", "us"),
+    Row("redis_trips", "plain request: round trips to Redis", "count", (Bar(2.0),), ours=_REDIS),
+    Row("redis_one", "one plain request after another: CPU, Redis's own with it", "us"),
+    Row("redis_one_server", "one plain request after another: CPU of Redis", "us"),
+    Row("redis_one_trips", "one plain request after another: round trips to Redis", "count", (Bar(2.0),), ours=_REDIS),
+    Row("redis_p50", "latency at a third of a core's load, Redis's own with it: p50", "ms"),
+    Row("redis_p99", "latency at a third of a core's load, Redis's own with it: p99", "ms"),
     Row("intent_wall", "intent of a 20 MB vision body: wall time", "ms", (Bar(50.0),)),
     Row(
         "intent_gap", "intent of a 20 MB vision body: longest gap of the loop", "ms", (Bar(10.0, is_never_above=True),)
@@ -85,14 +103,29 @@ ROWS = (
     Row("decision_1000", "one decision, 1,000 nodes, all hold the model", "us", (Bar(600.0),)),
     Row("store", "memory store: take and give back", "us"),
     Row("store_line", "memory store: pass a slot on and stand in line, 10,000 waiting", "us"),
+    Row("scale_each", "one Redis, a large pool: CPU of Redis", "us"),
+    Row("scale_trips", "one Redis, a large pool: round trips to Redis", "count"),
+    Row("scale_take", "one Redis, a large pool: a take, until its answer", "ms"),
+    Row("scale_share", "one Redis, a large pool: CPU of Redis", "% of a core"),
+    Row("scale_most", "one Redis, a large pool: at most", ""),
+    Row("scale_memory", "one Redis, a large pool: memory of Redis", "MB"),
     Row("seen_metrics", "a call's metrics: CPU", "us"),
     Row("seen_log", "a call's log line: CPU, its thread included", "us"),
     Row("seen_traced_0", "a call with tracing on, none sampled: CPU", "us"),
     Row("seen_traced_1", "a call with tracing on, 1 % sampled: CPU", "us"),
     Row("seen_traced_100", "a call with tracing on, all sampled: CPU, export included", "us"),
+    Row("seen_plain", "plain request, 500/s, by what sees it: CPU", "us", has_ratios=True),
+    Row("seen_stream", "streamed chunk, 100 streams of 50, by what sees it: CPU", "us", has_ratios=True),
     Row("scrape_wall", "a scrape: wall time", "ms", (Bar(200.0),)),
     Row("scrape_gap", "a scrape: longest gap of the loop", "ms"),
     Row("scrape_series", "a scrape: series", "count"),
+    Row("scraped_p50", "200 streams x 50/s, large page: p50 chunk delay", "ms"),
+    Row(
+        "scraped_p99", "200 streams x 50/s, large page: p99 chunk delay", "ms", (Bar(1.0, less=_QUIET),), ours=_SCRAPED
+    ),
+    Row("scraped_cpu", "200 streams x 50/s, large page: CPU per chunk, the page in it", "us"),
+    Row("scraped_wall", "200 streams x 50/s, large page: wall time of a scrape", "ms", (Bar(200.0),)),
+    Row("scraped_series", "200 streams x 50/s, large page: series", "count"),
 )
 
 
@@ -117,7 +150,7 @@ def as_json(report: Report) -> dict[str, object]:
 
 
 def verdicts(report: Report, row: Row) -> Iterable[Verdict]:
-    ours = report.rounds(row.key, ROUTER)
+    ours = report.rounds(row.key, row.ours)
     for bar in row.bars:
         if bar.rival:
             text, measured = f"<= {bar.limit:g} x {bar.rival}", _ratio(ours, report.rounds(row.key, bar.rival))

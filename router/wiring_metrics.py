@@ -40,6 +40,7 @@ def metrics_of(  # noqa: PLR0917 - joined here and nowhere else
         standings=lambda: placer().declarations.standings,
         troubles=lambda: watch().troubles,
         log_lines_dropped=lambda: logs.dropped,
+        is_leading=lambda: placer().is_leading,
         is_degraded=lambda: store.is_alone,
         redis_up=lambda: store.is_up,
     )

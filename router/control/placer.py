@@ -72,6 +72,7 @@ class Placer:
         self.experience = NOTHING_LEARNT
         self.declarations = Declarations()
         self.is_leaving = False
+        self.is_leading = False
 
     def __repr__(self) -> str:
         return f"<Placer {len(self._loads)} loading | {len(self._failures)} in backoff>"
@@ -114,7 +115,7 @@ class Placer:
     async def finish(self, within_s: float) -> None:
         """Begins nothing more and waits for the loads that run: a load dies with the connection that asked for it.
         Those that take longer die with it all the same: whoever stops this process does not wait for ever."""
-        self.is_leaving = True
+        self.is_leaving, self.is_leading = True, False
         await self._store.lead(wants=False)
         running = {running.task for running in self._loads.values() if running.task is not None}
         if not running:
@@ -137,6 +138,7 @@ class Placer:
         if self.is_leaving:
             return
         leading = await self._store.lead()
+        self.is_leading = leading.is_mine
         if not leading.is_mine:
             self.declarations.follow(at)
             return

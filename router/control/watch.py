@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from router.control.keeper import FleetKeeper
+from router.fleet.slots import excess
 from router.policy.placement import Load
 from router.policy.troubles import NO_TROUBLES, WINDOW_S, Pair, Troubles, saw
 from router.policy.verdicts import pair_text, skew_text
-from router.seams import Clock
+from router.seams import Clock, Store
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0  # half of a probe's interval: nothing that probes see is missed
 UNLOADED_S = 10.0  # an unload that a team asked for is seen by the probes that follow it
+
+
+class Counts(Protocol):
+    def copy_evicted(self, node: str, model: str, cause: str) -> None: ...
+
+    def slots_oversubscribed(self, node: str, leases: int) -> None:
+        """By so many more leases its copies are above what they serve."""
 
 
 class Watch:
@@ -24,15 +33,18 @@ class Watch:
     def __init__(
         self,
         keeper: FleetKeeper,
+        store: Store,
         clock: Clock,
         recent: Callable[[], Sequence[Load]],
-        on_evicted: Callable[[str, str, str], None],
+        counts: Counts,
     ) -> None:
-        """`recent`: our loads that run or have just ended. `on_evicted` hears node, model key and cause."""
+        """`recent`: our loads that run or have just ended."""
         self._keeper = keeper
         self._clock = clock
         self._recent = recent
-        self._on_evicted = on_evicted
+        self._store = store
+        self._counts = counts
+        self._excess: dict[str, int] = {}
         self._unloaded: dict[tuple[str, str], float] = {}
         self._turn = asyncio.Lock()
         self.troubles = NO_TROUBLES
@@ -69,10 +81,19 @@ class Watch:
             now_s=now_s,
         )
         for one in evictions:
-            self._on_evicted(one.node, one.key, one.cause.value)
+            self._counts.copy_evicted(one.node, one.key, one.cause.value)
+        self._count_excess()
         _tell_pairs(before, self.troubles)
         _tell_spills(before, self.troubles)
         _tell_skews(before, self.troubles)
+
+    def _count_excess(self) -> None:
+        now = excess(self._keeper.snapshot.nodes, self._store.occupancy)
+        for node, leases in now.items():
+            more = leases - self._excess.get(node, 0)
+            if more > 0:
+                self._counts.slots_oversubscribed(node, more)
+        self._excess = now
 
 
 def _tell_pairs(before: Troubles, now: Troubles) -> None:

@@ -40,4 +40,5 @@ def _both(first: NodeSpec, second: NodeSpec) -> NodeSpec:
         presence=second.presence if first.presence is Presence.READY else first.presence,
         machine=first.machine or second.machine,
         zone=first.zone or second.zone,
+        gpus=second.gpus if first.gpus is None else first.gpus,
     )

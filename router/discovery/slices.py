@@ -17,6 +17,10 @@ Object = Mapping[str, Any]  # of the API, as its JSON says it
 
 SERVICE_NAME = "kubernetes.io/service-name"
 NUM_PARALLEL = "OLLAMA_NUM_PARALLEL"
+# As the vendors' device plugins name a card, and one that several pods share; a MIG slice carries its profile's name.
+GPUS = frozenset({"nvidia.com/gpu", "nvidia.com/gpu.shared", "amd.com/gpu", "gpu.intel.com/i915", "gpu.intel.com/xe"})
+MIG = "nvidia.com/mig-"
+GPU_DIGITS = 3  # of their number; more than any machine has is a slip
 # Of two words about one pod: a pod that leaves never stays, and what is ready somewhere serves.
 _RANK = {Presence.LEAVING: 0, Presence.READY: 1, Presence.NOT_READY: 2}
 
@@ -62,6 +66,7 @@ class Pod:
     uid: str
     said: Said
     problems: tuple[str, ...] = ()
+    gpus: int | None = None
 
 
 def read_slice(item: Object, wanted: Wanted) -> Slice:
@@ -126,8 +131,10 @@ def read_pod(item: Object) -> Pod:
     meta = _mapping(item.get("metadata"))
     said, problems = said_by(_texts(meta.get("annotations")))
     where = f"pod {_text(meta.get('namespace'))}/{_text(meta.get('name'))}, annotation "
-    by_environment = Said(slots=next(_parallel(_mapping(item.get("spec"))), None))
-    return Pod(_text(meta.get("uid")), said.over(by_environment), tuple(where + problem for problem in problems))
+    spec = _mapping(item.get("spec"))
+    by_environment = Said(slots=next(_parallel(spec), None))
+    told = tuple(where + problem for problem in problems)
+    return Pod(_text(meta.get("uid")), said.over(by_environment), told, sum(_gpus(spec)) or None)
 
 
 def _parallel(spec: Object) -> Iterator[int]:
@@ -137,6 +144,16 @@ def _parallel(spec: Object) -> Iterator[int]:
             count = slots(_text(variable.get("value"))) if variable.get("name") == NUM_PARALLEL else None
             if count is not None:
                 yield count
+
+
+def _gpus(spec: Object) -> Iterator[int]:
+    """By limits, which are requests too. Without one a pod may have all GPUs of its machine, or none."""
+    for container in _mappings(spec.get("containers")):
+        for resource, quantity in _mapping(_mapping(container.get("resources")).get("limits")).items():
+            text = str(quantity)
+            is_gpu = resource in GPUS or str(resource).startswith(MIG)
+            if is_gpu and text.isdecimal() and len(text) <= GPU_DIGITS:
+                yield int(text)
 
 
 def nodes_of(slices: Iterable[Slice], pods: Mapping[str, Pod], wanted: Wanted) -> tuple[NodeSpec, ...]:
@@ -170,6 +187,7 @@ def _node(endpoint: Endpoint, pod: Pod | None, wanted: Wanted) -> NodeSpec:
         presence=Presence.LEAVING if drains else endpoint.presence,
         machine=endpoint.machine,
         zone=endpoint.zone,
+        gpus=pod.gpus if pod is not None else None,
     )
     return node.named(_name(endpoint, node.authority, wanted))
 

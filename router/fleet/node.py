@@ -50,6 +50,7 @@ class NodeSpec:
     presence: Presence = Presence.READY
     machine: str = ""  # the Kubernetes node that its pod runs on
     zone: str = ""
+    gpus: int | None = None  # that its pod may use; None where nobody says so
 
     @property
     def authority(self) -> str:

@@ -34,6 +34,19 @@ def _declared(node: Node, keys: tuple[str, ...], models: Mapping[str, DiskModel]
     return node.spec.slots_of(keys) if is_named or node.spec.slots is not None else None
 
 
+def excess(nodes: Mapping[str, Node], occupancy: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    """Leases above what ready copies serve, by node. `occupancy` is by (node, weights)."""
+    found: dict[str, int] = {}
+    for (name, weights), leases in occupancy.items():
+        node = nodes.get(name)
+        copy = node.copies.get(weights) if node is not None else None
+        if node is not None and copy is not None and copy.state is CopyState.READY:
+            more = leases - copy.slots - node.spec.backlog
+            if more > 0:
+                found[name] = found.get(name, 0) + more
+    return found
+
+
 def with_learnt(node: Node, weights: str, slots: int) -> Node:
     copies = dict(node.copies)
     if weights in copies:

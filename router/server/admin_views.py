@@ -58,6 +58,7 @@ def _node(node: Node, at: Circumstances, held: Mapping[str, int], *, is_drained:
         "url": node.spec.url,
         "zone": node.spec.zone,
         "machine": node.spec.machine,
+        "gpus": node.spec.gpus,
         "state": node.health.value,
         "is_drained": is_drained,
         "is_idle": not used and loading is None,

@@ -11,6 +11,7 @@ from router.settings.load import ConfigError, Loaded, dotted
 from router.settings.model import Settings
 from router.settings.teams import NO_KEYS, Keys
 from router.settings.yaml_file import Steps
+from router.store.redis.address import read_password
 from router.wire.credentials import CREDENTIALS_BYTES_MAX, CredentialsError, parse_credentials
 from router.wire.headers import Pair
 
@@ -77,16 +78,18 @@ def read_trace_headers(loaded: Loaded) -> tuple[Pair, ...]:
         raise ConfigError([problem(loaded, ("tracing", "headers_file"), _told(name, error))]) from None
 
 
-def read_store_password(loaded: Loaded) -> str | None:
-    """One trailing newline, which editors add, is not part of it. Refuses with ConfigError."""
+def check_store_passwords(loaded: Loaded) -> None:
+    """They are read again at each connecting. Refuses with ConfigError."""
     store = loaded.settings.store
-    if store.password_file is None:
-        return None
-    try:
-        return _read(store.password_file, CREDENTIALS_BYTES_MAX).decode().removesuffix("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        told = _told(store.password_file, error) if isinstance(error, OSError) else f"{store.password_file}: no UTF-8"
-        raise ConfigError([problem(loaded, ("store", "password_file"), told)]) from None
+    for setting, name in (
+        ("password_file", store.password_file),
+        ("sentinel_password_file", store.sentinel_password_file),
+    ):
+        try:
+            if name is not None:
+                read_password(name)
+        except OSError as error:
+            raise ConfigError([problem(loaded, ("store", setting), _told(name, error))]) from None
 
 
 def problem(loaded: Loaded, steps: Steps, text: str) -> str:

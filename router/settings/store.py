@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from pydantic import Field, field_validator
 
 from router.settings.nodes import Group
 from router.settings.values import Seconds
+from router.store.redis.address import parse_url
 
 MEMORY = "memory://"
-_SHARED = ("redis", "rediss")
-_LATER = ("redis+sentinel", "redis+cluster")
 
 
 class StoreSettings(Group):
@@ -19,8 +16,10 @@ class StoreSettings(Group):
 
     url: str = Field(
         default=MEMORY,
-        description="`memory://` for one router alone; `redis://user@host:6379/0`, or `rediss://` with TLS, for many. "
-        "Redis 7 or Valkey, with maxmemory-policy noeviction. The password stands in store.password_file.",
+        description="`memory://` for one router alone; for many `redis://user@host:6379/0`, "
+        "`redis+sentinel://user@sentinel-1:26379,sentinel-2:26379/SERVICE/0` or "
+        "`redis+cluster://user@host-1:6379,host-2:6379`, with `rediss` for TLS. Redis 7 or Valkey, with "
+        "maxmemory-policy noeviction. The password stands in store.password_file.",
     )
     timeout_s: Seconds = Field(
         default=0.25,
@@ -28,36 +27,43 @@ class StoreSettings(Group):
         "share of every copy until it is back.",
     )
     password_file: str | None = Field(
-        default=None, min_length=1, description="A file that holds the password of Redis."
+        default=None,
+        min_length=1,
+        description="A file that holds the password of Redis. Read again at each connecting.",
+    )
+    sentinel_user: str | None = Field(
+        default=None, min_length=1, description="The ACL user at the sentinels; without one it is their default user."
+    )
+    sentinel_password_file: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A file that holds the password of the sentinels. Without one they are asked without a password: "
+        "that of Redis is not theirs. Read again at each connecting.",
     )
     ca_file: str | None = Field(
         default=None,
         min_length=1,
-        description="PEM file with the authorities that a rediss:// server's certificate is checked against, instead "
-        "of the system's.",
+        description="PEM file with the authorities that a rediss server's certificate is checked against, and that of "
+        "sentinels, instead of the system's. Read again at each connecting.",
+    )
+    cert_file: str | None = Field(
+        default=None,
+        min_length=1,
+        description="PEM file with the certificate that this router shows a rediss server that asks for one. Read "
+        "again at each connecting.",
+    )
+    key_file: str | None = Field(
+        default=None,
+        min_length=1,
+        description="PEM file with the key of store.cert_file, without a passphrase. None where it stands "
+        "in that file.",
     )
 
     @field_validator("url")
     @classmethod
     def _is_a_store(cls, url: str) -> str:
-        """Never repeats what was given: a password may stand in it."""
-        parts = urlsplit(url)
-        if url == MEMORY:
-            return url
-        if parts.scheme in _LATER:
-            raise ValueError("Sentinel and Cluster are not supported yet: give the redis:// URL of one server")
-        if parts.scheme not in _SHARED or not parts.hostname:
-            raise ValueError("should be memory://, or a URL such as redis://redis.internal:6379")
-        if parts.password is not None:
-            raise ValueError(
-                "holds a password, which logs and process lists would show: put it into store.password_file"
-            )
-        if not (parts.path.strip("/") or "0").isdigit():
-            raise ValueError("the path should be the number of a database, such as redis://redis.internal:6379/0")
-        try:
-            _ = parts.port
-        except ValueError:
-            raise ValueError("the port should be a number, such as redis://redis.internal:6379") from None
+        if url != MEMORY:
+            parse_url(url)
         return url
 
     @property

@@ -34,6 +34,7 @@ class Sources:
     discovery_troubles: Callable[[], Mapping[str, str]] = dict  # by source beside the list, '' while it answers
     standings: Callable[[], Sequence[Standing]] = tuple
     troubles: Callable[[], Troubles] = Troubles
+    is_leading: Callable[[], bool] = bool
     is_degraded: Callable[[], bool] = bool
     redis_up: Callable[[], bool | None] = lambda: None  # None: there is none
     log_lines_dropped: Callable[[], int] = int
@@ -51,6 +52,7 @@ class Moment:
     discovery_troubles: Mapping[str, str]
     standings: Sequence[Standing]
     troubles: Troubles
+    is_leading: bool
     is_degraded: bool
     redis_up: bool | None
     in_flight: Mapping[tuple[str, str], int]  # by (route, model key)
@@ -95,7 +97,9 @@ def _node_state(at: Moment) -> Iterator[Sample]:
 
 
 def _node_info(at: Moment) -> Iterator[Sample]:
-    yield from (((name, node.version, node.spec.zone), 1) for name, node in at.snapshot.nodes.items())
+    for name, node in at.snapshot.nodes.items():
+        gpus = "" if node.spec.gpus is None else str(node.spec.gpus)
+        yield (name, node.version, node.spec.zone, gpus), 1
 
 
 def _node_slots(at: Moment) -> Iterator[Sample]:
@@ -207,6 +211,10 @@ def _build_info(at: Moment) -> Iterator[Sample]:
     yield (at.version, at.revision, platform.python_version()), 1
 
 
+def _leader(at: Moment) -> Iterator[Sample]:
+    yield (), at.is_leading
+
+
 def _degraded_mode(at: Moment) -> Iterator[Sample]:
     yield (), at.is_degraded
 
@@ -239,6 +247,7 @@ GAUGES: Mapping[str, Gauge] = {
     "discovery_nodes": _discovery_nodes,
     "discovery_up": _discovery_up,
     "build_info": _build_info,
+    "leader": _leader,
     "degraded_mode": _degraded_mode,
     "redis_up": _redis_up,
 }

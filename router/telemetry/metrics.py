@@ -80,6 +80,7 @@ class Metrics:
         self._circuit_changes = self._counter("circuit_state_changes_total")
         self._loads = self._counter("model_loads_total")
         self._evictions = self._counter("model_evictions_total")
+        self._oversubscribed = self._counter("slots_oversubscribed_total")
         self._lag = self._histogram("event_loop_lag_seconds")
         self._dropped = self._counter("log_lines_dropped_total")
         self._is_reloaded = self._counter("config_last_reload_successful")
@@ -210,6 +211,10 @@ class Metrics:
     def copy_evicted(self, node: str, model: str, cause: str) -> None:
         self._evictions.add((node, self._names.label(model), cause))
 
+    def slots_oversubscribed(self, node: str, leases: int) -> None:
+        """So many more than before."""
+        self._oversubscribed.add((node,), leases)
+
     def circuit_changed(self, node: str, circuit: Circuit) -> None:
         self._circuit_changes.add((node, circuit.value))
 
@@ -274,6 +279,7 @@ class Metrics:
             discovery_troubles=sources.discovery_troubles(),
             standings=sources.standings(),
             troubles=sources.troubles(),
+            is_leading=sources.is_leading(),
             is_degraded=sources.is_degraded(),
             redis_up=sources.redis_up(),
             in_flight=dict(self._in_flight),

@@ -14,6 +14,7 @@ from router.store.answers import Answer, Caller, Limits, Refused
 from router.store.redis import codec, script
 
 BATCH = 256
+POOL = "test"
 
 
 class RedisBook:
@@ -139,7 +140,7 @@ class RedisHarness:
 
     def __init__(self, client: redis.Redis, limits: Limits, settle_s: float) -> None:
         client.flushdb()
-        self.store = RedisBook(client, "test", limits, settle_s)
+        self.store = RedisBook(client, POOL, limits, settle_s)
 
     def each(self, caller: Caller, command: str, arguments: Sequence[tuple[Any, ...]], now_s: float) -> list[Any]:
         """A few hundred in a run of the script."""

@@ -15,8 +15,9 @@ from router.fleet.tickets import BEAT_S, CopyReport, Gate, Lease, LineView, Tick
 from router.store.answers import Answer, Caller, Limits, Refused
 from router.store.book import Book
 from router.store.check import invariants
-from tests.contracts.redis_harness import RedisHarness
-from tests.fakes import redis_server
+from router.store.redis import script
+from tests.contracts.redis_harness import POOL, RedisHarness
+from tests.fakes import redis_groups, redis_server
 
 START_S = 1_000.0
 
@@ -73,10 +74,21 @@ def _redis(limits: Limits, settle_s: float) -> RedisHarness:
     return RedisHarness(redis_server.shared(binary).client(), limits, settle_s)
 
 
+def _sentinel(limits: Limits, settle_s: float) -> RedisHarness:
+    return RedisHarness(redis_groups.shared_watched(redis_server.any_binary()).primary.client(), limits, settle_s)
+
+
+def _cluster(limits: Limits, settle_s: float) -> RedisHarness:
+    cluster = redis_groups.shared_cluster(redis_server.any_binary())
+    return RedisHarness(cluster.owner_of(script.prefix(POOL)).client(), limits, settle_s)
+
+
 HARNESSES: dict[str, Callable[[Limits, float], Harness]] = {
     "memory": MemoryHarness,
     "valkey": _valkey,
     "redis": _redis,
+    "sentinel": _sentinel,
+    "cluster": _cluster,
 }
 
 

@@ -450,7 +450,7 @@ class Histories(RuleBasedStateMachine):
 
 
 # A step over a socket takes twenty times as long as one in memory.
-EXAMPLES = {"memory": 120, "valkey": 25, "redis": 10}
+EXAMPLES = {"memory": 120, "valkey": 25, "redis": 10, "sentinel": 5, "cluster": 5}
 
 
 @pytest.mark.parametrize("harness", HARNESSES)

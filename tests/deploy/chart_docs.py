@@ -1,7 +1,8 @@
 """README.md and values.schema.json of the chart, from values.yaml: `python -m tests.deploy.chart_docs` writes them.
 
 A `# --` comment above a key describes it; `@open` lets a mapping hold anything, `@enum a b ""` and `@type a b` say what
-a default cannot.
+a default cannot. `@of string` or `@of team key` says what stands in a list: texts, or mappings of these texts.
+`@alerts` stands for the chart's alerts, by name.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Any
 import yaml
 
 CHART = Path(__file__).parents[2] / "helm" / "ollama-router"
+THRESHOLD = "# threshold"  # marks the number in an alert's expression
 BEGIN, END = "<!-- values -->", "<!-- end of values -->"
+DIRECTIVES = "open|enum|type|of|alerts"
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 
@@ -29,6 +32,8 @@ class Value:
     is_open: bool = False
     enum: list[str] = field(default_factory=list)
     types: list[str] = field(default_factory=list)
+    items: list[str] = field(default_factory=list)
+    is_of_alerts: bool = False
 
     @property
     def name(self) -> str:
@@ -36,7 +41,7 @@ class Value:
 
     @property
     def is_group(self) -> bool:
-        return isinstance(self.default, dict) and not self.is_open
+        return isinstance(self.default, dict) and not self.is_open and not self.is_of_alerts
 
 
 def values() -> list[Value]:
@@ -74,14 +79,18 @@ def _comment(lines: list[str], line: int) -> str:
 
 
 def _described(value: Value, text: str) -> Value:
-    for directive, rest in re.findall(r"@(open|enum|type)\b([^@]*)", text):
+    for directive, rest in re.findall(rf"@({DIRECTIVES})\b([^@]*)", text):
         if directive == "open":
             value.is_open = True
+        elif directive == "alerts":
+            value.is_of_alerts = True
+        elif directive == "of":
+            value.items = rest.split()
         elif directive == "enum":
             value.enum = shlex.split(rest)
         else:
             value.types = rest.split()
-    value.text = re.split(r"\s*@(?:open|enum|type)\b", text)[0].strip()
+    value.text = re.split(rf"\s*@(?:{DIRECTIVES})\b", text)[0].strip()
     return value
 
 
@@ -110,6 +119,10 @@ def _schema_of(value: Value) -> dict[str, Any]:
     told = {"description": value.text} if value.text else {}
     if value.is_group:
         return {**told, **_object()}
+    if value.is_of_alerts:
+        return {**told, **_object(), "properties": {name: _alert(rules) for name, rules in alerts().items()}}
+    if value.items:
+        return {**told, "type": "array", "items": _item(value.items)}
     if value.enum:
         return {**told, "enum": value.enum}
     if value.types:
@@ -117,7 +130,41 @@ def _schema_of(value: Value) -> dict[str, Any]:
     kind = TYPES[type(value.default)]
     if kind == "array" and value.default and all(isinstance(one, str) for one in value.default):
         return {**told, "type": kind, "items": {"type": "string"}}
-    return {**told, "type": kind, **({"minimum": 0} if kind in ("integer", "number") else {})}
+    return {**told, "type": kind, **(_bounds(value) if kind in ("integer", "number") else {})}
+
+
+def _bounds(value: Value) -> dict[str, int]:
+    return {"minimum": 1, "maximum": 65535} if value.path[-1].lower().endswith("port") else {"minimum": 0}
+
+
+def _item(words: list[str]) -> dict[str, Any]:
+    if words == ["string"]:
+        return {"type": "string", "minLength": 1}
+    texts = {word: {"type": "string", "minLength": 1} for word in words}
+    return {**_object(), "properties": texts, "required": words}
+
+
+def alerts() -> dict[str, list[dict[str, Any]]]:
+    """Rules of the chart's alerts, by name: pairs of windows share one."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((CHART / "alerts").glob("*.yaml")):
+        for group in yaml.safe_load(path.read_text())["groups"]:
+            for rule in group["rules"]:
+                if "alert" in rule:
+                    found.setdefault(rule["alert"], []).append(rule)
+    return found
+
+
+def _alert(rules: list[dict[str, Any]]) -> dict[str, Any]:
+    texts = {rule["annotations"]["summary"] for rule in rules}
+    changes: dict[str, Any] = {
+        "enabled": {"type": "boolean"},
+        "for": {"type": "string", "pattern": "^([0-9]+(ms|[smhdwy]))+$"},
+        "severity": {"type": "string", "minLength": 1},
+    }
+    if all(THRESHOLD in rule["expr"] for rule in rules):
+        changes["threshold"] = {"type": "number", "minimum": 0}
+    return {"description": " / ".join(sorted(texts)), **_object(), "properties": changes}
 
 
 # --- the README

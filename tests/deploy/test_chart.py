@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import promql_parser
 import pytest
 import yaml
 
@@ -21,6 +24,8 @@ from router.discovery.api_server import PATHS
 from router.discovery.reflector import Kind
 from router.settings import load_settings
 from router.settings.changes import NEED_RESTART
+from router.simulation.pool import SimulatedPool
+from router.wiring import Router
 from tests.deploy import chart_docs
 from tests.deploy.render import (
     CHART,
@@ -38,6 +43,8 @@ from tests.deploy.render import (
     texts_of,
     workloads,
 )
+from tests.shell.house import router_before
+from tests.shell.test_teams import KEY, teams
 
 NAME = "r-ollama-router"
 each_ci = pytest.mark.parametrize("path", CI, ids=lambda path: path.stem.removesuffix("-values"))
@@ -366,17 +373,91 @@ def test_prometheus_takes_the_rules(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_an_alert_may_be_left_out() -> None:
+@pytest.mark.parametrize("name", chart_docs.alerts())
+def test_each_alert_may_be_left_out_held_longer_and_called_otherwise(name: str) -> None:
+    usual = alerts_of({})
+    assert [rule for rule in usual if rule["alert"] != name] == alerts_of({name: {"enabled": False}})
+    changed = alerts_of({name: {"for": "42m", "severity": "page"}})
+    for before, after in zip(usual, changed, strict=True):
+        told = {"for": "42m", "labels": {**before["labels"], "severity": "page"}} if before["alert"] == name else {}
+        assert after == {**before, **told}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, rules in chart_docs.alerts().items() if all("# threshold" in one["expr"] for one in rules)]
+)
+def test_a_threshold_may_be_another_one_and_nothing_else_of_the_expression_changes(name: str) -> None:
+    before, after = (
+        next(rule["expr"] for rule in alerts_of(changes) if rule["alert"] == name)
+        for changes in ({}, {name: {"threshold": 0.125}})
+    )
+    assert after == re.sub(r"> \S+  # threshold", "> 0.125  # threshold", before) != before
+    promql_parser.parse(after)
+
+
+def test_an_alert_without_a_threshold_takes_none_and_one_that_there_is_not_takes_nothing() -> None:
     rule = {"enabled": True, "renderMode": "alwaysRender"}
-    left_out = "OllamaRouterDiscoveryStale"
-    all_of_them = alerts_of({"metrics": {"prometheusRule": rule}})
-    fewer = alerts_of({"metrics": {"prometheusRule": {**rule, "disabledAlerts": [left_out]}}})
-    assert set(all_of_them) - set(fewer) == {left_out}
+    for changes in ({"OllamaRouterDown": {"threshold": 1}}, {"OllamaRouterAsleep": {"enabled": False}}):
+        told = problems_of({"metrics": {"prometheusRule": {**rule, "defaultRules": changes}}})
+        assert "additional properties" in told
 
 
-def alerts_of(values: dict[str, Any]) -> list[str]:
-    groups = named(objects_of(values), "PrometheusRule", NAME)["spec"]["groups"] or []
-    return [rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule]
+def alerts_of(changes: dict[str, Any]) -> list[dict[str, Any]]:
+    rule = {"enabled": True, "renderMode": "alwaysRender", "defaultRules": changes}
+    objects = objects_of({"metrics": {"prometheusRule": rule}})
+    groups = named(objects, "PrometheusRule", NAME)["spec"]["groups"]
+    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
+
+def test_spans_say_which_pod_they_are_of_and_carry_the_receiver_s_credentials() -> None:
+    objects = objects_of(ci_values(CHART / "ci/full-values.yaml"))
+    assert config_of(objects)["tracing"]["headers_file"] == "/etc/ollama-router/tracing-headers"
+    container = pod_of(named(objects, "Deployment", NAME))["containers"][0]
+    (told,) = [one["value"] for one in container["env"] if one["name"] == "OTEL_RESOURCE_ATTRIBUTES"]
+    assert told == (
+        "k8s.pod.name=$(POD_NAME),k8s.namespace.name=$(POD_NAMESPACE),"
+        "service.instance.id=$(POD_NAMESPACE).$(POD_NAME),deployment.environment.name=pro%2C%20duction"
+    )
+    by_name = {one["name"]: index for index, one in enumerate(container["env"])}
+    assert by_name["POD_NAME"] < by_name["OTEL_RESOURCE_ATTRIBUTES"], "Kubernetes fills in what stands before"
+
+
+def test_helm_test_calls_with_a_key_where_it_is_given_one() -> None:
+    auth = {"enabled": True, "existingSecret": "keys"}
+    for tests, given in (({}, None), ({"existingSecret": "mine"}, {"name": "mine", "key": "api-key"})):
+        pod = pod_of(named(objects_of({"auth": auth, "tests": tests}), "Pod", f"{NAME}-test"))
+        found = [one["valueFrom"]["secretKeyRef"] for one in pod["containers"][0].get("env", [])]
+        assert found == ([given] if given else [])
+
+
+async def test_helm_test_passes_before_a_router_that_asks_for_keys_and_fails_before_an_open_one() -> None:
+    program = pod_of(named(objects_of({"auth": {"enabled": True, "existingSecret": "a"}}), "Pod", f"{NAME}-test"))
+    async with SimulatedPool(nodes=1) as pool:
+        for auth, key, code in (({"required": True}, KEY, 0), ({"required": True}, "sk-other", 1), ({}, "", 1)):
+            async with router_before(pool.nodes, auth=auth, teams=teams()) as router:
+                assert await ran(program["containers"][0]["args"][0], router, key) == code
+
+
+async def ran(program: str, router: Router, key: str) -> int:
+    """Its exit code."""
+    base, metrics = (f"http://127.0.0.1:{port}" for port in (router.port, router.metrics_port))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, base, metrics, env={"API_KEY": key}, stdout=asyncio.subprocess.DEVNULL
+    )
+    return await process.wait()
+
+
+def test_what_artifact_hub_is_told_of_images_is_what_is_run() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    told = {one["image"] for one in yaml.safe_load(chart["annotations"]["artifacthub.io/images"])}
+    objects = objects_of({"ollama": {"enabled": True}})
+    pods = [pod_of(one) for one in workloads(objects)]
+    assert told == {c["image"] for pod in pods for c in (*pod["containers"], *pod.get("initContainers", []))}
+
+
+def test_the_chart_s_icon_exists() -> None:
+    icon = yaml.safe_load((CHART / "Chart.yaml").read_text())["icon"]
+    assert (ROOT / icon.partition("/main/")[2]).is_file()
 
 
 def test_each_alert_leads_to_a_page_that_helps() -> None:
@@ -446,6 +527,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "drainDelaySeconds + shutdown.streamDrainSeconds + 15 = 320",
     ),
     ({"podDisruptionBudget": {"minAvailable": 1}}, "set the other to null"),
+    ({"podDisruptionBudget": {"maxUnavailable": None}}, "neither minAvailable nor maxUnavailable"),
+    ({"autoscaling": {"enabled": True, "minReplicas": 9}}, "minReplicas 9 is more than autoscaling.maxReplicas 6"),
+    ({"tests": {"existingSecret": "a"}}, "nobody asks for it"),
     ({"config": {"nodes": []}}, "config.nodes: the chart says this itself; set nodes at the top instead"),
     ({"config": {"store": {}}}, "set redis or externalRedis at the top instead"),
     ({"config": {"existingConfigMap": "a", "pool": "b"}}, "other settings stand beside it"),
@@ -470,6 +554,10 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         ({"service": {"type": "Internal"}}, "type"),
         ({"discovery": {"kubernetes": {"namespaces": "llm"}}}, "namespaces"),
         ({"replicaCount": -1}, "replicaCount"),
+        ({"discovery": {"kubernetes": {"namespaces": [1]}}}, "namespaces"),
+        ({"auth": {"enabled": True, "apiKeys": [{"key": "sk-1"}]}}, "team"),
+        ({"auth": {"enabled": True, "apiKeys": ["sk-1"]}}, "apiKeys"),
+        ({"service": {"port": 70000}}, "port"),
     ],
 )
 def test_the_schema_refuses_what_the_chart_does_not_know(values: dict[str, Any], word: str) -> None:

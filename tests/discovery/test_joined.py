@@ -115,7 +115,7 @@ async def test_a_reload_changes_the_list_and_the_sources() -> None:
         joined.replace((), {"dns": 2})
         await seen.until(lambda: seen.names == ["ollama-0"])
         await seen.until(lambda: ("dns", 2) in sources.made)
-        assert (sources.made["dns", 1].is_closed, sources.made["kubernetes", 1].is_closed) == (True, True)
+        await seen.until(lambda: sources.made["dns", 1].is_closed and sources.made["kubernetes", 1].is_closed)
         sources.made["dns", 2].say(())
         await seen.until(lambda: seen.said[-1] == ())
     assert sources.made["dns", 2].is_closed

@@ -8,11 +8,11 @@ from router.discovery.merge import merged
 from router.fleet.node import NodeSpec, Presence
 
 LISTED = NodeSpec("gpu-1", "10.0.0.1", 11434, slots=4)
-POD = NodeSpec("ollama-0", "10.0.0.1", 11434, uid="u", slots=2, zone="a", machine="m", vram_bytes=5)
+POD = NodeSpec("ollama-0", "10.0.0.1", 11434, uid="u", slots=2, zone="a", machine="m", vram_bytes=5, gpus=2)
 
 
 def test_the_same_url_is_one_node_with_the_first_name_and_what_the_others_know() -> None:
-    assert merged([[LISTED], [POD]]) == (replace(LISTED, uid="u", zone="a", machine="m", vram_bytes=5),)
+    assert merged([[LISTED], [POD]]) == (replace(LISTED, uid="u", zone="a", machine="m", vram_bytes=5, gpus=2),)
 
 
 def test_a_listed_node_whose_pod_leaves_leaves() -> None:

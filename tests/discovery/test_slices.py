@@ -41,6 +41,24 @@ def test_what_no_pod_stands_behind_is_named_by_its_address() -> None:
 
 
 @pytest.mark.parametrize(
+    ("limits", "gpus"),
+    [
+        ([{"nvidia.com/gpu": "2", "memory": "16Gi"}], 2),
+        ([{"amd.com/gpu": 1}, {"cpu": "1"}], 1),
+        ([{"gpu.intel.com/i915": "1"}, {"nvidia.com/mig-3g.20gb": "2"}], 3),
+        ([{"nvidia.com/gpu": "many"}], None),
+        ([{"nvidia.com/gpu": "0"}], None),
+        ([{"memory": "16Gi"}, {}], None),
+    ],
+)
+def test_limits_say_how_many_gpus_a_pod_may_use(limits: list[dict[str, Any]], gpus: int | None) -> None:
+    pod = pod_of("ollama-0")
+    pod["spec"]["containers"] = [{"name": "ollama", "resources": {"limits": one}} for one in limits]
+    (node,) = nodes(slice_of(endpoint("10.0.0.7", "ollama-0")), pods=(read_pod(pod),))
+    assert node.gpus == gpus
+
+
+@pytest.mark.parametrize(
     ("conditions", "presence"),
     [
         ({}, Presence.READY),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from enum import Enum
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from dashboards.rules import groups
 from router.settings.changes import NEED_RESTART
 from router.settings.load import setting_paths
 from router.telemetry.families import FAMILIES, PREFIX, Family
@@ -33,6 +36,28 @@ def _metric(family: Family) -> str:
     return f"| `{PREFIX}{family.name}` | {family.kind} | {labels} | {family.scope} | {family.help} |"
 
 
+def alerts() -> list[str]:
+    """One row a name: pairs of windows share one."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for group in groups()["groups"]:
+        for rule in group["rules"]:
+            if "alert" in rule:
+                by_name.setdefault(rule["alert"], []).append(rule)
+    return [_alert(name, rules) for name, rules in by_name.items()]
+
+
+def _alert(name: str, rules: list[dict[str, Any]]) -> str:
+    severities, holds = (" / ".join(dict.fromkeys(texts)) for texts in zip(*map(_told, rules), strict=True))
+    threshold = re.search(r"(\S+)  # threshold", rules[0]["expr"])
+    summary = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"`\1`", rules[0]["annotations"]["summary"])
+    cells = (f"[{name}](runbooks/{name}.md)", severities, holds, threshold[1] if threshold else "-", summary)
+    return f"| {' | '.join(cells)} |"
+
+
+def _told(rule: dict[str, Any]) -> tuple[str, str]:
+    return rule["labels"]["severity"], rule["for"]
+
+
 def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
     if value is PydanticUndefined:
@@ -45,4 +70,4 @@ def _default(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join({"settings": settings, "metrics": metrics}[sys.argv[1]]()))
+    print("\n".join({"settings": settings, "metrics": metrics, "alerts": alerts}[sys.argv[1]]()))

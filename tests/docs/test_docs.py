@@ -29,6 +29,11 @@ def test_every_metric_is_documented_and_none_that_does_not_exist() -> None:
     assert rows_of("metrics.md") == tables.metrics(), "python -m tests.docs.tables metrics prints the table"
 
 
+def test_every_alert_is_documented_and_none_that_does_not_exist() -> None:
+    told = [line for line in (ROOT / "docs/observing.md").read_text().splitlines() if line.startswith("| [Olla")]
+    assert told == tables.alerts(), "python -m tests.docs.tables alerts prints the table"
+
+
 def test_every_inference_route_is_in_the_readme() -> None:
     assert [path for path in BY_PATH if f"`{path}`" not in README] == []
 

@@ -25,18 +25,28 @@ def redis_binary() -> str | None:
     return shutil.which("redis-server")
 
 
+def any_binary() -> str:
+    """Of what both can do: Redis, since Valkey is tested everywhere."""
+    return redis_binary() or valkey_binary()
+
+
 class Server:
     """One server on loopback without persistence, on a port and a socket file, from `start` to `stop`."""
+
+    is_ready = b"eady to accept connections"
 
     def __init__(self, binary: str, port: int, *more: str) -> None:
         self.port = port
         self.folder = Path(tempfile.mkdtemp(prefix="router-store-"))
         self.socket = str(self.folder / "s")
         self._command = [
-            *(binary, "--port", str(port), "--bind", "127.0.0.1", "--unixsocket", self.socket, "--dir"),
-            *(str(self.folder), "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction", *more),
+            *(binary, *self.mode(), "--port", str(port), "--bind", "127.0.0.1", "--unixsocket", self.socket, "--dir"),
+            *(str(self.folder), *more),
         ]
         self._process: subprocess.Popen[bytes] | None = None
+
+    def mode(self) -> tuple[str, ...]:
+        return ("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction")
 
     def start(self) -> Server:
         process = self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -44,9 +54,12 @@ class Server:
         told = []
         for line in process.stdout:
             told.append(line)
-            if b"eady to accept connections" in line:
+            if self.is_ready in line:
                 break
         else:
+            process.wait()
+            process.stdout.close()
+            self._process = None
             raise AssertionError(f"the server ended as it started: {told}")
         # Whatever it says from here on is read and dropped: a full pipe would stop it.
         self._reader = threading.Thread(target=process.stdout.read, daemon=True)

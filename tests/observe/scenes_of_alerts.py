@@ -11,13 +11,15 @@ JOB = {"namespace": "ai", "job": "ollama-router"}
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """`labels` are those of the alert beside severity; `at` when to look, from the series' beginning."""
+    """`labels` are those of the alert beside severity; `at` when to look, from the series' beginning; `value` what its
+    description says of `$value`."""
 
     fires: Series
     quiet: Series
     at: str
     labels: dict[str, str] = field(default_factory=lambda: dict(JOB))
     interval: str = "1m"
+    value: str = ""
 
 
 def of(name: str, **labels: str) -> str:
@@ -40,6 +42,10 @@ def count(start: str) -> str:
 
 def attempts(outcome: str) -> str:
     return of("upstream_requests_total", node="gpu-1", model="m", outcome=outcome)
+
+
+def loads(result: str) -> str:
+    return of("model_loads_total", node="gpu-1", model="m", reason="line", result=result)
 
 
 LONG = {"1h": "4h", "6h": "12h", "1d": "2d", "3d": "5d"}
@@ -109,6 +115,11 @@ SCENES: dict[str, Scene] = {
         {of("degraded_mode"): "1x60"}, {of("degraded_mode"): "0x60"}, "20m", {**JOB, "instance": "r-1"}
     ),
     "OllamaRouterRedisDown": Scene({of("redis_up"): "0x60"}, {of("redis_up"): "1x60"}, "20m"),
+    "OllamaRouterNoLeader": Scene(
+        {of("leader"): "0x30", of("leader", instance="r-2"): "0x30"},
+        {of("leader"): "0x30", of("leader", instance="r-2"): "1x30"},
+        "10m",
+    ),
     "OllamaRouterConfigReloadFailed": Scene(
         {of("config_last_reload_successful"): "0x60"},
         {of("config_last_reload_successful"): "1x60"},
@@ -119,7 +130,7 @@ SCENES: dict[str, Scene] = {
          of("event_loop_lag_seconds_bucket", le="+Inf"): "0+100x60"},
         {of("event_loop_lag_seconds_bucket", le="0.1"): "0+100x60", of("event_loop_lag_seconds_bucket", le="0.25"): "0+100x60",
          of("event_loop_lag_seconds_bucket", le="+Inf"): "0+100x60"},
-        "30m", {**JOB, "instance": "r-1"},
+        "30m", {**JOB, "instance": "r-1"}, value="235ms",
     ),
     "OllamaRouterNoNodes": Scene(
         {of("discovery_nodes", source="static"): "2x30", of("node_up", node="gpu-1"): "0x30",
@@ -131,7 +142,7 @@ SCENES: dict[str, Scene] = {
     "OllamaRouterNodesDownMany": Scene(
         {of("node_up", node="gpu-1"): "0x30", of("node_up", node="gpu-2"): "0x30", of("node_up", node="gpu-3"): "1x30"},
         {of("node_up", node="gpu-1"): "0x30", of("node_up", node="gpu-2"): "1x30", of("node_up", node="gpu-3"): "1x30"},
-        "10m",
+        "10m", value="66.67%",
     ),
     "OllamaRouterNodeDown": Scene(
         {of("node_up", node="gpu-1"): "0x30", of("node_up", node="gpu-2"): "1x30"},
@@ -142,13 +153,32 @@ SCENES: dict[str, Scene] = {
     "OllamaRouterUpstreamErrorsHigh": Scene(
         {attempts("runner_died"): "0+10x60", attempts("ok"): "0+90x60"},
         {attempts("runner_died"): "0+1x60", attempts("ok"): "0+99x60", attempts("busy"): "0+50x60"},
-        "20m", {**JOB, "node": "gpu-1"},
+        "20m", {**JOB, "node": "gpu-1"}, value="10%",
     ),
     "OllamaRouterCircuitOpen": Scene(
         {of("circuit_state", node="gpu-1", model="m", state="open"): "1 1 _ _ 1x30",
          of("circuit_state", node="gpu-1", model="m", state="half_open"): "_ _ 1 1 _x30"},
         {of("node_up", node="gpu-1"): "1x30"},
         "15m", {**JOB, "node": "gpu-1", "model": "m"},
+    ),
+    "OllamaRouterModelsThrash": Scene(
+        # Every replica tells of the same pair.
+        {of("thrash_pairs", node="gpu-1"): "1x60", of("thrash_pairs", node="gpu-1", instance="r-2"): "1x60"},
+        {of("thrash_pairs", node="gpu-1"): "0x20 1x10 0x30", of("thrash_pairs", node="gpu-2"): "0x60"},
+        "30m", {**JOB, "node": "gpu-1"}, value="1",
+    ),
+    "OllamaRouterSlotsOversubscribed": Scene(
+        {of("slots_oversubscribed_total", node="gpu-1"): "1+1x90"},
+        {of("slots_oversubscribed_total", node="gpu-1"): "0x20 8x70"},  # once, when the store was back
+        "60m", {**JOB, "node": "gpu-1"},
+    ),
+    "OllamaRouterCopySpilled": Scene(
+        {of("copy_cpu_bytes", node="gpu-1", model="m"): "3221225472x120",
+         of("node_model_vram_bytes", node="gpu-1", model="m"): "1024x120"},
+        # A node without a GPU has everything there.
+        {of("copy_cpu_bytes", node="cpu-1", model="m"): "3221225472x120",
+         of("node_model_vram_bytes", node="cpu-1", model="m"): "0x120"},
+        "90m", {**JOB, "node": "gpu-1", "model": "m"}, value="3Gi",
     ),
     "OllamaRouterDiscoveryStale": Scene(
         {of("discovery_up", source="kubernetes"): "0x60"},
@@ -170,31 +200,46 @@ SCENES: dict[str, Scene] = {
         {of("model_copies", model="m", kind="declared"): "2x60", of("model_nodes", model="m", state="available"): "2x60"},
         "45m", {**JOB, "model": "m"},
     ),
+    "OllamaRouterCopiesMissing": Scene(
+        {of("model_copies", model="m", kind="declared"): "2x60", of("model_copies", model="m", kind="standing"): "1x60"},
+        {of("model_copies", model="m", kind="declared"): "2x60", of("model_copies", model="m", kind="standing"): "2x60"},
+        "45m", {**JOB, "model": "m"}, value="1",
+    ),
+    "OllamaRouterLoadsFail": Scene(
+        {loads("oom"): "0+3x60", loads("ok"): "0+1x60"},
+        {loads("failed"): "0+1x60", loads("ok"): "0+3x60"},
+        "30m", {**JOB, "model": "m"}, value="75%",
+    ),
+    "OllamaRouterDigestSkew": Scene(
+        {of("model_digest_skew", model="m"): "2x120"},
+        {of("model_nodes", model="m", state="available"): "2x120"},
+        "90m", {**JOB, "model": "m"}, value="2",
+    ),
     "OllamaRouterQueueSaturated": Scene(
         {of("queue_depth", model="m"): "60x30", of("queue_depth", model="m", instance="r-2"): "40x30",
          of("queue_limit", model="m"): "110x30", of("queue_limit", model="m", instance="r-2"): "110x30"},
         {of("queue_depth", model="m"): "60x30", of("queue_limit", model="m"): "110x30"},
-        "10m", {**JOB, "model": "m"},
+        "10m", {**JOB, "model": "m"}, value="90.91%",
     ),
     "OllamaRouterQueueTimeouts": Scene(
         {of("rejections_total", model="m", reason="queue_timeout"): "0+5x30", calls("ok", "200"): "0+95x30"},
         {of("rejections_total", model="m", reason="queue_timeout"): "0x30", calls("ok", "200"): "0+95x30"},
-        "15m",
+        "15m", value="5.263%",
     ),
     "OllamaRouterSlotsExhausted": Scene(
         {of("node_slots", node="gpu-1"): "4x60", of("node_slots_used", node="gpu-1"): "4x60"},
         {of("node_slots", node="gpu-1"): "0x60", of("node_slots_used", node="gpu-1"): "0x60"},
-        "30m",
+        "30m", value="100%",
     ),
     "OllamaRouterHighTTFT": Scene(
         {streams("5.0"): "0+80x60", streams("7.5"): "0+100x60", streams("+Inf"): "0+100x60"},
         {streams("5.0"): "0+100x60", streams("7.5"): "0+100x60", streams("+Inf"): "0+100x60",
          streams("5.0", "cold"): "0x60", streams("+Inf", "cold"): "0+100x60"},
-        "30m", {**JOB, "model": "m"},
+        "30m", {**JOB, "model": "m"}, value="6.875s",
     ),
     "OllamaRouterColdStartsHigh": Scene(
         {count("cold"): "0+30x120", count("warm"): "0+70x120"},
         {count("cold"): "0+10x120", count("warm"): "0+90x120"},
-        "90m",
+        "90m", value="30%",
     ),
 }  # fmt: skip

@@ -34,10 +34,12 @@ EXPECTED = {
 NEVER = {
     "OllamaRouterDegradedMode",
     "OllamaRouterDown",
+    "OllamaRouterNoLeader",
     "OllamaRouterNoNodes",
     "OllamaRouterNodeVersionSkew",
     "OllamaRouterNodesDownMany",
     "OllamaRouterReplicasDisagree",
+    "OllamaRouterSlotsOversubscribed",
     "OllamaRouterWatchdogAbsent",
 }
 

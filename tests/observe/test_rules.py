@@ -37,8 +37,9 @@ def the_rule(name: str, labels: dict[str, str]) -> dict[str, Any]:
     )
 
 
-def filled(text: str, labels: dict[str, str]) -> str:
-    return re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda match: labels.get(match[1], ""), text)
+def filled(text: str, scene: Scene) -> str:
+    text = re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda match: scene.labels.get(match[1], ""), text)
+    return re.sub(r"\{\{ \$value( \| \w+)? \}\}", scene.value, text)
 
 
 def alone(rule: dict[str, Any]) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def case_of(name: str, series: Series, scene: Scene, *, is_quiet: bool = False) 
     rule = the_rule(name, scene.labels)
     expected = {
         "exp_labels": {**scene.labels, "severity": rule["labels"]["severity"]},
-        "exp_annotations": {key: filled(text, scene.labels) for key, text in rule["annotations"].items()},
+        "exp_annotations": {key: filled(text, scene) for key, text in rule["annotations"].items()},
     }
     return {
         "interval": scene.interval,

@@ -14,7 +14,7 @@ import pytest
 
 from router.cli import FAILED, MISUSED, OK, main
 from router.cli_client import checked_url
-from router.cli_tables import duration, order, table
+from router.cli_tables import duration, nodes, order, table
 from router.wiring import Router
 from tests.shell.clients import Client, generate
 from tests.shell.house import LOOPBACK, router_before, until
@@ -48,6 +48,14 @@ async def said(router: Router, *arguments: str) -> list[str]:
     code, stdout, stderr = await run(router, *arguments)
     assert (code, stderr) == (OK, "")
     return stdout.splitlines()
+
+
+def test_gpus_have_a_column_where_anybody_has_said_how_many_there_are() -> None:
+    usual = {"state": "healthy", "circuit": "closed", "is_drained": False, "version": "0.33.0", "used": 0, "slots": 4}
+    item = {**usual, "on_disk": 1, "loading": None, "copies": [], "thrash": [], "gpus": None}
+    told = nodes([{**item, "name": "ollama-0", "gpus": 2}, {**item, "name": "gpu-1"}]).splitlines()
+    assert [line.split()[3] for line in told] == ["GPUS", "2", "-"]
+    assert "GPUS" not in nodes([{**item, "name": "gpu-1"}])
 
 
 async def test_nodes_and_models_are_aligned_tables() -> None:

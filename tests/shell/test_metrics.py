@@ -232,7 +232,7 @@ async def test_the_fleet_is_read_at_the_scrape() -> None:
     assert (value(page, "node_up", node="a"), value(page, "node_up", node="b")) == (1, 0)
     assert value(page, "node_state", node="b", state="down") == 1
     assert value(page, "node_state", node="b", state="healthy") == 0
-    assert value(page, "node_info", node="a", version="0.33.0", zone="") == 1
+    assert value(page, "node_info", node="a", version="0.33.0", zone="", gpus="") == 1
     assert value(page, "node_slots", node="a") == 5  # four and the backlog
     assert value(page, "node_slots_used", node="a") == 3
     assert value(page, "node_model_loaded", node="a", model=LLAMA) == 1

@@ -14,12 +14,13 @@ import pytest
 from router.fleet.tickets import Lease, Place, Ticket
 from router.settings import Settings
 from router.simulation.pool import SimulatedPool
+from router.store.redis.address import Kind, parse_url
 from router.wire.names import parse_name
 from router.wiring import Router
 from tests.fakes import redis_server
 from tests.fakes.redis_server import Server
 from tests.ports import free_port
-from tests.shell.clients import Client, generate
+from tests.shell.clients import Client, generate, scrape
 from tests.shell.house import assert_at_rest, router_before, until
 from tests.shell.scenes import (
     COLD,
@@ -203,6 +204,33 @@ async def test_redis_that_comes_back_empty_learns_again_what_runs() -> None:
         assert await status(there) == 200
 
 
+async def test_leases_that_were_given_twice_while_redis_was_away_are_counted_once_it_is_back() -> None:
+    async with routers(2) as (shared, _, made), Client(made[0].port) as first, Client(made[1].port) as second:
+        shared.kill()
+        await until(lambda: all(router.store.is_alone for router in made))
+        await open_stream(first)
+        second.send(
+            "/api/generate", {"model": ENDLESS, "prompt": "Why?"}
+        )  # waits at the node, which serves one at a time
+        await until(lambda: all(sum(router.store.occupancy.values()) == 1 for router in made))
+        shared.start()
+        await all_back(made)
+        await until(lambda: all(sum(router.store.occupancy.values()) == 2 for router in made))
+        for router in made:
+            for _ in range(2):  # counted once, however long it lasts
+                await router.reloader._parts.watch.look()
+            assert (await scrape(router)).value("slots_oversubscribed_total", node="sim-1") == 1
+        first.leave()
+        second.leave()
+        await none_held(made)
+
+
+async def test_one_of_two_routers_says_that_it_leads() -> None:
+    async with routers(2) as (_, _, made):
+        await until(lambda: any(router.placer.is_leading for router in made))
+        assert sorted([(await scrape(router)).value("leader") for router in made]) == [0, 1]
+
+
 async def test_the_rights_that_the_documentation_names_are_enough(tmp_path: Path) -> None:
     documented = re.search(r"ACL SETUSER router on >... (.*?)`", (DOCS / "store.md").read_text())
     assert documented is not None
@@ -221,9 +249,29 @@ async def test_the_rights_that_the_documentation_names_are_enough(tmp_path: Path
 
 @pytest.mark.parametrize(
     "url",
-    ["redis+sentinel://a,b/m", "redis+cluster://a", "http://x", "redis://u:secret@h", "redis://h/x", "redis://h:x"],
+    [
+        *("http://x", "redis://u:secret@h", "redis://h/x", "redis://h:x", "redis://h:0", "redis://h1,h2", "redis://"),
+        *("redis+sentinel://a,b", "redis+sentinel://a/m/x", "redis+sentinel://u:secret@a/m", "redis+cluster://a/1"),
+        *("redis+cluster://a,,b", "redis+other://a", "redis+cluster://[::1", "redis://h?db=1"),
+    ],
 )
 def test_urls_that_this_router_cannot_use_are_refused_without_being_repeated(url: str) -> None:
     with pytest.raises(ValueError, match=r"store\.url") as told:
         Settings(store={"url": url})
     assert all("secret" not in error["msg"] for error in told.value.errors())
+
+
+@pytest.mark.parametrize(
+    ("url", "means"),
+    [
+        ("redis://h", (Kind.ONE, False, None, [("h", 6379)], "", 0)),
+        ("rediss://me%40lab@[::1]:1/2", (Kind.ONE, True, "me@lab", [("::1", 1)], "", 2)),
+        ("redis+sentinel://a,b:1/m", (Kind.SENTINEL, False, None, [("a", 26379), ("b", 1)], "m", 0)),
+        ("rediss+sentinel://me@a/m%20n/3/", (Kind.SENTINEL, True, "me", [("a", 26379)], "m n", 3)),
+        ("redis+cluster://[::1]:1,[::2]", (Kind.CLUSTER, False, None, [("::1", 1), ("::2", 6379)], "", 0)),
+        ("rediss+cluster://a/0", (Kind.CLUSTER, True, None, [("a", 6379)], "", 0)),
+    ],
+)
+def test_a_url_names_one_server_or_sentinels_or_some_of_a_cluster(url: str, means: tuple[Any, ...]) -> None:
+    said = parse_url(Settings(store={"url": url}).store.url)
+    assert (said.kind, said.is_tls, said.user, [*map(tuple, said.servers)], said.service, said.db) == means

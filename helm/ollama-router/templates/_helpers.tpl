@@ -165,9 +165,17 @@ redis://{{ include "ollama-router.fullname" . }}-redis:6379/0
 {{- with include "ollama-router.store" . | fromYaml }}{{ $_ := set $config "store" . }}{{ end }}
 {{- if .Values.tracing.enabled }}
 {{- $_ := set $config "tracing" (dict "endpoint" .Values.tracing.endpoint "sample_ratio" .Values.tracing.samplerRatio "service_name" .Values.tracing.serviceName) }}
+{{- if .Values.tracing.headersExistingSecret }}{{ $_ := set $config.tracing "headers_file" "/etc/ollama-router/tracing-headers" }}{{ end }}
 {{- end }}
 {{- $_ := set $config "shutdown" (dict "drain_delay_s" .Values.shutdown.drainDelaySeconds "stream_drain_s" .Values.shutdown.streamDrainSeconds) }}
 {{- toYaml $config }}
+{{- end }}
+
+{{/* Whose spans these are, as OpenTelemetry's SDK reads it: the pod, and what the operator adds. */}}
+{{- define "ollama-router.resourceAttributes" -}}
+{{- $told := list "k8s.pod.name=$(POD_NAME)" "k8s.namespace.name=$(POD_NAMESPACE)" "service.instance.id=$(POD_NAMESPACE).$(POD_NAME)" }}
+{{- range $name, $value := .Values.tracing.resourceAttributes }}{{ $told = append $told (printf "%s=%s" $name (urlquery $value | replace "+" "%20")) }}{{ end }}
+{{- join "," $told }}
 {{- end }}
 
 {{/* Of the configuration, what a running router does not take over: a change of it has to roll the pods. */}}

@@ -60,7 +60,19 @@
 {{- if lt (int (include "ollama-router.gracePeriod" .)) (int (include "ollama-router.leavingSeconds" .)) }}
 - terminationGracePeriodSeconds {{ .Values.terminationGracePeriodSeconds }} is less than shutdown.drainDelaySeconds + shutdown.streamDrainSeconds + 15 = {{ include "ollama-router.leavingSeconds" . }}: streams would be killed. Leave it null, or shorten shutdown.streamDrainSeconds
 {{- end }}
+{{- range $name, $bounds := dict "autoscaling" (list "minReplicas" "maxReplicas") "keda" (list "minReplicaCount" "maxReplicaCount") }}
+{{- $least := get (get $.Values $name) (first $bounds) }}{{ $most := get (get $.Values $name) (last $bounds) }}
+{{- if and (get $.Values $name).enabled (gt (int $least) (int $most)) }}
+- {{ $name }}.{{ first $bounds }} {{ $least }} is more than {{ $name }}.{{ last $bounds }} {{ $most }}
+{{- end }}
+{{- end }}
+{{- if and .Values.tests.existingSecret (not .Values.auth.enabled) }}
+- tests.existingSecret holds a key, and auth.enabled is false: nobody asks for it
+{{- end }}
 {{- with .Values.podDisruptionBudget }}
+{{- if and .enabled (kindIs "invalid" .minAvailable) (kindIs "invalid" .maxUnavailable) }}
+- podDisruptionBudget has neither minAvailable nor maxUnavailable: set one, or podDisruptionBudget.enabled=false
+{{- end }}
 {{- if and (not (kindIs "invalid" .minAvailable)) (not (kindIs "invalid" .maxUnavailable)) }}
 - podDisruptionBudget has minAvailable and maxUnavailable: Kubernetes takes one of them; set the other to null
 {{- end }}

@@ -10,29 +10,30 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError
 
 from router.fleet.tickets import BEAT_S, Lease
 from router.store.answers import Answer, Caller, Refused
 from router.store.redis import codec, script
-from router.store.redis.address import Address
+from router.store.redis.address import Address, Kind, Server
+from router.store.redis.client import client, end, told
+from router.store.redis.primary import NoPrimary, find
 
 log = logging.getLogger(__name__)
 
-PORT = 6379
 BLOCK_S = 1.0  # of a read that waits for the replica's stream: as long as a beat, which would bring the same
 READ_MAX = 256  # news in one read
 
 
 class StoreLost(Exception):
     """Redis did not do what it was asked: nobody knows whether it will yet."""
+
+
+class StoreMoved(StoreLost):
+    """Nothing was done: another server has the pool's keys now."""
 
 
 class Link:
@@ -43,26 +44,49 @@ class Link:
         self.prefix = script.prefix(address.pool)
         self.run_id = ""  # of the server that answers: another one may have lost writes
         self.evicts = False  # its policy may throw away what every replica relies on
+        self._server: Server | None = None
         self._stream = f"{self.prefix}stream:{replica}"
-        self._writer = _client(address, address.timeout_s)
-        self._reader = _client(address, address.timeout_s + BLOCK_S)
+        self._writer: Redis | None = None
+        self._reader: Redis | None = None
         self._last_id = "0-0"
 
     def __repr__(self) -> str:
-        return f"<Link to {self.address.url} run {self.run_id[:8]}>"
+        return f"<Link to {self.where} run {self.run_id[:8]}>"
+
+    @property
+    def where(self) -> str:
+        """The URL, and the server where it does not name it."""
+        url = self.address.url
+        return url.text if self._server is None or self._server in url.servers else f"{url.text} at {self._server}"
+
+    @property
+    def is_watched(self) -> bool:
+        """Sentinels may give up a server that does not know."""
+        return self.address.url.kind is Kind.SENTINEL
 
     async def connect(self) -> None:
-        """Anew, in any case. Refuses with StoreLost."""
-        await _end(self._writer)
-        self._writer = _client(self.address, self.address.timeout_s)
+        """Anew, in any case, and to whichever server has the pool's keys. Refuses with StoreLost."""
+        await self.close()
         self._last_id = "0-0"
         try:
             async with asyncio.timeout(2 * self.address.timeout_s):
+                self._server = await find(self.address, self.prefix)
+                self._writer = self._client(self.address.timeout_s)
                 facts = await self._writer.info()
+            if facts.get("role", "master") != "master":
+                raise NoPrimary(f"{self._server} is a replica: its primary has what routers share")
         except (RedisError, OSError, TimeoutError) as error:
-            raise StoreLost(_told(error)) from error
+            raise StoreLost(told(error)) from error
         self.run_id = str(facts.get("run_id", ""))
         self.evicts = facts.get("maxmemory_policy", "noeviction") != "noeviction"
+
+    async def has_moved(self) -> bool:
+        """Whether another server has the pool's keys now, as far as anybody says."""
+        try:
+            async with asyncio.timeout(2 * self.address.timeout_s):
+                return await find(self.address, self.prefix) != self._server
+        except (RedisError, OSError, TimeoutError):
+            return False
 
     async def run(self, caller: Caller, commands: Sequence[codec.Command]) -> list[Answer[Any]]:
         """All of them in one run of the script, in order. Refuses with StoreLost: any part of it may be done."""
@@ -74,38 +98,47 @@ class Link:
                     texts = await self._send("EVALSHA", script.digest(), *args)
                 except NoScriptError:
                     texts = await self._send("EVAL", script.source(), *args)
+        except (MovedError, ReadOnlyError) as error:
+            raise StoreMoved(told(error)) from error
         except (RedisError, OSError, TimeoutError) as error:
             # What was sent may be executed after all: no later answer may be taken for this one.
-            await _end(self._writer)
-            raise StoreLost(_told(error)) from error
+            await end(self._writer)
+            raise StoreLost(told(error)) from error
         return [codec.answer(command, text) for command, text in zip(commands, texts, strict=True)]
 
     async def _send(self, *command: str | int) -> Any:
+        assert self._writer is not None, "nothing is sent before hello"
         return await self._writer.execute_command(*command)  # type: ignore[no-untyped-call]
 
     async def news(self) -> list[Lease | Refused]:
         """What others' steps brought this replica since the last time; waits for it BLOCK_S at most."""
         block_ms = int(BLOCK_S * 1000)
+        reader = self._reader
         try:
-            found = await self._reader.xread({self._stream: self._last_id}, count=READ_MAX, block=block_ms)
+            if reader is None:
+                reader = self._reader = self._client(self.address.timeout_s + BLOCK_S)
+            found = await reader.xread({self._stream: self._last_id}, count=READ_MAX, block=block_ms)
         except (RedisError, OSError, TimeoutError) as error:
-            await _end(self._reader)
-            self._reader = _client(self.address, self.address.timeout_s + BLOCK_S)
-            raise StoreLost(_told(error)) from error
+            if reader is self._reader:
+                self._reader = None
+            await end(reader)
+            raise StoreLost(told(error)) from error
+        if reader is not self._reader:
+            return []  # of a server that was left meanwhile: hello has told the same
         entries = [entry for entries in _entries(found) for entry in entries]
         if entries:
             self._last_id = entries[-1][0]
         return [codec.news(json.loads(fields[b"news"])) for _, fields in entries]
 
     async def close(self) -> None:
-        await _end(self._writer)
-        await _end(self._reader)
+        writer, reader = self._writer, self._reader
+        self._writer = self._reader = None
+        await end(writer)
+        await end(reader)
 
-
-async def _end(client: Redis) -> None:
-    """What stands in its way, such as a peer that takes nothing, is no concern of ours any more."""
-    with suppress(RedisError, OSError, TimeoutError):
-        await client.aclose()
+    def _client(self, timeout_s: float) -> Redis:
+        assert self._server is not None, "nothing is asked before hello"
+        return client(self.address, self._server, timeout_s)
 
 
 def _entries(found: Any) -> list[Any]:
@@ -113,31 +146,3 @@ def _entries(found: Any) -> list[Any]:
     if isinstance(found, dict):
         return [entry for entries in found.values() for entry in entries]
     return [entries for _, entries in found or ()]
-
-
-def _client(address: Address, timeout_s: float) -> Redis:
-    parts = urlsplit(address.url)
-    tls: dict[str, Any] = {}
-    if parts.scheme == "rediss":
-        tls = {"ssl": True, "ssl_ca_certs": address.ca_file, "ssl_cert_reqs": "required"}
-    return Redis(
-        host=parts.hostname or "127.0.0.1",
-        port=parts.port or PORT,
-        db=int(parts.path.strip("/") or 0),
-        username=unquote(parts.username) if parts.username else None,
-        password=address.password,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=address.timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        client_name=f"ollama-router-{address.pool}",
-        max_connections=1,
-        **tls,
-    )
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, ResponseError):
-        return f"refused: {error}"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return str(error) or type(error).__name__

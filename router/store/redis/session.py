@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
@@ -23,12 +23,14 @@ from router.store.book import Book
 from router.store.desk import Desk
 from router.store.redis import codec
 from router.store.redis.alone import Alone, Told
-from router.store.redis.link import Link, StoreLost
+from router.store.redis.link import Link, StoreLost, StoreMoved
 
 log = logging.getLogger(__name__)
 
 BATCH_MAX = 64  # steps in one run of the script: a few milliseconds of the server's time
 AGAIN_S = 0.5  # between two tries to reach a server that is away
+# A primary that sentinels gave up serves on for ten seconds, until it is told: who stays with it is not in the pool.
+WATCH_S = 1.0
 
 Locally = Callable[[Book, Caller, float], Answer[Any]]
 
@@ -51,7 +53,7 @@ class Step:
 
 
 class Session:
-    """Owns the link. `write` and `read` are its two tasks; whoever runs them notices when one dies."""
+    """Owns the link. `loops` are its tasks; whoever runs them notices when one dies."""
 
     def __init__(self, link: Link, replica: str, clock: Clock, rng: Random, *, desk: Desk, limits: Limits) -> None:
         self.desk = desk
@@ -77,6 +79,10 @@ class Session:
     @property
     def is_up(self) -> bool:
         return self._is_up.is_set()
+
+    def loops(self) -> Mapping[str, Coroutine[object, object, None]]:
+        found = {"store writer": self.write(), "store reader": self.read()}
+        return {**found, "store watcher": self.watch()} if self._link.is_watched else found
 
     async def open(self) -> None:
         """Also where Redis is away: then alone, until it is there."""
@@ -166,6 +172,10 @@ class Session:
     async def _send(self, steps: list[Step]) -> None:
         try:
             answers = await self._link.run(self._caller, [step.command for step in steps])
+        except StoreMoved:
+            self._queue.extendleft(reversed(steps))
+            self.must_greet()
+            return
         except (StoreLost, asyncio.CancelledError):
             self._queue.extendleft(reversed(steps))
             raise
@@ -191,7 +201,7 @@ class Session:
         hello = codec.hello(self._last_seq, leases, tickets)
         answers = await self._link.run(self._caller, [hello, codec.set_limits(self.limits), codec.look()])
         if was_alone is not None or not self._is_up.is_set():
-            log.info("redis answers: %s", self._link.address.url)
+            log.info("redis answers: %s", self._link.where)
             if self._link.evicts:
                 log.warning("redis may evict what it keeps for the pool: set its maxmemory-policy to noeviction")
         self.alone, self._must_greet = None, False
@@ -258,6 +268,15 @@ class Session:
                 self.desk.hear(await self._link.news())
             except StoreLost:
                 await asyncio.sleep(AGAIN_S)  # the writer notices by itself; until then beats bring the same
+
+    # the watcher
+
+    async def watch(self) -> None:
+        """Where a server does not say itself that it is the one no more."""
+        while not _is_cancelled():
+            await asyncio.sleep(WATCH_S)
+            if self.is_up and await self._link.has_moved():
+                self.must_greet()
 
 
 def _is_cancelled() -> bool:

@@ -50,7 +50,7 @@ class RedisStore(Store):
 
     def loops(self) -> Mapping[str, Coroutine[object, object, None]]:
         """What has to run from `open` to `close`, by name."""
-        return {"store writer": self._session.write(), "store reader": self._session.read()}
+        return self._session.loops()
 
     async def open(self, on_grant: Callable[[Lease], bool], on_refusal: Callable[[str, Refusal], None]) -> None:
         self._desk.on_grant = on_grant
