@@ -52,6 +52,7 @@ class Pool:
     holders: dict[str, list[str]] = field(default_factory=dict)
     models_of: dict[str, list[str]] = field(default_factory=dict)
     incarnations: dict[str, int] = field(default_factory=dict)
+    has_leased: asyncio.Event = field(default_factory=asyncio.Event)
     delays_us: list[float] = field(default_factory=list)
     refused: int = 0
     tickets: int = 0
@@ -83,6 +84,7 @@ class Pool:
 
     def granted(self, store: RedisStore, lease: Lease) -> bool:
         self.held.append((store, lease))
+        self.has_leased.set()
         return True
 
     def was_refused(self, ticket_id: str, refusal: Refusal) -> None:
@@ -99,7 +101,7 @@ class Pool:
             return
         self.delays_us.append((time.monotonic_ns() - began_ns) / 1000)
         if isinstance(value, Lease):
-            self.held.append((store, value))
+            self.granted(store, value)
 
     async def give_back(self) -> None:
         if self.held:
@@ -142,6 +144,13 @@ class Pool:
         await store.lines()
         await store.lead()
 
+    async def served(self) -> None:
+        """A store that has just begun hands nothing out for a beat."""
+        await self.take(self.stores[0])
+        await self.has_leased.wait()
+        await self.give_back()
+        await self.settled()
+
     async def settled(self) -> None:
         """All that was queued is done: a question is answered after it."""
         await asyncio.gather(*(store.place_of("nobody") for store in self.stores))
@@ -168,7 +177,7 @@ async def pool_at(url: str, size: Size, replicas: int, seed: int) -> AsyncIterat
             for number, node in enumerate(pool.models_of):
                 pool.incarnations[node] = await pool.stores[number % replicas].incarnate(node, "uid")
                 await pool.report(number)
-            await pool.settled()
+            await pool.served()
             yield pool
         finally:
             for task in tasks:

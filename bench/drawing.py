@@ -230,7 +230,10 @@ def _table(panel: dict[str, Any], series: list[Series], x: float, y: float, widt
     units = {each["matcher"]["options"]: each["properties"][0]["value"] for each in panel["fieldConfig"]["overrides"]}
     keys = [name for name in titles if not name.startswith("Value")]
     rows: dict[tuple[str, ...], dict[str, str]] = {}
+    now_s = max((each.points[-1][0] for each in series), default=0.0)
     for each in series:
+        if each.points[-1][0] < now_s - STEP_S:
+            continue  # a table shows what is, and this has ended
         where = tuple(each.labels.get(key, "") for key in ("node", "model", "team") if key in keys)
         row = rows.setdefault(where, {})
         row.update({key: each.labels[key] for key in keys if key in each.labels})

@@ -69,6 +69,7 @@ class Report:
 _VLLM = "vllm-router"
 _REDIS = "router redis"
 _QUIET, _SCRAPED = "not scraped", "scraped every second"
+_UNCHANGED = (Bar(1.0, less=_QUIET),)  # 1 ms is less than a page's slice takes
 _CHUNK_BARS = (Bar(1.6, rival="nginx"), Bar(1.0, rival=_VLLM))
 
 ROWS = (
@@ -120,9 +121,7 @@ ROWS = (
     Row("scrape_gap", "a scrape: longest gap of the loop", "ms"),
     Row("scrape_series", "a scrape: series", "count"),
     Row("scraped_p50", "200 streams x 50/s, large page: p50 chunk delay", "ms"),
-    Row(
-        "scraped_p99", "200 streams x 50/s, large page: p99 chunk delay", "ms", (Bar(1.0, less=_QUIET),), ours=_SCRAPED
-    ),
+    Row("scraped_p99", "200 streams x 50/s, large page: p99 chunk delay", "ms", _UNCHANGED, ours=_SCRAPED),
     Row("scraped_cpu", "200 streams x 50/s, large page: CPU per chunk, the page in it", "us"),
     Row("scraped_wall", "200 streams x 50/s, large page: wall time of a scrape", "ms", (Bar(200.0),)),
     Row("scraped_series", "200 streams x 50/s, large page: series", "count"),

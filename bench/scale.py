@@ -152,8 +152,7 @@ async def _at(server: RedisServer, report: Report, number: int, size: Size, repl
     empty = server.memory_bytes()
     async with pool_at(server.url, size, replicas, number) as pool:
         known = server.memory_bytes()
-        copies = sum(map(len, pool.models_of.values()))
-        told = f"{size.nodes} nodes with {copies} copies, {replicas} replicas"
+        told = f"{size.nodes} nodes, {size.nodes * size.copies} copies, {replicas} replicas"
         report.add("scale_memory", told, number, (known - empty) / 1e6)
         await asyncio.gather(*(pool.take(pool.rng.choice(pool.stores)) for _ in range(size.running)))
         running = f"and {size.running} calls that run, {replicas} replicas"

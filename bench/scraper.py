@@ -28,10 +28,9 @@ def page(port: int) -> bytes:
 
 
 def series(text: bytes) -> int:
-    """Lines that are samples. The head and the frames of chunks add a few that are none."""
-    return sum(
-        b" " in line and not line.startswith((b"#", b"HTTP/")) for line in text.splitlines() if b": " not in line
-    )
+    """Samples in a whole answer: a line of each, with a space before its number, which frames of chunks have not."""
+    lines = text.partition(b"\r\n\r\n")[2].splitlines()
+    return sum(b" " in line and not line.startswith(b"#") for line in lines)
 
 
 def main() -> None:

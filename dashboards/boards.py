@@ -50,9 +50,9 @@ def all_nodes() -> Row:
         timeline("Breakers", "Copies and nodes that get no calls, or one at a time (circuit_state).", circuits(NODE), {"0": ("closed", GREEN), "1": ("open", RED)}),
         in_memory(NODE),
         lines("Thrash", "Pairs of models that evicted one another in the last 10 minutes: they do not fit together (thrash_pairs).",
-              [(f"{highest('thrash_pairs', 'node', NODE)} or vector(0)", "{{node}}")], "short"),
-        lines("More calls than slots", "Leases that were given above what copies serve, by routers without their store (slots_oversubscribed_total).",
-              [(f"max by (node) (rate({selector('slots_oversubscribed_total', NODE)}[$__rate_interval])) or vector(0)", "{{node}}")], "short"),
+              [(highest("thrash_pairs", "node", NODE), "{{node}}")], "short"),
+        lines("More calls than slots", "Leases that were given above what copies serve, by routers without their store (slots_oversubscribed_total; 0 for each of node_up).",
+              [(f"max by (node) (rate({selector('slots_oversubscribed_total', NODE)}[$__rate_interval])) or {highest('node_up', 'node', NODE)} * 0", "{{node}}")], "short"),
         lines("Slots of copies", "What a copy serves at once: declared, and learned where calls have shown another number (copy_slots).",
               [(highest("copy_slots", "node, model, kind", NODE), "{{node}} {{model}} {{kind}}")], "short"),
         table("Nodes", "What each node says of itself, and its slots (node_info, node_slots, node_slots_used).", [
@@ -73,7 +73,7 @@ def in_memory(more: str) -> Panel:
         (highest("copy_cpu_bytes", "node, model", more), ""),
         (highest("node_model_context_tokens", "node, model", more), ""),
         (f"{highest('node_model_expiry_timestamp_seconds', 'node, model', more)} - time()", ""),
-        (highest("node_model_load_seconds", "node, model", more), ""),
+        (f"{highest('node_model_load_seconds', 'node, model', more)} and {highest('node_model_loaded', 'node, model', more)}", ""),
     ], {
         "node": ("node", ""), "model": ("model", ""), "Value #B": ("video memory", "bytes"), "Value #C": ("spilled", "bytes"),
         "Value #D": ("context", "short"), "Value #E": ("expires in", "s"), "Value #F": ("last load", "s"),
@@ -134,7 +134,7 @@ def models() -> Json:
         Row("Copies", [
             in_memory(MODEL),
             lines("Declared and ready", "Copies of the models in placement.models: how many there should be, and are (model_copies).",
-                  [(f"{highest('model_copies', 'model, kind', MODEL)} or vector(0)", "{{model}} {{kind}}")], "short", width=12),
+                  [(f"{highest('model_copies', 'model, kind', MODEL)} or on () vector(0)", "{{model}} {{kind}}")], "short", width=12),
             lines("Spilled", "What of each copy is not in video memory (copy_cpu_bytes).", [(highest("copy_cpu_bytes", "node, model", MODEL), "{{node}} {{model}}")], "bytes", width=12),
         ]),
     ]  # fmt: skip

@@ -18,6 +18,7 @@ from router.cli_client import AdminFailed
 from router.cli_completion import SHELLS, completion
 from router.policy.access import digest_of
 from router.settings import ConfigError, Origin, Settings, load_settings
+from router.workers.cores import worker_count
 
 OK = 0
 FAILED = 1
@@ -58,12 +59,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    origin = _origin(options, {"nodes": list(options.node)} if options.node else {})
+    overrides: dict[str, Any] = {"nodes": list(options.node)} if options.node else {}
+    if options.workers is not None:
+        overrides["workers"] = options.workers
+    origin = _origin(options, overrides)
     settings = _settings(origin)
     if not settings.nodes and not settings.discovery.is_on:
         _complain(NO_NODE)
         return MISUSED
-    from router import process  # noqa: PLC0415 - the other commands need neither aiohttp nor uvloop
+    count = worker_count(settings.workers)
+    if count > 1:
+        from router.workers import parent  # noqa: PLC0415 - the other commands need neither aiohttp nor uvloop
+
+        return parent.serve(origin, count)
+    from router import process  # noqa: PLC0415 - as above
 
     return process.serve(origin)
 
@@ -142,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="route calls to the configured nodes")
     _add_common(serve)
     serve.add_argument("--node", action="append", metavar="URL", help="an Ollama server; repeat it for each")
+    serve.add_argument("--workers", metavar="N", help="processes on one port; auto: one for each core (1)")
     serve.set_defaults(run=_serve)
 
     demo = commands.add_parser("demo", help="simulated nodes on this machine and a router in front of them")

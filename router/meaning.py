@@ -15,6 +15,7 @@ from router.policy.placement import Mode
 from router.policy.route import Reach
 from router.server.client_limits import ClientLimits
 from router.server.inference import BodyLimits
+from router.server.listen import Doors
 from router.settings import Settings, access_from, aliases_from, host_port
 from router.settings.teams import NO_KEYS, Keys, team_table
 from router.store.answers import Limits
@@ -34,6 +35,14 @@ def call_rules(settings: Settings, keys: Keys = NO_KEYS) -> CallRules:
         access=access_from(settings.auth, settings.teams, keys),
         origins=origins_of(settings.cors.origins),
         kept=frozenset(one.key for one in declarations(settings)) if is_managed(settings) else frozenset(),
+    )
+
+
+def doors(settings: Settings) -> Doors:
+    return Doors(
+        clients=host_port(settings.listen),
+        metrics=host_port(settings.metrics_listen),
+        admin=host_port(settings.admin.listen),
     )
 
 

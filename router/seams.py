@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
@@ -11,6 +11,7 @@ from router.errors import Allowances, Outcome, Refusal, Rejection
 from router.fleet.node import NodeSpec
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import CopyReport, Gate, Leading, Lease, LineView, Place, Ticket
+from router.fleet.words import Heard, Word
 from router.policy.concurrency import Ran
 from router.policy.retry import Failure
 from router.wire.endpoints import Endpoint
@@ -104,6 +105,38 @@ class Store(Protocol):
     @property
     def occupancy(self) -> Mapping[tuple[str, str], int]:
         """Leases by (node, weights), advisory: to choose by, never to decide on."""
+        ...
+
+
+class FleetBoard(Protocol):
+    """Where replicas tell one another what they see of nodes (`fleet.words`); there is none where there is one replica.
+
+    What is told is known to all within a fifth of a second; of two words on a topic the later counts.
+    """
+
+    @property
+    def replica(self) -> str:
+        """Whose words ours are."""
+        ...
+
+    async def exchange(self, words: Sequence[Word]) -> Heard | None:
+        """Tells, and hears what others told since the last time. None where this replica is alone."""
+        ...
+
+    def read_again(self) -> None:
+        """The next exchange hears all words there are."""
+        ...
+
+    def number_of(self, node: str, incarnation: int) -> int:
+        """The store's own number of a start that this replica may name otherwise."""
+        ...
+
+    def note(self, reports: Iterable[CopyReport]) -> None:
+        """What others told the store of copies: should this replica be alone, it goes on with that."""
+        ...
+
+    def note_gate(self, node: str, weights: str | None, gate: Gate, until_s: float) -> None:
+        """As `note`."""
         ...
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -24,21 +22,18 @@ from router.control.replicas import beat_for_ever, watch_lag
 from router.control.slots import SlotLearner
 from router.control.unloader import Unloader
 from router.control.watch import Watch
-from router.errors import Rejection
 from router.lifecycle import Lifecycle, Loops, Phase
 from router.pipeline import Pipeline
-from router.policy.access import NO_TEAM
 from router.reload import Parts, Prepared, Preparer, Reloader, files_of
-from router.server.app import App
+from router.server.app import App, fresh_ids
 from router.server.buffers import Buffers
 from router.server.catalog import Catalog
-from router.server.descriptors import connections_within
 from router.server.inference import Inference
-from router.server.listen import ClientListener, listen_clients
+from router.server.listen import Berth, ClientListener
 from router.server.pages import Pages
 from router.server.show import NODE_S, QUESTIONS_MAX, Shows
 from router.server.tls import ListenerTls
-from router.settings import Loaded, Origin, Settings, host_port, is_loopback
+from router.settings import Loaded, Origin, Settings
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
 from router.telemetry.observer import Telemetry
@@ -47,8 +42,10 @@ from router.upstream.node_api import HttpNodeApi
 from router.upstream.pool import ConnectionPool
 from router.upstream.resolver import Resolver
 from router.wiring_admin import listen_admin
+from router.wiring_clients import look_first, open_to_clients
 from router.wiring_discovery import joined_discovery, nodes_expected
 from router.wiring_metrics import metrics_of
+from router.wiring_sharing import start_sharing
 from router.wiring_store import make_store
 from router.wiring_telemetry import listen_probes, observer_of, tracing
 
@@ -91,6 +88,7 @@ class Router:
     pipeline: Pipeline
     keeper: FleetKeeper
     placer: Placer
+    prober: Prober
     store: PoolStore
     connections: ConnectionPool
     buffers: Buffers
@@ -110,7 +108,7 @@ class Router:
 
 @asynccontextmanager
 async def running(
-    given: Settings | Loaded, logs: Logs, rng: Random, rereading: Rereading | None = None
+    given: Settings | Loaded, logs: Logs, rng: Random, rereading: Rereading | None = None, worker: Berth | None = None
 ) -> AsyncIterator[Router]:
     """Everything joined and started; on exit everything is closed, in the opposite order.
 
@@ -125,12 +123,16 @@ async def running(
     async with AsyncExitStack() as stack:
         tracer = await stack.enter_async_context(tracing(loaded, rng))
         parts, loops = await _parts(stack, prepared, logs, rng, tracer)
-        listener = await _listen(stack, prepared.settings, parts)
-        _warn_if_open(prepared.settings)
-        metrics_port, close_probes = await listen_probes(prepared.settings, parts)
+        doors = worker.doors if worker is not None else meaning.doors(prepared.settings)
+        if worker is not None:
+            await look_first(worker, parts, loops)
+        app = App(parts.inference, await _pages(stack, prepared.settings, parts), fresh_ids())
+        nodes = nodes_expected(prepared.settings)
+        listener = await open_to_clients(stack, app, prepared.settings, doors, parts, nodes=nodes)
+        metrics_port, close_probes = await listen_probes(doors.metrics, parts)
         stack.push_async_callback(close_probes)
         reloader = Reloader(rereading.origin, prepared, preparer, parts)
-        admin_port, close_admin = await listen_admin(reloader, parts, SystemClock().now_s)
+        admin_port, close_admin = await listen_admin(doors.admin, reloader, parts, SystemClock().now_s)
         stack.push_async_callback(close_admin)
         watch = ConfigWatch(reloader.files, reloader.reload, rereading.asked, seen=seen, poll_s=rereading.poll_s)
         reloader.on_named = watch.note
@@ -146,6 +148,7 @@ async def running(
             pipeline=parts.pipeline,
             keeper=parts.keeper,
             placer=parts.placer,
+            prober=parts.prober,
             store=parts.store,
             connections=parts.connections,
             buffers=parts.buffers,
@@ -222,6 +225,7 @@ def _loops(stack: AsyncExitStack, parts: Parts) -> Loops:
     stack.push_async_callback(loops.close)
     for name, work in parts.store.loops().items():
         loops.start(name, work)
+    start_sharing(loops, parts, SystemClock())
     loops.start("discovery", parts.prober.follow(parts.discovery))
     loops.start("placer", parts.placer.run())
     placer = parts.placer
@@ -284,39 +288,10 @@ def _inference(  # noqa: PLR0917 - as above
         buffers=buffers,
         limits=meaning.body_limits(settings),
         stall_s=settings.client.client_stall_s,
-        fresh_id=_ids(),
+        fresh_id=fresh_ids(),
         is_leaving=lambda: lifecycle.is_leaving,
         begin_trace=tracer.begin if tracer is not None else None,
     )
-
-
-async def _listen(stack: AsyncExitStack, settings: Settings, parts: Parts) -> ClientListener:
-    limits = meaning.client_limits(settings)
-    fitting, files = connections_within(limits.connections, nodes_expected(settings))
-    if fitting < limits.connections:
-        text = "client.connections is %d instead of %d: this process may open %d files, and a call takes two"
-        log.warning(text, fitting, limits.connections, files)
-        limits = replace(limits, connections=fitting)
-    listener = await listen_clients(
-        App(parts.inference, await _pages(stack, settings, parts), _ids()),
-        *host_port(settings.listen),
-        limits,
-        on_surplus=lambda: parts.metrics.refused(Rejection.CONNECTIONS, NO_TEAM),
-        tls=parts.tls.context if parts.tls is not None else None,
-    )
-    stack.push_async_callback(listener.shutdown)
-    stack.push_async_callback(listener.close)
-    return listener
-
-
-def _warn_if_open(settings: Settings) -> None:
-    """Open as Ollama is; but Ollama listens on loopback, and a pool of machines is worth more to a stranger."""
-    if not settings.auth.required and not is_loopback(host_port(settings.listen)[0]):
-        log.warning(
-            "open to everybody who reaches %s: auth.required is false. Give teams keys and set it (docs/teams.md), or "
-            "listen on loopback behind something that asks",
-            settings.listen,
-        )
 
 
 async def _pages(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Pages:
@@ -341,10 +316,3 @@ async def _pages(stack: AsyncExitStack, settings: Settings, parts: Parts) -> Pag
         is_full=lambda: parts.buffers.is_full,
         on_refused=parts.metrics.refused,
     )
-
-
-def _ids() -> Callable[[], str]:
-    """Ids that never repeat: this start's own prefix, and a count."""
-    prefix = secrets.token_hex(6)
-    count = itertools.count(1)
-    return lambda: f"{prefix}-{next(count):x}"

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 from router.reload import Parts, Reloader
 from router.server.admin import Admin, AdminSources
 from router.server.admin_door import Door, TokenFile, TokenUnreadable
-from router.server.listen import listen_pages
+from router.server.listen import Spot, listen_pages
 from router.settings import ConfigError, Settings, host_port, is_loopback, redacted
 
 
 async def listen_admin(
-    reloader: Reloader, parts: Parts, now_s: Callable[[], float]
+    spot: Spot, reloader: Reloader, parts: Parts, now_s: Callable[[], float]
 ) -> tuple[int, Callable[[], Awaitable[None]]]:
     """The port, and what closes it. Refuses with ConfigError where the token cannot be read."""
     keeper, placer, store = parts.keeper, parts.placer, parts.store
@@ -21,7 +21,7 @@ async def listen_admin(
         occupancy=lambda: store.occupancy,
         lines=store.lines,
         queue_limit=lambda key: store.limits.of(key),  # noqa: PLW0108 - the limits may be set anew
-        circuits=keeper.circuits,
+        circuits=keeper.circuits.not_closed,
         loading=lambda: placer.loading,
         failures=lambda: placer.failures,
         drained=keeper.drained,
@@ -36,9 +36,9 @@ async def listen_admin(
         declarations=lambda: placer.declarations,
         troubles=lambda: parts.watch.troubles,
     )
-    host, port = host_port(reloader.settings.admin.listen)
+    host, _ = host_port(reloader.settings.admin.listen)
     door = Door(_token_file(reloader.settings), lambda name: is_loopback(name) or name == host)
-    return await listen_pages(Admin(sources, door).application(), host, port)
+    return await listen_pages(Admin(sources, door).application(), spot)
 
 
 def _token_file(settings: Settings) -> TokenFile | None:

@@ -34,7 +34,7 @@ def metrics_of(  # noqa: PLR0917 - joined here and nowhere else
         occupancy=lambda: store.occupancy,
         lines=store.lines,
         queue_limit=lambda key: store.limits.of(key),  # noqa: PLW0108 - the limits may be set anew
-        circuits=lambda: keeper().circuits(),
+        circuits=lambda: keeper().circuits.not_closed(),  # noqa: PLW0108 - it comes later
         discovered=lambda: discovery().counts,
         discovery_troubles=lambda: discovery().troubles,
         standings=lambda: placer().declarations.standings,

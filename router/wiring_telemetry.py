@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from router.lifecycle import Phase
 from router.reload import Parts
-from router.server.listen import listen_pages
+from router.server.listen import Spot, listen_pages
 from router.server.probes import Probes
-from router.settings import ConfigError, Loaded, Settings, host_port
+from router.settings import ConfigError, Loaded
 from router.settings.files import problem, read_trace_headers
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
@@ -47,11 +47,11 @@ async def tracing(loaded: Loaded, rng: Random) -> AsyncIterator[Tracer | None]:
         await asyncio.to_thread(tracer.close)
 
 
-async def listen_probes(settings: Settings, parts: Parts) -> tuple[int, Callable[[], Awaitable[None]]]:
+async def listen_probes(spot: Spot, parts: Parts) -> tuple[int, Callable[[], Awaitable[None]]]:
     """Metrics and health: the port, and what closes it."""
     checks = {
         "discovery": parts.prober.has_discovered.is_set,
         "nodes_asked": parts.prober.has_looked.is_set,
         "serving": lambda: parts.lifecycle.phase is Phase.SERVING,
     }
-    return await listen_pages(Probes(parts.metrics, checks).application(), *host_port(settings.metrics_listen))
+    return await listen_pages(Probes(parts.metrics, checks).application(), spot)

@@ -27,6 +27,7 @@ SUPERVISORS = {
     "router/control/placer.py",
     "router/control/prober.py",
     "router/control/replicas.py",
+    "router/control/sharing.py",
     "router/pipeline.py",
     "router/server/pages.py",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
@@ -95,7 +95,9 @@ class Declarations:
         return loads
 
     def follow(self, at: Look) -> None:
-        """Where another replica leads and loads: how it stands is told by all."""
+        """Where another replica leads and loads: how it stands is told by all. What is gone the leader may have
+        displaced: none of it counts as lost, should this replica lead one day."""
+        self._memory = replace(self._memory, lost=NOTHING.lost, crowded=NOTHING.crowded)
         self._compare(at)
 
     def _compare(self, at: Look) -> tuple[Load, ...] | None:

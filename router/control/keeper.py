@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from router.control.circuits import Circuits
+from router.control.firsthand import Firsthand
 from router.control.left import LeftNodes
 from router.control.shown import SHOW_BYTES_MAX, ShownBodies
 from router.errors import Outcome
-from router.fleet import breaker as breakers
 from router.fleet import health
-from router.fleet.breaker import Breaker, Circuit
+from router.fleet.adoption import with_named
+from router.fleet.breaker import Circuit
 from router.fleet.cloud import with_cloud
 from router.fleet.health import Event, Vitals
 from router.fleet.node import Copy, CopyState, Health, Node, NodeSpec
 from router.fleet.reports import PsEntry, Shown, TagEntry
 from router.fleet.slots import unseen_copy, with_learnt
 from router.fleet.snapshot import Snapshot, apply_ps, apply_tags, apply_version
-from router.fleet.tickets import Gate, Lease, report_of
+from router.fleet.tickets import Lease, report_of
 from router.policy.concurrency import Ran
 from router.policy.retry import Blame, Failure, blame_of
 from router.seams import Clock, Store
@@ -35,7 +37,7 @@ SHOWN_MAX = 20_000
 
 
 class FleetKeeper:
-    """Owns the snapshot, the vitals and the breakers. Every method leaves the store knowing what the snapshot says.
+    """Owns the snapshot and the vitals. Every method leaves the store knowing what the snapshot says.
 
     `interval_s` between probes and `cloud_slots` may be set anew.
     """
@@ -51,14 +53,14 @@ class FleetKeeper:
     ) -> None:
         """`cloud_slots` of each cloud stub; 0 where they are switched off."""
         self._store = store
-        self._clock = clock
         self.interval_s = interval_s
-        self._on_circuit = on_circuit
         self.cloud_slots = cloud_slots
         self._vitals: dict[str, Vitals] = {}
         self._left = LeftNodes()
-        self._breakers: dict[tuple[str, str | None], Breaker] = {}
-        self._resident_since_s: dict[str, float] = {}  # store time of the youngest fact on a node's memory
+        self.circuits = Circuits(
+            store, clock, on_circuit, lambda name: name in self._vitals and self._vitals[name].drains
+        )
+        self.firsthand = Firsthand()
         self.shown: dict[str, Shown] = {}  # by manifest digest
         self.bodies = ShownBodies(SHOW_BYTES_MAX)  # what was shown, word for word, as far as there is room
         self.snapshot = Snapshot()
@@ -91,15 +93,6 @@ class FleetKeeper:
     def fails_of(self, name: str) -> int:
         return self._vitals[name].fails if name in self._vitals else 0
 
-    def circuits(self) -> dict[tuple[str, str | None], Circuit]:
-        """Those not closed, by (node, weights); None for the node's own."""
-        now_s = self._clock.now_s()
-        states = {
-            key: breakers.step(state, breakers.Event.TIME_PASSED, now_s).circuit
-            for key, state in self._breakers.items()
-        }
-        return {key: circuit for key, circuit in states.items() if circuit is not Circuit.CLOSED}
-
     # discovery
 
     async def add(self, spec: NodeSpec) -> None:
@@ -110,20 +103,17 @@ class FleetKeeper:
         vitals = self._vitals[spec.name]  # probes may have spoken while the store was asked
         if vitals.presence is not spec.presence:
             await self._become(spec.name, health.stand(vitals, spec.presence))
-            await self._tell_gate((spec.name, None))
+            await self.circuits.tell_gate((spec.name, None))
 
     async def remove(self, name: str) -> None:
         node = self.snapshot.nodes.get(name)
         if node is None:
             return
         self.snapshot = self.snapshot.without_node(name)
-        gated = {(name, None), *(key for key in self._breakers if key[0] == name)}
         self._left.note(name, node.spec, self._vitals.pop(name, Vitals()).returns)
-        self._resident_since_s.pop(name, None)
-        self._breakers = {key: state for key, state in self._breakers.items() if key[0] != name}
+        self.firsthand.forget(name)
         await self._store.drop_node(name, node.incarnation)
-        for key in gated:
-            await self._tell_gate(key)  # should the name come back, nobody would remember why it is shut
+        await self.circuits.forget(name)
         self.wake_placer()
 
     # drains
@@ -135,21 +125,21 @@ class FleetKeeper:
     async def drain(self, name: str) -> None:
         """From here on it gets no new call or load; what runs there ends as it would. Repeating it changes nothing."""
         await self._step(name, Event.DRAINED)
-        await self._tell_gate((name, None))
+        await self.circuits.tell_gate((name, None))
 
     async def resume(self, name: str) -> None:
         await self._step(name, Event.RESUMED)
-        await self._tell_gate((name, None))
+        await self.circuits.tell_gate((name, None))
 
     # probes
 
     async def answered(self, name: str, version: str) -> None:
         if name in self.snapshot.nodes:
             self._swap(apply_version(self.snapshot.nodes[name], version))
-            await self._step(name, Event.PROBE_OK)
+            await self._reach(name, Event.PROBE_OK)
 
     async def missed(self, name: str) -> None:
-        await self._step(name, Event.PROBE_FAILED)
+        await self._reach(name, Event.PROBE_FAILED)
 
     async def saw_tags(self, name: str, entries: Sequence[TagEntry]) -> None:
         node = self.snapshot.nodes.get(name)
@@ -160,10 +150,12 @@ class FleetKeeper:
     async def saw_ps(self, name: str, entries: Sequence[PsEntry], node_now_s: float, asked_at_s: float) -> None:
         """`asked_at_s` is store time: what a load reported after the question was asked is younger than the answer."""
         node = self.snapshot.nodes.get(name)
-        if node is None or asked_at_s < self._resident_since_s.get(name, 0.0):
+        if node is None or asked_at_s < self.firsthand.resident_s(name):
             return
+        self.firsthand.resident(name, asked_at_s)
         leased = {weights for (holder, weights), leases in self._store.occupancy.items() if holder == name and leases}
         seen = apply_ps(node, entries, self.shown, node_now_s=node_now_s, interval_s=self.interval_s, leased=leased)
+        seen = with_named(seen, self.firsthand.named_of(name))
         self._swap(with_cloud(seen, self.cloud_slots))
         await self._tell_copies(node, asked_at_s)
 
@@ -186,7 +178,7 @@ class FleetKeeper:
             return
         num_ctx = has_ctx or named_ctx
         now_s = self._store.now_s()
-        self._resident_since_s[name] = now_s
+        self._saw_memory(name, now_s)
         known = node.copies.get(weights)
         copy = known if known is not None else unseen_copy(node, weights)
         # A renewal that names what the copy had leaves it as it was: the node's default, or ours.
@@ -199,6 +191,7 @@ class FleetKeeper:
             named_ctx=num_ctx if is_ours else 0,
             expires_at_s=float("inf"),
         )
+        self.firsthand.named_ctx(name, weights, now_s, copy.named_ctx)
         if 0 < has_ctx < named_ctx:
             node = self._capped(node, weights, has_ctx)
         self._swap(replace(node, copies=MappingProxyType({**node.copies, weights: copy})))
@@ -230,7 +223,7 @@ class FleetKeeper:
         if node is None:
             return
         now_s = self._store.now_s()
-        self._resident_since_s[name] = now_s
+        self._saw_memory(name, now_s)
         keys = node.keys_of(weights)
         copies = {other: copy for other, copy in node.copies.items() if other != weights}
         self._swap(replace(node, copies=MappingProxyType(copies)))
@@ -240,6 +233,7 @@ class FleetKeeper:
 
     async def learnt_slots(self, name: str, weights: str, slots: int) -> None:
         """What calls have shown that a copy runs at once."""
+        self.firsthand.names.add(name)
         node = with_learnt(self.snapshot.nodes[name], weights, slots)
         self._swap(node)
         if weights in node.copies:
@@ -253,7 +247,8 @@ class FleetKeeper:
         if ran is not None and self.on_ran is not None:
             await self.on_ran(lease, ran)
         if failure is Failure.CONNECT_REFUSED:
-            await self._step(lease.node, Event.CONNECT_REFUSED)
+            self.firsthand.names.add(lease.node)
+            await self._reach(lease.node, Event.CONNECT_REFUSED)
             return
         if failure is Failure.MODEL_GONE:
             await self._forget_model(lease)
@@ -261,12 +256,12 @@ class FleetKeeper:
         # A 5xx that passed to the client too: a copy that fails fast is never busy, and would draw everybody's calls.
         blame = blame_of(failure, blames_copy=outcome in (Outcome.UPSTREAM_TRUNCATED, Outcome.UPSTREAM_ERROR))
         if blame is Blame.NODE:
-            await self._judge((lease.node, None), has_failed=True)
+            await self.circuits.judge((lease.node, None), has_failed=True)
         elif blame is Blame.COPY:
-            await self._judge((lease.node, lease.weights), has_failed=True)
+            await self.circuits.judge((lease.node, lease.weights), has_failed=True)
         elif failure is None and outcome in (Outcome.OK, Outcome.CLIENT_ERROR):
-            await self._judge((lease.node, lease.weights), has_failed=False)
-            await self._judge((lease.node, None), has_failed=False)
+            await self.circuits.judge((lease.node, lease.weights), has_failed=False)
+            await self.circuits.judge((lease.node, None), has_failed=False)
 
     async def _forget_model(self, lease: Lease) -> None:
         node = self.snapshot.nodes.get(lease.node)
@@ -275,36 +270,27 @@ class FleetKeeper:
             self._swap(replace(node, models=MappingProxyType(models)))
         await self.not_loaded(lease.node, lease.weights)
 
-    async def _judge(self, key: tuple[str, str | None], *, has_failed: bool) -> None:
-        if key not in self._breakers and not has_failed:
-            return  # a copy that never failed needs no breaker
-        old = self._breakers.get(key, Breaker())
-        now_s = self._clock.now_s()
-        event = breakers.Event.FAILED if has_failed else breakers.Event.SUCCEEDED
-        new = breakers.step(old, event, now_s)
-        self._breakers[key] = new
-        if (new.circuit, new.until_s) == (old.circuit, old.until_s):
-            return  # another `until_s` is a trial that failed: open again, and the store is half-open by now
-        self._on_circuit(key[0], new.circuit)
-        if new.circuit is Circuit.OPEN:
-            log.warning("circuit of %s on %s is open for %.0f s", key[1] or "all", key[0], new.until_s - now_s)
-        elif new.circuit is Circuit.CLOSED:
-            log.info("circuit of %s on %s is closed again", key[1] or "all", key[0])
-        await self._tell_gate(key)
-
-    async def _tell_gate(self, key: tuple[str, str | None]) -> None:
-        """The store keeps one gate for a node: a breaker that closes or trips does not lift its drain."""
-        name, weights = key
-        breaker = self._breakers.get(key, Breaker())
-        if weights is None and name in self._vitals and self._vitals[name].drains:
-            await self._store.gate(name, None, Gate.DRAINING, 0.0)
-        elif breaker.circuit is Circuit.OPEN:
-            until_s = self._store.now_s() + breaker.until_s - self._clock.now_s()
-            await self._store.gate(name, weights, Gate.CLOSED, until_s)
-        else:
-            await self._store.gate(name, weights, Gate.OPEN, 0.0)
-
     # the picture
+
+    def vitals_of(self, name: str) -> Vitals:
+        return self._vitals.get(name, Vitals())
+
+    def adopt(self, changes: Mapping[str, tuple[Node, Vitals]]) -> None:
+        """What other replicas have seen, and told the store. One swap for all of it."""
+        for name, (_, vitals) in changes.items():
+            old, self._vitals[name] = self._vitals[name], vitals
+            if vitals.health is not old.health:
+                log.info("node %s is %s, was %s", name, vitals.health, old.health)
+        self._swap(*(node for node, _ in changes.values()))
+        self.wake_placer()
+
+    def _saw_memory(self, name: str, now_s: float) -> None:
+        self.firsthand.resident(name, now_s)
+        self.firsthand.names.add(name)
+
+    async def _reach(self, name: str, event: Event) -> None:
+        self.firsthand.reached(name, self._store.now_s())
+        await self._step(name, event)
 
     async def _step(self, name: str, event: Event) -> None:
         if name in self._vitals:
@@ -327,7 +313,9 @@ class FleetKeeper:
         node = self.snapshot.nodes.get(name)
         if node is not None:
             is_another = new.health is Health.DOWN or incarnation != node.incarnation
-            node = node.begun_anew if is_another else node
+            if is_another:
+                self.firsthand.named.pop(name, None)
+                node = node.begun_anew
             self._swap(replace(node, health=new.health, incarnation=incarnation))
         self.wake_placer()
 
@@ -340,9 +328,15 @@ class FleetKeeper:
         for copy in node.copies.values():
             await self._store.set_copy(report_of(node, copy, seen_at_s, is_probe=True))
 
-    def _swap(self, node: Node) -> None:
-        before = self.snapshot.nodes.get(node.name)
-        self.snapshot = self.snapshot.with_node(node)
+    def _swap(self, *nodes: Node) -> None:
+        before, after = self.snapshot, self.snapshot
+        for node in nodes:
+            after = after.with_node(node)
+        self.snapshot = after
+        for node in nodes:
+            self._tell_contexts(before.nodes.get(node.name), node)
+
+    def _tell_contexts(self, before: Node | None, node: Node) -> None:
         for weights, copy in node.copies.items():
             known = before.copies.get(weights) if before is not None else None
             is_old = known is not None and (known.state, known.num_ctx) == (copy.state, copy.num_ctx)

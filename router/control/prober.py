@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, KeysView, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -18,7 +18,7 @@ from router.fleet.node import Health, NodeSpec
 from router.fleet.reports import MalformedReport, TagEntry, parse_ps, parse_show, parse_tags, parse_version
 from router.seams import Clock, Discovery, NodeApi, NodeFailed, Store
 from router.upstream.pool import ConnectionPool
-from router.upstream.resolver import Resolver
+from router.upstream.resolver import REFRESH_S, Resolver
 from router.wire.names import key_of
 from router.wire.show import ShowBody
 
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # Reasons that do not pass by themselves: somebody has to read the log.
 _OURS_TO_MEND = ("tls", "local")
+
+LOOKUPS = 16  # names looked up at once, in threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,14 @@ class Prober:
         self._observe = observe
         self._turns = asyncio.Semaphore(limits.concurrency)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._pausing: set[str] = set()  # nodes whose task waits for its next probe
+        self._ending: set[asyncio.Task[None]] = set()  # probes in hand of nodes that another replica has taken
         self._specs: dict[str, NodeSpec] = {}
         self._told: dict[str, str] = {}  # why a node's probe failed last, where the log says it
         self._unasked: set[str] = set()  # nodes whose first probe has not ended, well or not
+        # Whether this replica probes the node: the others hear of it. Set by whoever shares the probing.
+        self.is_mine: Callable[[str], bool] = lambda name: True
+        self.added = 0  # nodes, and what is said of them anew
         self.has_discovered = asyncio.Event()
         self.has_looked = asyncio.Event()  # every node of the first discovery was asked once
 
@@ -82,12 +89,13 @@ class Prober:
         async for specs in discovery.watch():
             await self._set_nodes(specs)
             self.has_discovered.set()
-            self._note_asked("")
+            self.note_asked("")
 
     async def close(self) -> None:
-        for task in self._tasks.values():
+        tasks = (*self._tasks.values(), *self._ending)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
 
     async def _set_nodes(self, specs: tuple[NodeSpec, ...]) -> None:
@@ -99,26 +107,65 @@ class Prober:
                 continue
             if known is not None and known.is_another_than(spec):
                 await self._let_go(name)  # another server under an old name: nothing that was seen is true of it
-            elif known is not None:
-                self._tasks.pop(name).cancel()
+            else:
+                self._stop(name)
             self._specs[name] = spec
             self._unasked.add(name)
             await self._keeper.add(spec)
-            self._tasks[name] = asyncio.create_task(self._watch(spec), name=f"probe {name}")
+            self.added += 1
+            self.take_turns(name)
         for name in [name for name in self._specs if name not in wanted]:
             await self._let_go(name)
 
     async def _let_go(self, name: str) -> None:
         """Calls that run there run on to their end."""
         del self._specs[name]
-        self._tasks.pop(name).cancel()
+        self._stop(name)
         self._unasked.discard(name)
         self._told.pop(name, None)
         self._connections.drop_node(name)
         await self._keeper.remove(name)
 
-    async def _watch(self, spec: NodeSpec) -> None:
+    @property
+    def names(self) -> KeysView[str]:
+        """Every node that is known here, whoever probes it."""
+        return self._specs.keys()
+
+    def take_turns(self, name: str) -> None:
+        """Probes the node from now on, or no longer, as `is_mine` says."""
+        spec = self._specs.get(name)
+        if spec is None or not self.is_mine(name):
+            # A probe in hand goes on to its end: half of what it showed would be worse than nothing.
+            task = self._tasks.pop(name, None)
+            if task is not None and name in self._pausing:
+                task.cancel()
+            elif task is not None:
+                self._ending.add(task)
+                task.add_done_callback(self._ending.discard)
+        elif name not in self._tasks:
+            self._tasks[name] = asyncio.create_task(self._watch(spec), name=f"probe {name}")
+
+    def _stop(self, name: str) -> None:
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+
+    async def resolve_others(self) -> None:
+        """Addresses of nodes that another replica probes: calls go there all the same."""
+        turns = asyncio.Semaphore(LOOKUPS)
+
+        async def refresh(spec: NodeSpec) -> None:
+            async with turns:
+                await self._resolver.refresh(spec, self._limits.timeout_s)
+
         while True:
+            await asyncio.gather(*(refresh(spec) for name, spec in self._specs.items() if name not in self._tasks))
+            await asyncio.sleep(REFRESH_S)
+
+    async def _watch(self, spec: NodeSpec) -> None:
+        if self._keeper.fails_of(spec.name):
+            await self._pause(spec.name)  # another replica has just asked in vain
+        while self._tasks.get(spec.name) is asyncio.current_task():
             try:
                 async with self._turns:
                     await self._resolver.refresh(spec, self._limits.timeout_s)
@@ -128,13 +175,21 @@ class Prober:
             except Exception:
                 # A supervisor: whatever a node's answers do to us, this node is probed again.
                 log.exception("probe of %s failed", spec.name)
-            self._note_asked(spec.name)
-            node = self._keeper.snapshot.nodes.get(spec.name)
-            state = node.health if node is not None else Health.UNREAD
-            fails = self._keeper.fails_of(spec.name)
-            await asyncio.sleep(next_probe_in_s(state, fails, self._limits.interval_s, self._rng))
+            self.note_asked(spec.name)
+            await self._pause(spec.name)
 
-    def _note_asked(self, name: str) -> None:
+    async def _pause(self, name: str) -> None:
+        node = self._keeper.snapshot.nodes.get(name)
+        state = node.health if node is not None else Health.UNREAD
+        fails = self._keeper.fails_of(name)
+        self._pausing.add(name)
+        try:
+            await asyncio.sleep(next_probe_in_s(state, fails, self._limits.interval_s, self._rng))
+        finally:
+            self._pausing.discard(name)
+
+    def note_asked(self, name: str) -> None:
+        """By this replica or another."""
         self._unasked.discard(name)
         if self.has_discovered.is_set() and not self._unasked:
             self.has_looked.set()

@@ -21,12 +21,9 @@ from router.fleet.tickets import LineView
 from router.policy.experience import NOTHING_LEARNT, Experience
 from router.policy.filters import has_context, usable
 from router.policy.room import LATE, LATE_S_MIN, NO_HOLDS, Cost, Holds, Pool, cost_of, in_the_way, pool_of
+from router.policy.worth import is_better_awaited, is_spare, is_worth, outlasts_a_load
 
-SECOND_AFTER_S = 2.0  # a line that is younger, or its copies, may be a burst that is served in a moment
-BUSY = 0.7  # of its slots in use: below it a model has enough of them, and a line is a burst
-SWAPS = 2.0  # a further copy in the place of one that is used must pay for its own load and for the way back
 COSTED_MAX = 64  # nodes whose cost is looked at, those with the fewest models first: a pass stays short in large pools
-TURN = 1.0  # slot-seconds that a line waits for each that its load costs others: about half of the time is serving
 BACKOFF_S_MIN = 5.0  # a node that just failed to load is not asked at once again
 BACKOFF_S_MAX = 300.0  # what was repaired is found out within Ollama's own load timeout
 
@@ -130,6 +127,7 @@ def place(
     The line that waits longest chooses first. Those of nobody but calls that overflowed take what is left.
     """
     pool = pool_of(lines, snapshot, occupancy, experience, leaving=leaving, holds=holds, now_s=now_s)
+    pool = replace(pool, ends_in_s=_ends_in_s(loading, since_s, pool))
     refusals: list[Action] = []
     loads: dict[str, Load] = {}  # by node
     for line in sorted(lines, key=lambda line: (not line.own, -line.oldest_wait_s, line.model)):
@@ -151,19 +149,35 @@ def place(
         if shared is not None and line.own:
             loads[shared.node] = _asking(shared, line, wants)
             continue
-        coming = sum(_is_loading(row, loading) for row in rows)
+        coming = [row for row in rows if _is_loading(row, loading)]
         if shared is None and mode is not Mode.OBSERVE and (not coming or (ready and not wants)):
-            idle = [row for row in rows if row.node not in loads]
-            possible = [row for row in idle if hindrance(row, loading, backoff, now_s, may_reload=bool(wants)) is None]
+            possible = [row for row in rows if hindrance(row, {}, backoff, now_s, may_reload=bool(wants)) is None]
             serving = () if wants else usable(ready, frozenset(), 0, names_no_ctx=line.names_no_ctx)
             chosen = _choose(line, serving, possible, pool, coming)
             # None waits: for a slot, for a node that loads something else, for its turn, or for the end of a backoff.
             if chosen is not None:
                 row, displaced = chosen
                 loads[row.node] = _asking(_load(line.model, row, wants, displaced), line, wants)
-                pool = replace(pool, leaving=pool.leaving | {(row.node, weights) for weights in displaced})
+                pool = _with_load(pool, row, displaced)
     late = () if mode is Mode.OBSERVE else _late(loading, since_s, pool)
     return (*loads.values(), *refusals, *late)
+
+
+def _ends_in_s(loading: Mapping[str, str], since_s: Mapping[str, float], pool: Pool) -> Mapping[str, float]:
+    """Of the loads that run, by node."""
+    load_s = pool.experience.load_s_of
+    return {
+        node: max(0.0, since_s.get(node, pool.now_s) + load_s(weights) - pool.now_s)
+        for node, weights in loading.items()
+    }
+
+
+def _with_load(pool: Pool, row: Row, displaced: Sequence[str]) -> Pool:
+    return replace(
+        pool,
+        leaving=pool.leaving | {(row.node, weights) for weights in displaced},
+        ends_in_s={**pool.ends_in_s, row.node: pool.load_s(row.weights, pool.resident_bytes(row))},
+    )
 
 
 def _late(loading: Mapping[str, str], since_s: Mapping[str, float], pool: Pool) -> Iterator[Displace]:
@@ -179,61 +193,30 @@ def _late(loading: Mapping[str, str], since_s: Mapping[str, float], pool: Pool) 
 
 
 def _choose(
-    line: LineView, serving: Sequence[Row], possible: Sequence[Row], pool: Pool, coming: int
+    line: LineView, serving: Sequence[Row], possible: Sequence[Row], pool: Pool, coming: Sequence[Row]
 ) -> tuple[Row, tuple[str, ...]] | None:
-    """Of the possible nodes the one where a load does the least harm, if what waits is worth it; and what the load
-    displaces there. `serving`: the copies that serve this line already."""
-    if serving and not _outlasts_a_load(line, serving, pool, coming):
+    """Of the nodes that load nothing the one where a load does the least harm, if what waits is worth it; and what the
+    load displaces there. `serving`: the copies that serve this line already, and `possible`: also nodes that load."""
+    if serving and not outlasts_a_load(line, serving, pool, coming):
         return None
     nodes = pool.snapshot.nodes
-    if len(possible) > COSTED_MAX:
-        possible = nsmallest(COSTED_MAX, possible, key=lambda row: (not row.is_resident, len(nodes[row.node].copies)))
-    costs = [(cost_of(row, pool), row) for row in possible]
+    idle = [row for row in possible if row.node not in pool.ends_in_s]
+    if len(idle) > COSTED_MAX:
+        idle = nsmallest(COSTED_MAX, idle, key=lambda row: (not row.is_resident, len(nodes[row.node].copies)))
+    costs = [(cost_of(row, pool), row) for row in idle]
     if line.own:
-        worth = [each for each in costs if _is_worth(line, each[0], pool.slots_of(each[1]), has_copy=bool(serving))]
+        worth = [each for each in costs if is_worth(line, each[0], pool.slots_of(each[1]), has_copy=bool(serving))]
     else:
-        worth = [(cost, row) for cost, row in costs if _is_spare(row, cost, nodes[row.node])]
+        worth = [(cost, row) for cost, row in costs if is_spare(row, cost, nodes[row.node])]
     if coming:
         worth = [(cost, row) for cost, row in worth if not cost.displaced]
     if not worth:
         return None
     cost, row = min(worth, key=lambda each: _rank(each[0], each[1], nodes[each[1].node], pool.occupancy))
+    busy = [other for other in possible if other.node in pool.ends_in_s]
+    if not serving and not row.is_resident and is_better_awaited(line, row, busy, pool):
+        return None
     return row, cost.displaced
-
-
-def _outlasts_a_load(line: LineView, serving: Sequence[Row], pool: Pool, coming: int) -> bool:
-    """Whether those in line would wait longer for the copies that serve them, and for those that are coming, than
-    another one takes to load, and not only now. Copies that have just come show first what they make of the line."""
-    load_s = pool.load_s(serving[0].weights, pool.resident_bytes(serving[0]))
-    served_s = min(pool.ready_for_s(row.copy) for row in serving)
-    is_busy = pool.experience.utilization_of(serving[0].weights) >= BUSY
-    is_line = is_busy and min(served_s, line.oldest_wait_s) >= SECOND_AFTER_S
-    return is_line and _estimate_s(line) * len(serving) / (len(serving) + coming) > load_s
-
-
-def _estimate_s(line: LineView) -> float:
-    """How long the last in line will wait; as long as the first did where the line has not moved."""
-    return line.own / line.drain_per_s if line.drain_per_s else line.oldest_wait_s
-
-
-def _is_worth(line: LineView, cost: Cost, slots: int, *, has_copy: bool) -> bool:
-    """Collating: what is in memory serves on until those who wait for something else have waited as many slot-seconds
-    as its going costs. Waiting grows and harm does not, so everybody's turn comes."""
-    if cost.needs_pinned or not cost.is_foreseeable:
-        return False
-    if not cost.harm:
-        return True
-    if not cost.may_go:
-        return False
-    gained = min(line.own, slots)
-    if has_copy and (cost.is_waited_for or gained <= cost.lost_slots or _estimate_s(line) < SWAPS * cost.loads_s):
-        return False  # one more copy here for one less there, and back again
-    return gained * line.oldest_wait_s >= TURN * cost.harm
-
-
-def _is_spare(row: Row, cost: Cost, node: Node) -> bool:
-    """For those who overflowed, and wait elsewhere as well: nothing goes for it, as far as anybody can tell."""
-    return row.is_resident or (not cost.displaced and (cost.fits is True or not node.copies))
 
 
 def hopeless(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from router.fleet.node import Copy, CopyState, Node
@@ -77,7 +78,8 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """What the cost of a load depends on. `leaving` are copies that a load of ours displaces already."""
+    """What the cost of a load depends on. `leaving` are copies that a load of ours displaces already. `ends_in_s`: how
+    long the loads go on that run, by node."""
 
     snapshot: Snapshot
     occupancy: Mapping[Place, int]
@@ -87,6 +89,7 @@ class Pool:
     leaving: Set[Place]
     now_s: float
     holds: Holds = NO_HOLDS
+    ends_in_s: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
     def resident_bytes(self, row: Row) -> int:
         return self.experience.bytes_of(row.weights, row.size_bytes)

@@ -112,8 +112,8 @@ class Admin:
             self._door.check(request.method, request.headers)
             page = await self._dispatch(request)
         except AdminRefusal as refusal:
-            return _answer(refusal.status, _dump({"error": refusal.text}), refusal.headers)
-        return _answer(200, await asyncio.to_thread(lambda: _dump(page())))
+            return json_answer(refusal.status, dump({"error": refusal.text}), refusal.headers)
+        return json_answer(200, await asyncio.to_thread(lambda: dump(page())))
 
     async def _dispatch(self, request: web.Request) -> Page:
         # The path as it came: a node's name may hold an escaped slash.
@@ -156,7 +156,7 @@ class Admin:
         return lambda: views.explanation_view(explain(question, at, random.Random()))
 
     async def _obey(self, order: str, name: str, request: web.Request) -> Page:
-        await _read_nothing(request)
+        await read_nothing(request)
         node = self._sources.snapshot().nodes[_known(name, self._sources.snapshot())]
         if order == "resume" and node.spec.presence is Presence.LEAVING:
             raise AdminRefusal(409, LEAVES.format(name=name))
@@ -227,7 +227,7 @@ def _check_method(request: web.Request, method: str) -> None:
         raise AdminRefusal(405, f"{request.path} takes {method}", Allow=method)
 
 
-async def _read_nothing(request: web.Request) -> None:
+async def read_nothing(request: web.Request) -> None:
     """Orders have no body; one that comes is taken off the connection, within bounds."""
     try:
         async with asyncio.timeout(BODY_S):
@@ -244,11 +244,11 @@ def _num_ctx(text: str) -> int:
     return int(text)
 
 
-def _dump(value: object) -> bytes:
+def dump(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace") + b"\n"
 
 
-def _answer(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
+def json_answer(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(
         status=status,
         body=body,

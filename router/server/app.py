@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import secrets
 from collections.abc import Callable, Sequence
 
 from router.server.client import ClientConnection
@@ -63,3 +65,10 @@ class App:
             await reply.taken()  # until then its bytes count as held, and a client that takes none is cut off
         finally:
             reply.close()
+
+
+def fresh_ids() -> Callable[[], str]:
+    """Ids that never repeat: this start's own prefix, and a count."""
+    prefix = secrets.token_hex(6)
+    count = itertools.count(1)
+    return lambda: f"{prefix}-{next(count):x}"

@@ -29,16 +29,9 @@ class Probes:
         return web.Response(text="ok\n")
 
     async def ready(self, request: web.Request) -> web.Response:
-        """`?verbose` lists the checks as the Kubernetes API server does. Nodes that are down make nobody unready:
-
-        a clean 503 from here is worth more than a refused connection.
-        """
+        """Nodes that are down make nobody unready: a clean 503 from here is worth more than a refused connection."""
         results = {name: check() for name, check in self._checks.items()}
-        is_ready = all(results.values())
-        lines = [f"[{'+' if holds else '-'}]{name} {'ok' if holds else 'failed'}" for name, holds in results.items()]
-        summary = "ok" if is_ready else "not ready"
-        text = "\n".join([*lines, summary]) if "verbose" in request.query or not is_ready else summary
-        return web.Response(status=200 if is_ready else 503, text=text + "\n")
+        return readiness(request, results, is_ready=all(results.values()))
 
     async def serve_metrics(self, request: web.Request) -> web.StreamResponse:
         is_open = page.is_open(request.headers.get("Accept", ""))
@@ -48,3 +41,11 @@ class Probes:
             await response.write(piece)
         await response.write_eof()
         return response
+
+
+def readiness(request: web.Request, results: Mapping[str, bool], *, is_ready: bool) -> web.Response:
+    """`?verbose` lists the checks as the Kubernetes API server does."""
+    lines = [f"[{'+' if holds else '-'}]{name} {'ok' if holds else 'failed'}" for name, holds in results.items()]
+    summary = "ok" if is_ready else "not ready"
+    text = "\n".join([*lines, summary]) if "verbose" in request.query or not is_ready else summary
+    return web.Response(status=200 if is_ready else 503, text=text + "\n")

@@ -9,6 +9,7 @@ from router.settings.model import Settings
 NEED_RESTART = (
     "pool",
     "listen",
+    "workers",
     "tls.cert_file",
     "tls.key_file",
     "metrics_listen",

@@ -33,7 +33,7 @@ from router.settings.nodes import NodeSettings, node_spec
 from router.settings.store import StoreSettings
 from router.settings.teams import AuthSettings, TeamSettings, access_from, check_names
 from router.settings.tracing import TracingSettings
-from router.settings.values import Address, SaidWrong, comma_list, host_port
+from router.settings.values import Address, SaidWrong, Workers, comma_list, host_port
 
 
 def _url_or_object(schema: dict[str, Any]) -> None:
@@ -58,6 +58,11 @@ class Settings(BaseSettings):
     )
     listen: Address = Field(default="0.0.0.0:11435", description="Where clients connect; beside Ollama's own 11434.")
     tls: TlsSettings = TlsSettings()
+    workers: Workers = Field(
+        default=1,
+        description="Router processes on this machine that listen on one port and share one store, or `auto`: one for "
+        "each core that the process may use.",
+    )
     metrics_listen: Address = Field(
         default="0.0.0.0:9464",
         description="Where /metrics, /livez, /readyz and /healthz are served; nothing there changes anything.",

@@ -6,7 +6,7 @@ import ipaddress
 import json
 import math
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -16,6 +16,8 @@ from router.wire.intent_duration import DurationError, keep_alive_s
 from router.wire.names import parse_name
 
 PORT_MAX = 65535
+AUTO = "auto"
+WORKERS_MAX = 64  # more cores than a pool keeps busy: one of them passes 15,000 pieces a second
 # RFC 6874 keeps zones out of Host. They mean something on one machine only: there one may listen on them.
 _NO_ZONE = "a node's address has no zone (%): use a global or unique local address, or a name"
 OLLAMA_PORT = 11434
@@ -131,6 +133,15 @@ def _duration(value: Any) -> Any:
     return seconds
 
 
+def _workers(value: Any) -> Any:
+    """A number, also as the text that the environment and the command line give."""
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 4 else value
+    is_number = isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= WORKERS_MAX
+    if not is_number and number != AUTO:
+        raise ValueError(f"should be a number from 1 to {WORKERS_MAX}, or {AUTO} for one on each core")
+    return number
+
+
 def _model_key(text: str) -> str:
     try:
         return parse_name(text).key if text.strip() else _nameless()
@@ -143,6 +154,7 @@ def _nameless() -> str:
 
 
 Address = Annotated[str, AfterValidator(_address)]
+Workers = Annotated[Annotated[int, Field(ge=1, le=WORKERS_MAX)] | Literal["auto"], BeforeValidator(_workers)]
 NodeUrl = Annotated[str, AfterValidator(_node_url)]
 ModelKey = Annotated[str, AfterValidator(_model_key)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -54,6 +54,11 @@ class MemoryStore(Store):
         """There is no Redis."""
         return None
 
+    @property
+    def board(self) -> None:
+        """Nor another replica to tell of nodes."""
+        return None
+
     def loops(self) -> Mapping[str, Coroutine[object, object, None]]:
         """Nothing has to run for it."""
         return {}

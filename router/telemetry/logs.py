@@ -12,6 +12,7 @@ import select
 import threading
 from collections import deque
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 
 from router.seams import Record
@@ -40,11 +41,23 @@ _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 class Logs:
     """Owns one file descriptor and one daemon thread, from `open` to `close`. Safe to write to from any thread."""
 
-    def __init__(self, *, log_format: str, level: str, descriptor: int = 1, lines_max: int = QUEUE_LINES) -> None:
+    def __init__(
+        self,
+        *,
+        log_format: str,
+        level: str,
+        descriptor: int = 1,
+        lines_max: int = QUEUE_LINES,
+        worker: int | None = None,
+        turn: AbstractContextManager[object] | None = None,
+    ) -> None:
+        """`turn` is held while lines are written, where other processes write to the same descriptor."""
         self._level = _LEVELS[level]
         self._write_entry = _as_text if log_format == "text" else _as_json
         self._descriptor = descriptor
         self._lines_max = lines_max
+        self._worker = worker
+        self._turn = turn or nullcontext()
         self._waiting: deque[Record | Entry] = deque()
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -118,9 +131,12 @@ class Logs:
         lines: list[str] = []
         while self._waiting and len(lines) < BATCH_LINES:
             item = self._waiting.popleft()
-            lines.append(self._write_entry(call_entry(item) if isinstance(item, Record) else item))
+            entry = call_entry(item) if isinstance(item, Record) else item
+            lines.append(self._write_entry(entry if self._worker is None else {**entry, "worker": self._worker}))
         text = "\n".join([*lines, ""])
-        if not self._send(text.encode("utf-8", "backslashreplace")):
+        with self._turn:
+            is_sent = self._send(text.encode("utf-8", "backslashreplace"))
+        if not is_sent:
             self._drop(len(lines))
 
     def _send(self, data: bytes) -> bool:
@@ -230,7 +246,9 @@ def _as_text(entry: Entry) -> str:
     head = f"{fields.pop('ts')} {str(fields.pop('level')).upper():<7}"
     event, message, trace = fields.pop("event"), fields.pop("message", None), fields.pop("exception", None)
     pairs = " ".join(f"{name}={_word(value)}" for name, value in fields.items() if value not in (None, False))
-    line = f"{head} {event} {pairs}" if message is None else f"{head} {fields['logger']}: {_one_line(str(message))}"
+    worker = f"[{fields['worker']}]" if "worker" in fields else ""
+    told = f"{fields.get('logger')}{worker}: {_one_line(str(message))}"
+    line = f"{head} {event} {pairs}" if message is None else f"{head} {told}"
     if "left_out" in fields:
         line += f" (and {fields['left_out']} more like it)"
     return line if trace is None else f"{line}\n{trace}"

@@ -7,16 +7,18 @@ its process, platform and collector metrics are used as they are.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 from router import __version__
 from router.errors import Rejection
 from router.fleet.breaker import Circuit
+from router.fleet.node import Node
+from router.fleet.snapshot import Snapshot
 from router.policy.alias import DEFAULT_TEAM
 from router.seams import Record
 from router.telemetry.families import FAMILIES, HISTOGRAM
 from router.telemetry.gauges import GAUGES, Moment, Sources
-from router.telemetry.names import UNKNOWN, ModelNames, TeamNames
+from router.telemetry.names import UNKNOWN, ModelNames, Pair, Pairs, TeamNames
 from router.telemetry.page import ProcessPart, slices
 from router.telemetry.series import Counter, Histogram, Labels, header, sample_text
 
@@ -39,12 +41,14 @@ class Metrics:
         teams_max: int | None = None,
         policy: str = "default",
         revision: str = UNKNOWN,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sources = sources
         self._names = ModelNames(lambda key: sources.snapshot().is_known(key), models_max, named)
         self._teams = TeamNames(teams_max) if teams_max is not None else None
         self._policy = policy
         self._revision = revision
+        self._pairs = Pairs(clock)
         self._in_flight: dict[tuple[str, str], int] = {}
         self._series: dict[str, Counter | Histogram] = {}
         self._requests = self._counter("requests_total")
@@ -62,15 +66,12 @@ class Metrics:
         self._rejections = self._counter("rejections_total")
         self._disconnects = self._counter("client_disconnects_total")
         self._decisions = self._counter("routing_decisions_total")
-        self._affinity = self._counter("affinity_total")
-        self._affinity_tokens = self._counter("affinity_tokens_total")
-        self._passed = self._counter("alias_fallbacks_total")
-        self._overflows = self._counter("alias_overflows_total")
+        self._affinity, self._affinity_tokens = self._counter("affinity_total"), self._counter("affinity_tokens_total")
+        self._passed, self._overflows = self._counter("alias_fallbacks_total"), self._counter("alias_overflows_total")
         self._guarded = self._counter("guard_actions_total")
         self._attempts = self._counter("upstream_requests_total")
         self._attempt_time = self._histogram("upstream_request_duration_seconds")
-        self._retries = self._counter("retries_total")
-        self._failovers = self._counter("failovers_total")
+        self._retries, self._failovers = self._counter("retries_total"), self._counter("failovers_total")
         self._node_tokens = self._counter("node_tokens_total")
         self._decode_tokens = self._counter("node_decode_tokens_total")
         self._decode_time = self._counter("node_decode_seconds_total")
@@ -254,10 +255,21 @@ class Metrics:
     async def render(self, *, is_open: bool = False) -> AsyncIterator[bytes]:
         """Prometheus' text in slices; `is_open`: OpenMetrics, which has exemplars."""
         moment = await self._moment()
+        over = self._pairs_over(moment.snapshot)
         for series in self._series.values():
-            series.forget_nodes(moment.snapshot.nodes)
+            series.forget(moment.snapshot.nodes, over)
         async for part in slices(self._pieces(moment, is_open=is_open), self._process.text(is_open=is_open)):
             yield part
+
+    def _pairs_over(self, snapshot: Snapshot) -> set[Pair]:
+        loaded = {(node.name, self._names.label(key)) for node, key in _copies(snapshot)}
+        told = {
+            (labels[0], labels[1])
+            for series in self._series.values()
+            if series.family.labels[:2] == ("node", "model")
+            for labels in series.values
+        }
+        return self._pairs.over(told, loaded)
 
     def _pieces(self, moment: Moment, *, is_open: bool) -> Iterator[str]:
         for name, family in FAMILIES.items():
@@ -309,3 +321,9 @@ class Metrics:
             at_zero += [(self._rejections, (model, reason.value, *default)) for reason in _ALERTED]
         for counter, labels in at_zero:
             counter.add(labels, 0)
+
+
+def _copies(snapshot: Snapshot) -> Iterator[tuple[Node, str]]:
+    """In memory, under the first of their names, by which what they do is told, and their others."""
+    for node in snapshot.nodes.values():
+        yield from ((node, key) for copy in node.copies.values() for key in copy.keys)

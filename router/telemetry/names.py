@@ -1,11 +1,15 @@
-"""Which names of models and teams become labels: a client must not be able to make series."""
+"""Which names of models and teams become labels, since a client must not be able to make series; and for how long a
+model stands beside a node."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 
 UNKNOWN = "unknown"  # no node lists it
 OTHER = "other"  # listed, but there are too many of them
+PAIR_S = 3600.0  # many scrapes, and longer than what rates look back on; models that thrash keep their series
+
+Pair = tuple[str, str]  # a node and a model's label
 
 
 class ModelNames:
@@ -65,3 +69,20 @@ class TeamNames:
                 return OTHER
             self._labels.add(team)
         return team
+
+
+class Pairs:
+    """Of nodes and models of which something was counted: over when the copy has been gone for PAIR_S. What comes back
+    later counts from 0."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._seen_s: dict[Pair, float] = {}  # when the copy was there last, or the pair was first heard of
+
+    def __repr__(self) -> str:
+        return f"<Pairs {len(self._seen_s)}>"
+
+    def over(self, told: Set[Pair], loaded: Set[Pair]) -> set[Pair]:
+        now_s, before = self._clock(), self._seen_s
+        self._seen_s = {pair: now_s if pair in loaded else before.get(pair, now_s) for pair in told}
+        return {pair for pair, seen_s in self._seen_s.items() if now_s - seen_s > PAIR_S}

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from router.telemetry.families import COUNTER, PREFIX, Family
+from router.telemetry.names import Pair
 
 Labels = tuple[str, ...]
 Sample = tuple[Labels, float]
@@ -25,8 +26,8 @@ class Counter:
         values = self.values
         values[labels] = values.get(labels, 0) + amount
 
-    def forget_nodes(self, living: Container[str]) -> None:
-        _forget(self.family, self.values, living)
+    def forget(self, living: Container[str], over: Container[Pair]) -> None:
+        _forget(self.family, self.values, living, over)
 
     def text(self, *, has_exemplars: bool = False) -> Iterator[str]:
         """Has none, but is asked as histograms are."""
@@ -58,8 +59,8 @@ class Histogram:
         text = f' # {{trace_id="{trace_id}"}} {value!r} {wall_s:.3f}'
         self._exemplars.setdefault(labels, {})[bisect_left(self._bounds, value)] = text
 
-    def forget_nodes(self, living: Container[str]) -> None:
-        _forget(self.family, self.values, living)
+    def forget(self, living: Container[str], over: Container[Pair]) -> None:
+        _forget(self.family, self.values, living, over)
 
     def text(self, *, has_exemplars: bool = False) -> Iterator[str]:
         """One piece a series, never torn: its count and its buckets belong to the same moment."""
@@ -95,8 +96,16 @@ def _pairs(names: Labels, values: Labels) -> str:
     return ",".join([f'{name}="{value.translate(_ESCAPES)}"' for name, value in zip(names, values, strict=True)])
 
 
-def _forget(family: Family, values: dict[Labels, list[float]] | dict[Labels, float], living: Container[str]) -> None:
-    """Series of nodes that have left: they would be scraped for ever."""
-    if family.labels[:1] == ("node",):
-        for labels in [labels for labels in values if labels[0] not in living]:
+def _forget(
+    family: Family,
+    values: dict[Labels, list[float]] | dict[Labels, float],
+    living: Container[str],
+    over: Container[Pair],
+) -> None:
+    """Series of nodes that have left, and of models that have left a node's memory: they would be scraped for ever."""
+    if family.labels[:1] != ("node",):
+        return
+    tells_models = family.labels[1:2] == ("model",)
+    for labels in list(values):
+        if labels[0] not in living or (tells_models and labels[:2] in over):
             del values[labels]

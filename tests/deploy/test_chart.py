@@ -266,7 +266,7 @@ def restart_mark(config: dict[str, Any], **values: Any) -> str:
 def test_pods_roll_for_what_needs_a_restart_and_for_nothing_else() -> None:
     basis = restart_mark({})
     assert restart_mark({"line": {"max_wait_s": 7}}, aliases={"gpt-4": "qwen3"}, nodes=["gpu-1"]) == basis
-    changes: dict[str, Any] = {"pool": "other", "client": {"header_s": 7}, "log": {"format": "text"}}
+    changes: dict[str, Any] = {"pool": "other", "client": {"header_s": 7}, "log": {"format": "text"}, "workers": 2}
     changes |= {"limits": {"stream_buffer_bytes": 7}, "metrics": {"teams": True}, "admin": {"listen": "127.0.0.1:1"}}
     for key, value in changes.items():
         assert restart_mark({key: value}) != basis, key
@@ -324,6 +324,21 @@ def test_only_routers_reach_the_chart_s_valkey_where_policies_are_made() -> None
     assert "egress" not in policy, "it calls nobody"
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        ("http://otel:4318/v1/traces", 4318),
+        ("https://otel.example.com", 443),
+        ("http://[fd00::7]", 80),
+        ("http://10.0.0.5", 80),
+    ],
+)
+def test_policies_let_traces_through_to_their_receiver(endpoint: str, port: int) -> None:
+    objects = objects_of({"networkPolicy": {"enabled": True}, "tracing": {"enabled": True, "endpoint": endpoint}})
+    egress = named(objects, "NetworkPolicy", NAME)["spec"]["egress"]
+    assert {"ports": [{"port": port, "protocol": "TCP"}]} in egress
+
+
 def by_component(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     made = [one for one in workloads(objects) if one["kind"] != "Pod"]
     return {one["metadata"]["labels"]["app.kubernetes.io/component"]: one for one in made}
@@ -334,6 +349,26 @@ def test_a_password_stands_in_no_command_line() -> None:
     container = pod_of(redis)["containers"][0]
     assert "--requirepass" not in json.dumps(container)
     assert "env" not in container
+
+
+@pytest.mark.parametrize("kind", ["ServiceMonitor", "PodMonitor"])
+def test_valkey_s_metrics_are_scraped_and_never_taken_for_a_router_s(kind: str) -> None:
+    monitor = {kind[0].lower() + kind[1:]: {"enabled": True, "renderMode": "alwaysRender"}}
+    objects = objects_of({"redis": {"metrics": {"enabled": True}}, "metrics": monitor})
+    of_routers, of_redis = (one["spec"] for one in of_kind(objects, kind))
+    assert of_redis["jobLabel"] == "app.kubernetes.io/component" != of_routers["jobLabel"]
+    workload = named(objects, "StatefulSet", f"{NAME}-redis")
+    service = named(objects, "Service", f"{NAME}-redis")
+    labels = (
+        service["metadata"]["labels"]
+        if kind == "ServiceMonitor"
+        else workload["spec"]["template"]["metadata"]["labels"]
+    )
+    assert of_redis["selector"]["matchLabels"].items() <= labels.items()
+    assert not of_routers["selector"]["matchLabels"].items() <= labels.items()
+    exporter = pod_of(workload)["containers"][1]
+    assert {port["name"] for port in exporter["ports"]} == {"metrics"}
+    assert exporter["env"][1]["valueFrom"]["secretKeyRef"]["name"] == f"{NAME}-redis"
 
 
 def test_ollama_of_the_chart_is_found_by_its_router() -> None:
@@ -402,10 +437,10 @@ def test_an_alert_without_a_threshold_takes_none_and_one_that_there_is_not_takes
         assert "additional properties" in told
 
 
-def alerts_of(changes: dict[str, Any]) -> list[dict[str, Any]]:
+def alerts_of(changes: dict[str, Any], **values: Any) -> list[dict[str, Any]]:
     rule = {"enabled": True, "renderMode": "alwaysRender", "defaultRules": changes}
-    objects = objects_of({"metrics": {"prometheusRule": rule}})
-    groups = named(objects, "PrometheusRule", NAME)["spec"]["groups"]
+    (made,) = of_kind(objects_of({"metrics": {"prometheusRule": rule}, **values}), "PrometheusRule")
+    groups = made["spec"]["groups"]
     return [rule for group in groups for rule in group["rules"] if "alert" in rule]
 
 
@@ -450,7 +485,7 @@ async def ran(program: str, router: Router, key: str) -> int:
 def test_what_artifact_hub_is_told_of_images_is_what_is_run() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     told = {one["image"] for one in yaml.safe_load(chart["annotations"]["artifacthub.io/images"])}
-    objects = objects_of({"ollama": {"enabled": True}})
+    objects = objects_of({"ollama": {"enabled": True}, "redis": {"metrics": {"enabled": True}}})
     pods = [pod_of(one) for one in workloads(objects)]
     assert told == {c["image"] for pod in pods for c in (*pod["containers"], *pod.get("initContainers", []))}
 
@@ -458,6 +493,19 @@ def test_what_artifact_hub_is_told_of_images_is_what_is_run() -> None:
 def test_the_chart_s_icon_exists() -> None:
     icon = yaml.safe_load((CHART / "Chart.yaml").read_text())["icon"]
     assert (ROOT / icon.partition("/main/")[2]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("named", "job"),
+    [
+        ({}, ".*ollama-router.*"),
+        ({"nameOverride": "llm"}, ".*llm.*"),
+        ({"fullnameOverride": "gate"}, ".*(ollama-router|gate).*"),
+    ],
+)
+def test_alerts_find_a_release_under_another_name(named: dict[str, str], job: str) -> None:
+    expressions = "".join(rule["expr"] for rule in alerts_of({}, **named))
+    assert set(re.findall(r'(?:job|deployment)=~"([^"]*)"', expressions)) == {job}
 
 
 def test_each_alert_leads_to_a_page_that_helps() -> None:
@@ -588,3 +636,10 @@ def test_notes_tell_the_address_and_what_to_look_out_for() -> None:
     (notes,) = [text for name, text in texts_of().items() if name.endswith("NOTES.txt")]
     assert "http://r-ollama-router.llm:11434/v1" in notes
     assert "WARNING: whoever reaches the Service may use every node" in notes
+    assert "no store" not in notes
+
+
+def test_notes_warn_of_routers_that_may_share_nothing() -> None:
+    told = texts_of({**NO_REDIS, "config": {"existingConfigMap": "mine"}})
+    (notes,) = [text for name, text in told.items() if name.endswith("NOTES.txt")]
+    assert "WARNING: 2 routers, and the chart knows of no store that they share: unless mine names" in notes

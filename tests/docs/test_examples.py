@@ -24,6 +24,7 @@ import yaml
 import router
 from router import cli
 from router.settings import load_settings
+from router.workers import parent
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")])
@@ -103,6 +104,7 @@ def test_commands_are_what_the_command_line_takes(
 
     monkeypatch.setitem(sys.modules, "router.process", Process)
     monkeypatch.setattr(router, "process", Process, raising=False)
+    monkeypatch.setattr(parent, "serve", lambda origin, count: served.append(origin) or 0)
     monkeypatch.chdir(tmp_path)
     Path("router.yaml").write_text(next(block.text for block in README if block.language == "yaml"))
     _, verb, *rest = takewhile(lambda word: word != ">", shlex.split(command, comments=True))

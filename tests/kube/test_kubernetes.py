@@ -200,11 +200,13 @@ def test_keys_are_asked_for_and_rotated_without_a_restart(at: Cluster) -> None:
 
     def give(key: str) -> None:
         keys = ("--set", "auth.enabled=true", "--set", f"auth.apiKeys[0].team=research,auth.apiKeys[0].key={key}")
-        at.helm("upgrade", RELEASE, str(CHART), *keys, "--wait", "--timeout", "200s")
+        one = ("--set", "tests.existingSecret=one-key")
+        at.helm("upgrade", RELEASE, str(CHART), *keys, *one, "--wait", "--timeout", "200s")
 
     def answers(key: str) -> set[str]:
         return {asked_with(at, router, key) for router in at.routers()}
 
+    at.kubectl("create", "secret", "generic", "one-key", f"--from-literal=api-key={first}")
     give(first)
     until(lambda: answers(first) == {"200"}, "the key is known")
     assert answers(second) == {"401"}
@@ -214,6 +216,8 @@ def test_keys_are_asked_for_and_rotated_without_a_restart(at: Cluster) -> None:
     until(lambda: answers(second) == {"200"}, "the next key is known, as soon as kubelet has brought it")
     assert answers(first) == {"401"}
     assert at.routers() == before
+    assert "Succeeded" not in at.helm("test", RELEASE, "--timeout", "120s", may_fail=True), "with the key of before"
+    at.kubectl("delete", "secret", "one-key")
     at.helm("upgrade", RELEASE, str(CHART), "--wait", "--timeout", "200s")
 
 

@@ -28,6 +28,7 @@ def loads(
     occupancy: dict[tuple[str, str], int] | None = None,
     leaving: frozenset[tuple[str, str]] = frozenset(),
     loading: dict[str, str] | None = None,
+    since_s: dict[str, float] | None = None,
 ) -> list[tuple[str, str, tuple[str, ...]]]:
     actions = place(
         lines,
@@ -39,6 +40,7 @@ def loads(
         occupancy=occupancy or {},
         experience=experience,
         leaving=leaving,
+        since_s=since_s or {},
     )
     return [(action.node, action.key, action.displaces) for action in actions if isinstance(action, Load)]
 
@@ -62,6 +64,44 @@ def test_several_further_copies_come_at_once_where_one_more_would_not_be_enough_
     assert loads(snapshot, line("x", depth=20, wait_s=5, drain_per_s=1.0), loading=on_b) == [], "with b's it is served"
     full = fleet(*(each for name, each in snapshot.nodes.items() if name != "c"))
     assert loads(full, line("x", depth=999, wait_s=99, drain_per_s=1.0), loading=on_b) == [], "y would have to go"
+
+
+def test_what_comes_to_a_faster_node_counts_for_more() -> None:
+    def pool(weight: float) -> Snapshot:
+        loading = node("b", disk="x", loading="x", weight=weight)
+        return fleet(node("a", disk="x", ready="x"), loading, node("c", disk="x"))
+
+    on_b, waiting = {"b": "w:x"}, line("x", depth=31, wait_s=5, drain_per_s=1.0)
+    assert loads(pool(2.0), waiting, loading=on_b) == [("c", "x", ())], "31 s, of which a third is left: more than 10 s"
+    assert loads(pool(2.2), waiting, loading=on_b) == []
+
+
+def fast_and_slow(*, weight: float = 2.0, vram_bytes: int = 3000) -> Snapshot:
+    """The fast one loads y; `weight` is its own, and x would have room on both."""
+    fast = node("fast", disk="x y", loading="y", weight=weight, vram_bytes=vram_bytes)
+    return fleet(fast, node("slow", disk="x", vram_bytes=3000))
+
+
+def test_a_cold_model_waits_for_a_faster_node_that_is_about_to_end_its_load() -> None:
+    """20 s, since it is twice as fast: the load of 10 s there and back."""
+
+    def at(*, wait_s: float, began_s: float, snapshot: Snapshot) -> list[tuple[str, str, tuple[str, ...]]]:
+        since_s = {"fast": NOW_S - began_s}
+        return loads(snapshot, line("x", depth=3, wait_s=wait_s), loading={"fast": "w:y"}, since_s=since_s)
+
+    assert at(wait_s=1.0, began_s=2.0, snapshot=fast_and_slow()) == []
+    assert at(wait_s=18.0, began_s=9.0, snapshot=fast_and_slow()) == []
+    on_slow = [("slow", "x", ())]
+    assert at(wait_s=20.0, began_s=30.0, snapshot=fast_and_slow()) == on_slow, "nobody waits without end"
+    assert at(wait_s=1.0, began_s=0.0, snapshot=fast_and_slow(weight=1.5)) == on_slow, "it is not so much faster"
+    assert at(wait_s=1.0, began_s=9.0, snapshot=fast_and_slow(weight=1.0)) == on_slow
+    assert at(wait_s=1.0, began_s=9.0, snapshot=fast_and_slow(vram_bytes=1500)) == on_slow, "no room beside y"
+
+
+def test_of_two_cold_models_the_second_waits_for_the_faster_node_that_the_first_took() -> None:
+    snapshot = fleet(node("fast", disk="x y", weight=2.0, vram_bytes=3000), node("slow", disk="x y", vram_bytes=3000))
+    both = (line("y", depth=1, wait_s=2.0), line("x", depth=1, wait_s=1.0))
+    assert loads(snapshot, *both) == [("fast", "y", ())]
 
 
 def test_while_the_first_copy_comes_no_further_one_does() -> None:

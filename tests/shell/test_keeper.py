@@ -145,7 +145,7 @@ def test_a_node_that_left_with_an_open_circuit_comes_back_without_one() -> None:
     house.saw_ps("a", "m:1")
     for number in range(3):
         house.fail(house.lease(f"t{number}"), Failure.CONNECT_TIMEOUT)
-    assert house.keeper.circuits() == {("a", None): Circuit.OPEN}
+    assert house.keeper.circuits.not_closed() == {("a", None): Circuit.OPEN}
     run(house.keeper.remove("a"))
     run(house.keeper.add(NodeSpec("a", "a", 11434, slots=2)))
     run(house.keeper.answered("a", "0.33.0"))
@@ -198,7 +198,7 @@ def test_a_refused_connection_takes_the_node_down_at_once_for_everybody() -> Non
     assert house.keeper.snapshot.nodes["a"].health is Health.DOWN
     assert not house.is_ready("a")
     assert isinstance(house.take("t3"), Place), "b is taken, a is down"
-    assert house.keeper.circuits() == {}, "down says more than a breaker"
+    assert house.keeper.circuits.not_closed() == {}, "down says more than a breaker"
 
 
 def test_three_missed_probes_take_it_down_and_two_good_ones_bring_back_another_start() -> None:
@@ -251,7 +251,7 @@ def test_a_copy_that_fails_is_closed_and_tried_with_one_call_at_a_time() -> None
     house.clock.time_s += 5
     run(house.store.beat())
     house.fail(house.granted[1], None)
-    assert house.keeper.circuits() == {}
+    assert house.keeper.circuits.not_closed() == {}
     assert house.circuits == [("a", Circuit.OPEN), ("a", Circuit.OPEN), ("a", Circuit.CLOSED)]
     assert [lease.ticket for lease in house.granted] == ["t1", "t2", "t3"]
 
@@ -263,7 +263,7 @@ def test_what_says_nothing_about_the_node_is_held_against_nobody() -> None:
         house.fail(house.lease(f"c{number}"), None, outcome)
     for number in range(12):
         house.fail(house.lease(f"b{number}"), Failure.BUSY)
-    assert house.keeper.circuits() == {}
+    assert house.keeper.circuits.not_closed() == {}
 
 
 def test_a_copy_whose_own_errors_pass_is_closed_like_one_that_breaks() -> None:
@@ -297,7 +297,7 @@ def test_a_node_that_is_gone_from_discovery_leaves_nothing() -> None:
         house.fail(house.lease(f"f{number}"), Failure.RESET)
     run(house.keeper.remove("a"))
     assert (dict(house.keeper.snapshot.nodes), dict(house.keeper.snapshot.index)) == ({}, {})
-    assert house.keeper.circuits() == {}
+    assert house.keeper.circuits.not_closed() == {}
     assert isinstance(house.take("t1"), Place)
     # What was under way when it went has no effect any more.
     house.saw_ps("a", "m:1")
@@ -335,10 +335,10 @@ def test_a_drain_outlives_probes_breakers_and_the_node_itself() -> None:
     run(house.keeper.drain("a"))
     for _ in range(3):
         run(house.keeper.attempt_ended(lease, Failure.CONNECT_TIMEOUT, Outcome.OK))
-    assert house.keeper.circuits() == {("a", None): Circuit.OPEN}
+    assert house.keeper.circuits.not_closed() == {("a", None): Circuit.OPEN}
     house.clock.time_s += 3
     house.fail(lease, None)
-    assert house.keeper.circuits() == {}, "it answered: the breaker is closed again, the drain is not lifted"
+    assert house.keeper.circuits.not_closed() == {}, "it answered: the breaker is closed again, the drain is not lifted"
     assert isinstance(house.take("t2"), Place)
     run(house.keeper.attempt_ended(lease, Failure.CONNECT_REFUSED, Outcome.OK))
     assert (house.keeper.snapshot.nodes["a"].health, house.keeper.drained()) == (Health.DOWN, {"a"})

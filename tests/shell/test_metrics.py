@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -26,6 +27,7 @@ from router.telemetry.families import FAMILIES, PREFIX, Family
 from router.telemetry.gauges import Sources
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
+from router.telemetry.names import PAIR_S
 from router.telemetry.observer import Telemetry
 from router.telemetry.page import SLICE_BYTES
 from router.telemetry.series import Histogram
@@ -60,6 +62,7 @@ def metrics_of(
     models_max: int = 200,
     named: Sequence[str] = (),
     teams_max: int | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Metrics:
     snapshot: Snapshot = snapshot_of(nodes)
 
@@ -75,7 +78,7 @@ def metrics_of(
         discovered=lambda: {"static": len(nodes)},
         log_lines_dropped=lambda: 3,
     )
-    return Metrics(sources, models_max=models_max, named=named, teams_max=teams_max)
+    return Metrics(sources, models_max=models_max, named=named, teams_max=teams_max, clock=clock)
 
 
 def record_of(**facts: Any) -> Record:
@@ -264,6 +267,28 @@ async def test_series_of_a_node_leave_with_it() -> None:
     assert not [labels for _, labels in page if ("node", "left") in labels]
 
 
+async def test_series_of_a_model_leave_a_node_an_hour_after_its_copy() -> None:
+    now_s = 0.0
+    loaded, stored = node_with("a", LLAMA, "qwen3:8b", ready=[LLAMA, "qwen3:8b"]), node_with("a", LLAMA, "qwen3:8b")
+    metrics = metrics_of(loaded, clock=lambda: now_s)
+    for key in (LLAMA, "qwen3:8b"):
+        metrics.attempt_ended("a", key, "ok", 1.0)
+    await page_of(metrics)
+    metrics._sources = replace(metrics._sources, snapshot=lambda: snapshot_of([stored]))
+    metrics.copy_evicted("a", LLAMA, "ollama")
+    now_s += PAIR_S
+    page = await page_of(metrics)
+    assert value(page, "model_evictions_total", node="a", model=LLAMA, cause="ollama") == 1
+    metrics._sources = replace(
+        metrics._sources, snapshot=lambda: snapshot_of([node_with("a", LLAMA, "qwen3:8b", ready=["qwen3:8b"])])
+    )
+    now_s += 1.0
+    page = await page_of(metrics)
+    assert not [name for name, labels in page if {("node", "a"), ("model", LLAMA)} <= labels]
+    assert value(page, "upstream_requests_total", node="a", model="qwen3:8b", outcome="ok") == 1
+    assert value(page, "upstream_request_duration_seconds_count", node="a") == 2, "a node's own stay"
+
+
 async def test_what_a_copy_is_loaded_with_and_how_long_it_stays_is_told() -> None:
     lasting = replace(
         next(iter(node_with("a", LLAMA, ready=[LLAMA]).copies.values())), num_ctx=8192, expires_at_s=1764000000.0
@@ -432,6 +457,24 @@ async def test_counters_of_configured_models_start_at_zero() -> None:
 async def test_label_values_are_escaped() -> None:
     metrics = metrics_of(node_with('a"\\\n', LLAMA))
     assert value(await page_of(metrics), "node_up", node='a"\\\n') == 1
+
+
+def test_labels_are_of_a_closed_set_that_holds_nothing_of_a_client() -> None:
+    """No user, key, address, path, request, prompt or session; a team only where metrics.teams says so."""
+    known = {"route", "model", "outcome", "code", "start", "result", "type", "reason", "phase", "policy", "alias"}
+    known |= {"guard", "action", "node", "state", "version", "zone", "gpus", "kind", "cause", "source", "revision"}
+    known |= {"python"}
+    assert {label for family in FAMILIES.values() for label in family.labels} - known == {"team"}
+    assert [family.name for family in FAMILIES.values() if "team" in family.labels] == ["team_gpu_seconds_total"]
+
+
+def test_a_histogram_has_two_labels_at_most_and_a_third_only_of_few_words() -> None:
+    few = {"outcome", "start", "result", "type"}
+    for family in FAMILIES.values():
+        if family.kind == "histogram":
+            assert len(set(family.labels) - few) <= 2, family.name
+            assert len(family.labels) <= 3, family.name
+            assert not {"node", "model"} <= set(family.labels), "as many as both together"
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)

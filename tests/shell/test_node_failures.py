@@ -162,7 +162,7 @@ async def test_a_node_that_hangs_before_its_first_byte_is_a_504_in_time(path: st
         assert sum(asked(node) for node in pool.nodes) == 1
         assert (await scrape(router)).labels("requests_total", "outcome") == {"timeout"}
         await rest(router)
-        assert router.keeper.circuits() == {}
+        assert router.keeper.circuits.not_closed() == {}
 
 
 async def test_a_plain_call_may_take_longer_than_a_first_byte() -> None:
@@ -255,7 +255,7 @@ async def test_behind_an_open_breaker_calls_wait_and_are_served() -> None:
             client.send("/api/generate", {"model": QUICK, **CALL})
             await until(lambda: bool(router.store.book.ledger.waiting))
             assert (await client.answer()).status == 200
-        assert router.keeper.circuits() == {}
+        assert router.keeper.circuits.not_closed() == {}
 
 
 async def test_a_breaker_that_fails_its_trial_closes_the_gate_again() -> None:
@@ -263,7 +263,7 @@ async def test_a_breaker_that_fails_its_trial_closes_the_gate_again() -> None:
     async with holding(2) as (pool, router):
         failing = pool.nodes[0]
         failing.faults.set("malformed", path="/api/generate")
-        while not router.keeper.circuits():
+        while not router.keeper.circuits.not_closed():
             await converse(router, QUICK, 16)
         tripped = asked(failing)
         while asked(failing) == tripped:
@@ -279,7 +279,7 @@ async def test_a_busy_node_is_passed_on_as_busy_when_there_is_no_other() -> None
         assert (answer.status, int(answer.headers["retry-after"]) >= 1) == (503, True)
         assert answer.json["error"] == "server busy, please try again.  maximum pending requests exceeded"
         assert asked(pool.nodes[0]) == 3
-        assert router.keeper.circuits() == {}, "busy is no failure"
+        assert router.keeper.circuits.not_closed() == {}, "busy is no failure"
         await rest(router)
 
 
@@ -303,7 +303,7 @@ async def test_a_copy_that_fails_fast_does_not_draw_the_calls_of_all_that_are_bu
         for _ in range(3):
             answer = await ask(router, "/api/chat", call)
             assert (answer.status, "CUDA" in answer.json["error"]) == (500, True)
-        assert len(router.keeper.circuits()) == 1
+        assert len(router.keeper.circuits.not_closed()) == 1
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ async def test_what_a_model_cannot_and_what_a_client_got_wrong_opens_no_breaker(
         for _ in range(12):
             answer = await ask(router, "/api/chat", {"model": "gemma3:270m", **CALL})
             assert (answer.status, answer.json) == (status, {"error": text})
-        assert router.keeper.circuits() == {}
+        assert router.keeper.circuits.not_closed() == {}
 
 
 async def test_a_wrong_content_type_is_passed_on_byte_for_byte() -> None:
@@ -342,7 +342,7 @@ async def test_a_model_that_a_node_has_lost_is_asked_elsewhere_and_marked_absent
         assert list(router.keeper.snapshot.holding(key).by_node) == ["sim-2"]
         page = await scrape(router)
         assert page.value("failovers_total", reason="model_gone") == 1
-        assert router.keeper.circuits() == {}
+        assert router.keeper.circuits.not_closed() == {}
 
 
 async def test_a_model_that_every_node_has_lost_is_a_404_at_last() -> None:

@@ -230,27 +230,6 @@ async def test_redis_that_comes_back_empty_learns_again_what_runs() -> None:
         assert await status(there) == 200
 
 
-async def test_who_says_hello_counts_among_those_who_share() -> None:
-    async with server() as shared:
-        link = Link(address_of(shared.url), "a")
-        await link.connect()
-        _, looked = await link.run(Caller("a", 0), [codec.hello(0, (), ()), codec.look()])
-        await link.close()
-        assert looked.value == (1, {})
-
-
-async def test_redis_that_is_lost_again_as_it_comes_back_leaves_each_router_its_share() -> None:
-    """Whoever says hello first sees nobody else there."""
-    async with routers(2) as (shared, _, made):
-        await until(lambda: all(router.store._session.replicas == 2 for router in made))  # type: ignore[union-attr]
-        for _ in range(2):
-            shared.kill()
-            await until(lambda: all(router.store.is_alone for router in made))
-            assert [router.store._session.alone.replicas for router in made] == [2, 2]  # type: ignore[union-attr]
-            shared.start()
-            await all_back(made)
-
-
 async def test_leases_that_were_given_twice_while_redis_was_away_are_counted_once_it_is_back() -> None:
     async with routers(2) as (shared, _, made), Client(made[0].port) as first, Client(made[1].port) as second:
         shared.kill()
@@ -276,6 +255,27 @@ async def test_one_of_two_routers_says_that_it_leads() -> None:
     async with routers(2) as (_, _, made):
         await until(lambda: any(router.placer.is_leading for router in made))
         assert sorted([(await scrape(router)).value("leader") for router in made]) == [0, 1]
+
+
+async def test_who_says_hello_counts_among_those_who_share() -> None:
+    async with server() as shared:
+        link = Link(address_of(shared.url), "a")
+        await link.connect()
+        _, looked = await link.run(Caller("a", 0), [codec.hello(0, (), ()), codec.look()])
+        await link.close()
+        assert looked.value == (1, {})
+
+
+async def test_redis_that_is_lost_again_as_it_comes_back_leaves_each_router_its_share() -> None:
+    """Whoever says hello first sees nobody else there."""
+    async with routers(2) as (shared, _, made):
+        await until(lambda: all(router.store._session.replicas == 2 for router in made))  # type: ignore[union-attr]
+        for _ in range(2):
+            shared.kill()
+            await until(lambda: all(router.store.is_alone for router in made))
+            assert [router.store._session.alone.replicas for router in made] == [2, 2]  # type: ignore[union-attr]
+            shared.start()
+            await all_back(made)
 
 
 async def test_the_rights_that_the_documentation_names_are_enough(tmp_path: Path) -> None:

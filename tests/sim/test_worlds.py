@@ -23,7 +23,7 @@ from router.simulation.world.scenario import Scenario, scenario_of
 from router.simulation.world.workload import Request
 from router.simulation.world.world import POLICY_NAMES, World
 from router.store import check, copies, queues
-from tests.sim.worlds import flood, one_card, small
+from tests.sim.worlds import flood, one_card, small, uneven
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 200
@@ -50,7 +50,7 @@ def test_invariants_hold_after_every_event_of_random_scenarios(shard: int) -> No
         checked(seed, "ours")
 
 
-@pytest.mark.parametrize("make", [flood, one_card])
+@pytest.mark.parametrize("make", [flood, one_card, uneven])
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_nobody_starves_in_long_lines_or_before_a_memory_that_is_too_small(shard: int, make: Make) -> None:
     for seed in range(shard, LONG_SEEDS, SHARDS):
@@ -129,6 +129,17 @@ def test_fifty_cold_calls_at_two_replicas_are_one_load() -> None:
     world = run(pool(client={"patience_s": 600}), "ours", [0.1 + number / 1000 for number in range(50)])
     assert [stay.model for stay in world.history.stays if stay.ready_s is not None and stay.ready_s < 5] == ["m:latest"]
     assert all(call.fate is Fate.SERVED for call in world.clients.calls)
+
+
+def test_a_second_cold_model_waits_for_the_fast_node_that_loads_the_first_instead_of_going_to_a_slow_one() -> None:
+    chat = {"share": 1, "kind": "chat", "slots": 2, "vram_gib": 4, "load_s": 3, "prefill_tps": 1000, "decode_tps": 50}
+    models = [{**chat, "name": name, "decode_exponent": 0.75} for name in "xy"]
+    nodes = [{"name": "fast", "vram_gib": 24, "speed": 1.0}, {"name": "slow", "vram_gib": 24, "speed": 0.4}]
+    scenario = scenario_of(pool(models=models, nodes=nodes), Path())
+    world = World(scenario, "ours")
+    team = scenario.teams[0]
+    world.run([Request(number, 0.5 + number, scenario.models[number % 2], team, 500, 100, ()) for number in range(4)])
+    assert [(stay.node, stay.model) for stay in world.history.stays] == [("fast", "x:latest"), ("fast", "y:latest")]
 
 
 def test_a_model_gets_its_memory_where_none_is_declared_and_the_card_is_busy_all_the_time() -> None:

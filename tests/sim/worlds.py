@@ -67,6 +67,22 @@ def one_card(seed: int) -> tuple[Scenario, list[Request]]:
     return scenario, requests(scenario, rng, 80)
 
 
+def uneven(seed: int) -> tuple[Scenario, list[Request]]:
+    """Fast nodes and slow ones, with room for some of the models; nobody gives up, nothing dies."""
+    rng = Random(f"uneven {seed}")
+    slow = {"name": "slow", "count": rng.randint(1, 2), "vram_gib": 12, "speed": rng.choice((0.1, 0.4, 0.8))}
+    value = {
+        "name": f"uneven-{seed}",
+        "seed": seed,
+        "trace": {"file": "none.csv", "format": "azure", "duration_s": DURATION_S},
+        "models": [model(f"m{number}", rng) for number in range(rng.randint(2, 4))],
+        "nodes": [{"name": "fast", "count": rng.randint(1, 2), "vram_gib": rng.choice((12, 24))}, slow],
+        "client": {"patience_s": 3600},
+    }
+    scenario = scenario_of(value, Path())
+    return scenario, requests(scenario, rng, 80)
+
+
 def model(name: str, rng: Random) -> dict[str, Any]:
     speed = {"decode_tps": rng.choice((20, 100)), "decode_exponent": 0.75}
     kind = rng.choice(("chat", "chat", "embedding"))

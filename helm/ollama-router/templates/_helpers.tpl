@@ -181,7 +181,7 @@ redis://{{ include "ollama-router.fullname" . }}-redis:6379/0
 {{/* Of the configuration, what a running router does not take over: a change of it has to roll the pods. */}}
 {{- define "ollama-router.needsRestart" -}}
 {{- $config := include "ollama-router.config" . | fromYaml }}
-{{- pick $config "pool" "tls" "admin" "client" "log" "limits" "metrics" "metrics_listen" "store" "tracing" | toJson | sha256sum }}
+{{- pick $config "pool" "tls" "admin" "client" "log" "limits" "metrics" "metrics_listen" "store" "tracing" "workers" | toJson | sha256sum }}
 {{- end }}
 
 {{/* Operators' objects: (dict "at" . "monitor" .Values.metrics.serviceMonitor "kind" "ServiceMonitor") */}}

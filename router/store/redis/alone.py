@@ -38,6 +38,12 @@ class Told:
         known = self.reports.get(place)
         self.reports[place] = report if known is None or known.is_probe else replace(report, is_probe=False)
 
+    def knows_gate(self, node: str, weights: str | None, gate: Gate, until_s: float) -> None:
+        """What another replica told the store itself."""
+        self.gates.pop((node, weights), None)
+        if gate is not Gate.OPEN:
+            self.gates[node, weights] = (gate, until_s)
+
     def began(self, node: str, weights: str) -> None:
         """A load, or a copy's going."""
         known = self.reports.get((node, weights))

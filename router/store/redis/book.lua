@@ -1,6 +1,5 @@
 -- Commands: sessions, the two times, and who is told what (store/book.py).
 
-local replicas = records('replicas')
 local OWN, STREAMS_KEPT_S = {}, 3600
 
 local function stream_of(replica)
@@ -121,7 +120,7 @@ end
 local KEYS_OF_THE_POOL = {
   'meta', 'limits', 'teams', 'team-order', 'groups', 'group-of', 'standings', 'standing-index', 'stale', 'lines', 'queue',
   'waiting', 'tickets', 'held', 'unclaimed', 'nodes', 'copies', 'models', 'serving', 'free', 'busy', 'closed', 'absent',
-  'down', 'occupancy', 'left', 'left:order', 'past', 'past:order', 'replicas',
+  'down', 'occupancy', 'board', 'board:order', 'board:fading', 'left', 'left:order', 'past', 'past:order', 'replicas',
 }
 local POOL_KEPT_S, RENEW_EVERY_S = 93600, 60
 
@@ -239,6 +238,10 @@ end
 -- How many replicas there are, also those of this very run, and leases by place.
 function commands.look()
   return { #replicas.ids(), call('HGETALL', K.occupancy) }
+end
+
+function commands.board(since, words)
+  return Board.exchange(since, words)
 end
 
 function commands.begin(node, weights, is_load, epoch)

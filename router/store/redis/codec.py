@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from router import errors
 from router.errors import Allowance, Allowances, QueueFull, RateLimited, Refusal, TeamQueueFull
 from router.fleet.tickets import CopyReport, Gate, Leading, Lease, LineView, Place, Ticket, Waits
+from router.fleet.words import Heard, Word
 from router.policy.limits import TeamLimits
 from router.store.answers import Answer, Full, Gone, Limits, Outdated, Refused, Stale
 
@@ -136,6 +137,11 @@ def look() -> Command:
     return _command("look", _looked)
 
 
+def board(since: int, words: Iterable[Word]) -> Command:
+    """What is told, and what others told since then; with how far that was read, and who lives."""
+    return _command("board", _heard, since, [list(word) for word in words])
+
+
 def begin(node: str, weights: str, *, loading: bool, epoch: int) -> Command:
     return _command("begin", bool, node, weights, loading, epoch)
 
@@ -222,6 +228,12 @@ def _looked(value: Json) -> tuple[int, dict[tuple[str, str], int]]:
     pairs = zip(flat[::2], flat[1::2], strict=True) if flat else ()
     places = ((place.partition("\0"), int(leases)) for place, leases in pairs)
     return replicas, {(node, weights): leases for (node, _, weights), leases in places}
+
+
+def _heard(value: Json) -> tuple[int, Heard]:
+    upto, has_more, is_lost, words, replicas = value
+    told = tuple(Word(topic, float(at_s), text) for topic, at_s, text in words)
+    return int(upto), Heard(told, tuple(replicas), is_anew=is_lost, has_more=has_more)
 
 
 def _given(value: Json) -> Lease | Place | Full | Gone | Refused | None:

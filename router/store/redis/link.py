@@ -107,7 +107,8 @@ class Link:
         return [codec.answer(command, text) for command, text in zip(commands, texts, strict=True)]
 
     async def _send(self, *command: str | int) -> Any:
-        assert self._writer is not None, "nothing is sent before hello"
+        if self._writer is None:  # whoever said hello was cancelled meanwhile: this router leaves
+            raise StoreLost("not connected")
         return await self._writer.execute_command(*command)  # type: ignore[no-untyped-call]
 
     async def news(self) -> list[Lease | Refused]:

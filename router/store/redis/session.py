@@ -80,6 +80,15 @@ class Session:
         return f"<Session {len(self._queue)} queued | {self.alone or self._link!r}>"
 
     @property
+    def number(self) -> int:
+        """Another one after each hello."""
+        return self._caller.session
+
+    @property
+    def replica(self) -> str:
+        return self._caller.replica
+
+    @property
     def is_up(self) -> bool:
         return self._is_up.is_set()
 

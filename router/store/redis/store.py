@@ -18,8 +18,10 @@ from router.seams import Clock, Store
 from router.store.answers import Answer, Limits, Outdated
 from router.store.desk import Desk, given, widened
 from router.store.redis import codec
+from router.store.redis.board import RedisBoard
 from router.store.redis.link import Link
 from router.store.redis.session import Session
+from router.store.redis.starts import Starts
 
 ALONE_EPOCH = 0  # of whoever leads nobody but itself: no leader of a pool has it
 
@@ -30,8 +32,9 @@ class RedisStore(Store):
     def __init__(self, link: Link, replica: str, clock: Clock, rng: Random, limits: Limits) -> None:
         self._desk = Desk(self._claim, lambda lease: self._return(lease, 0))
         self._session = Session(link, replica, clock, rng, desk=self._desk, limits=limits)
-        self._numbers: dict[str, tuple[int, int]] = {}  # by node: a start as we name it, and as the store does
+        self._starts = Starts()
         self._uids: dict[str, str] = {}
+        self.board = RedisBoard(self._session, self._starts)
 
     def __repr__(self) -> str:
         desk = self._desk
@@ -122,7 +125,7 @@ class RedisStore(Store):
     # nodes
 
     async def set_copy(self, report: CopyReport) -> None:
-        report = replace(report, incarnation=self._number(report.node, report.incarnation))
+        report = replace(report, incarnation=self._starts.number(report.node, report.incarnation))
         self._session.told.saw(report)
         self._session.tell(
             codec.set_copy(report),
@@ -131,7 +134,7 @@ class RedisStore(Store):
         )
 
     async def drop_node(self, node: str, incarnation: int) -> None:
-        number = self._number(node, incarnation)
+        number = self._starts.number(node, incarnation)
         self._session.told.dropped(node, number)
         self._session.tell_drop(node, number)
 
@@ -141,7 +144,7 @@ class RedisStore(Store):
         value: int = await self._session.ask(
             codec.incarnate(node, uid), lambda book, caller, now_s: book.incarnate(caller, node, uid, now_s)
         )
-        self._numbers.pop(node, None)
+        self._starts.forget(node)
         return value
 
     async def lead(self, *, wants: bool = True) -> Leading:
@@ -228,23 +231,16 @@ class RedisStore(Store):
         alone = self._session.alone
         return alone.share(report) if alone is not None else report
 
-    def _number(self, node: str, incarnation: int) -> int:
-        ours, theirs = self._numbers.get(node, (incarnation, incarnation))
-        return theirs if ours == incarnation else incarnation
-
     def _ignored(self, report: CopyReport, outdated: Outdated | None) -> None:
         """Another replica saw the node go, or come again: what this one sees now is of the latest start."""
         if outdated is None or not report.is_probe or self.is_alone:
             return
         node, number = report.node, report.incarnation
-        ours = self._numbers.get(node, (number, number))[0]
         uid = self._uids.get(node, "")
-
-        def named(latest: int) -> None:
-            self._numbers[node] = (ours, latest)
-
         self._session.tell(
-            codec.incarnate(node, uid), lambda book, caller, now_s: book.incarnate(caller, node, uid, now_s), named
+            codec.incarnate(node, uid),
+            lambda book, caller, now_s: book.incarnate(caller, node, uid, now_s),
+            lambda latest: self._starts.named(node, number, latest),
         )
 
 

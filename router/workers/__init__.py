@@ -1,0 +1,1 @@
+"""Many router processes on one machine under one parent: it starts and restarts them, and answers for all of them."""
