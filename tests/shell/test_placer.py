@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from random import Random
+from typing import Any
 
 import pytest
 
+from router.control import placer
 from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
 from router.errors import LoadFailed, NoNode, NotLoaded, Outcome, Refusal
 from router.fleet.node import CopyState, NodeSpec
 from router.fleet.reports import parse_ps, parse_tags
 from router.fleet.tickets import Lease, Place, Ticket
-from router.policy.placement import Mode
+from router.policy.placement import Action, Mode, place
 from router.policy.room import OFFERED_S
 from router.seams import NodeFailed
 from router.simulation.catalog import model_of
@@ -152,6 +155,25 @@ async def test_a_node_loads_one_model_at_a_time() -> None:
         assert house.where == {("a", "m:1")}
         house.loads.end("a", "m:1")
         await until(lambda: house.where == {("a", "n:1")})
+
+
+async def test_a_pool_that_takes_long_to_weigh_is_weighed_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_loop: list[bool] = []
+
+    def placed(*asked: Any, **told: Any) -> tuple[Action, ...]:
+        on_loop.append(threading.current_thread() is threading.main_thread())
+        return place(*asked, **told)
+
+    monkeypatch.setattr(placer, "place", placed)
+    async with House("ab") as house:
+        await house.wait_for("t1", "m:1")
+        await until(lambda: len(house.where) == 1)
+        assert set(on_loop) == {True}
+        monkeypatch.setattr(placer, "PAIRS_ON_LOOP_MAX", 0)
+        on_loop.clear()
+        await house.wait_for("t2", "n:1")
+        await until(lambda: len(house.where) == 2)
+        assert set(on_loop) == {False}
 
 
 async def test_two_models_are_loaded_on_two_nodes_at_once() -> None:
