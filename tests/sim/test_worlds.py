@@ -228,7 +228,7 @@ def test_the_checks_see_a_call_that_its_own_team_overtakes_for_ever(
 
 
 def test_the_checks_see_a_placer_that_takes_no_memory_from_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "_is_worth", lambda line, cost, slots, *, has_copy: not cost.harm)
+    monkeypatch.setattr(placement, "is_worth", lambda line, cost, slots, *, has_copy: not cost.harm)
     with pytest.raises(AssertionError, match="and not loaded"):
         all_checked(20, one_card)
 

@@ -122,8 +122,10 @@ class Link:
         except (RedisError, OSError, TimeoutError) as error:
             if reader is self._reader:
                 self._reader = None
-            await end(reader)
             raise StoreLost(told(error)) from error
+        finally:
+            if reader is not self._reader:
+                await end(reader)  # closed before, maybe while it still connected: nobody else would close it again
         if reader is not self._reader:
             return []  # of a server that was left meanwhile: hello has told the same
         entries = [entry for entries in _entries(found) for entry in entries]
