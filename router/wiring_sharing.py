@@ -14,5 +14,6 @@ def start_sharing(loops: Loops, parts: Parts, clock: Clock) -> None:
     if board is None:
         return
     sharing = FleetSharing(board, parts.keeper, parts.prober, parts.store, clock)
+    parts.slots.is_mine = sharing.is_mine
     loops.start("sharing", sharing.run())
     loops.start("addresses", parts.prober.resolve_others())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from router.control.findings import Findings
+
 
 class Firsthand:
     """`names`: nodes that loads or traffic have shown something of since whoever tells the other replicas took them."""
@@ -9,6 +11,7 @@ class Firsthand:
     def __init__(self) -> None:
         self.names: set[str] = set()
         self.named: dict[str, dict[str, tuple[float, int]]] = {}  # by node and weights: see `named_ctx`
+        self.findings = Findings()
         self._reached_s: dict[str, float] = {}
         self._resident_s: dict[str, float] = {}  # of the youngest fact on a node's memory
 
@@ -39,5 +42,6 @@ class Firsthand:
     def forget(self, name: str) -> None:
         self.named.pop(name, None)
         self.names.discard(name)
+        self.findings.forget(name)
         self._reached_s.pop(name, None)
         self._resident_s.pop(name, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from router.control.findings import About
 from router.control.keeper import SHOWN_MAX, FleetKeeper
 from router.control.prober import Prober
 from router.control.telling import Telling
@@ -22,6 +23,7 @@ from router.seams import FleetBoard
 from router.wire.names import key_of
 
 OF_NODES = (words.DISK, words.REACH, words.MEMORY)
+OF_SLOTS = (words.SLOTS, words.SHOWN, words.QUEUED)
 
 
 class Hearing:
@@ -46,6 +48,8 @@ class Hearing:
             elif kind == words.NAMED:
                 self._note_named(name, weights, word)
                 of_nodes.setdefault(name, {})
+            elif kind in OF_SLOTS:
+                self._note_slots(About(kind, name, weights), word)
             elif kind in OF_NODES:
                 of_nodes.setdefault(name, {})[kind] = word
         self._adopt(of_nodes, mine, is_whole=heard.is_whole)
@@ -122,6 +126,11 @@ class Hearing:
         num_ctx = words.read_named(word.text)
         if num_ctx is not None and name in self._keeper.snapshot.nodes:
             self._keeper.firsthand.named_ctx(name, weights, word.at_s, num_ctx)
+
+    def _note_slots(self, about: About, word: Word) -> None:
+        finding = words.read_finding(word.text)
+        if finding is not None and about.node in self._keeper.snapshot.nodes:
+            self._keeper.firsthand.findings.note(about, finding)
 
     async def _note_drain(self, name: str, word: Word) -> None:
         is_drained = words.read_drain(word.text)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from router.control.findings import About
 from router.control.keeper import FleetKeeper
 from router.fleet import words
 from router.fleet.node import DiskModel, Node
 from router.fleet.snapshot import point_of
-from router.fleet.words import Reach, Word, topic
+from router.fleet.words import Finding, Reach, Word, topic
 from router.policy.probing import is_worth_telling
 from router.seams import Clock, FleetBoard, Store
 
@@ -40,6 +41,7 @@ class Telling:
         self._outbox: dict[str, Word] = {}
         self._known: dict[str, int] = {}  # hashes of texts, by topic
         self._looked: dict[str, Looked] = {}
+        self._found: dict[About, Finding] = {}  # as they were when they were last looked at
         self._drains: dict[str, tuple[float, bool]] = {}  # by node: when it was said, and whether it drains
 
     def __repr__(self) -> str:
@@ -60,8 +62,17 @@ class Telling:
         for name, of_node in self._keeper.firsthand.named.items():
             for weights, (at_s, num_ctx) in of_node.items():
                 self._say(Word(topic(words.NAMED, name, weights), at_s, words.named_text(num_ctx)))
+        self._tell_findings()
         for (name, of_copy), (at_s, turned) in self._keeper.circuits.turned.items():
             self._say(Word(topic(words.CIRCUIT, name, of_copy or ""), at_s, words.circuit_text(turned)))
+
+    def _tell_findings(self) -> None:
+        latest = self._keeper.firsthand.findings.latest
+        for about, found in latest.items():
+            if self._found.get(about) is not found:
+                numbered = found._replace(incarnation=self._board.number_of(about.node, found.incarnation))
+                self._say(Word(topic(*about), found.at_s, words.finding_text(numbered)))
+        self._found = dict(latest)
 
     def tell(self, word: Word) -> None:
         self._outbox[word.topic] = word
@@ -89,6 +100,7 @@ class Telling:
         self._outbox.clear()
         self._known.clear()
         self._looked.clear()
+        self._found.clear()
 
     def is_new_drain(self, name: str, at_s: float, *, is_drained: bool) -> bool:
         """Whether what another replica was told is younger than what this one knows. From here on it knows it."""
@@ -127,6 +139,9 @@ class Telling:
     def _doubt(self, node: Node) -> None:
         for kind in (words.DISK, words.REACH, words.MEMORY, words.CLAIM, words.DRAIN):
             self._known.pop(topic(kind, node.name), None)
+        for weights in node.learnt:
+            self._known.pop(topic(words.SLOTS, node.name, weights), None)
+            self._found.pop(About(words.SLOTS, node.name, weights), None)
         for model in node.models.values():
             listed, _ = words.listed_of(model, self._keeper.shown.get(model.digest))
             self._known.pop(topic(words.MODEL, listed.model), None)

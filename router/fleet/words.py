@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 CLAIM, REACH, DISK, MEMORY, MODEL = "claim", "reach", "disk", "memory", "model"
 DRAIN, CIRCUIT, NAMED = "drain", "circuit", "named"
+# Of a copy's slots: what its node's prober believes; what calls of a replica proved, and what they made it suspect.
+SLOTS, SHOWN, QUEUED = "slots", "shown", "queued"
 
 
 class Word(NamedTuple):
@@ -87,6 +89,14 @@ class SharedCircuit:
     circuit: Circuit
     until_s: float
     trips: int
+
+
+class Finding(NamedTuple):
+    """Slots of a copy. `at_s` is store time, `incarnation` the store's number of the node's start."""
+
+    at_s: float
+    incarnation: int
+    slots: int
 
 
 class Listed(NamedTuple):
@@ -149,6 +159,11 @@ def named_text(num_ctx: int) -> str:
     return _text(num_ctx)
 
 
+def finding_text(finding: Finding) -> str:
+    """With its time: the same that was found again is told again."""
+    return _text(*finding)
+
+
 def listed_of(model: DiskModel, shown: Shown | None) -> tuple[Listed, str]:
     """With the text of the model itself, which its name is made from."""
     stamp = _stamp(model.modified_at)
@@ -200,6 +215,10 @@ def read_circuit(text: str) -> SharedCircuit | None:
 
 def read_named(text: str) -> int | None:
     return _read(text, int)
+
+
+def read_finding(text: str) -> Finding | None:
+    return _read(text, lambda at_s, incarnation, slots: Finding(float(at_s), int(incarnation), int(slots)))
 
 
 def read_model(text: str) -> SharedModel | None:

@@ -23,6 +23,7 @@ AGAIN_S_MAX = 21_600.0
 RANS_KEPT = 32  # of one copy: more than run at once
 RAN_KEPT_S = 600.0
 SLOTS_MAX = 16  # learnt; more have to be declared
+SHOWN_FOR_S = 60.0  # what was proved so lately at one replica, suspicions of another do not lower
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class Learnt:
     queued: int = 0  # suspicions in a row
     depth: int = 0  # the fewest calls that were at the node in one of them
     rans: tuple[Ran, ...] = ()
+    shown_s: float = -math.inf  # when all of `base` last proved to be there, by calls of this replica
+    told_s: float = -math.inf  # and when another one told that it had proved them
 
     @property
     def is_on_trial(self) -> bool:
@@ -70,16 +73,40 @@ def ran(old: Learnt, call: Ran) -> Learnt:
     shown = min(old.most, max(_shown(call, rans)))
     new = replace(old, rans=rans)
     if shown > old.base:
-        return replace(new, base=shown, trial_until_s=-math.inf, again_s=-math.inf, fails=0, queued=0)
-    if shown == old.base > 1 or shown >= call.beside > 1:
+        return replace(_raised(new, shown), shown_s=call.ended_s)
+    if shown == old.base > 1:
+        return replace(new, queued=0, shown_s=call.ended_s)
+    if shown >= call.beside > 1:
         return replace(new, queued=0)
-    if call.beside < 2 or not _looks_queued(call, rans):
+    if call.beside < 2 or call.ended_s - old.told_s < SHOWN_FOR_S or not _looks_queued(call, rans):
         return new
     depth = min(old.depth, call.beside) if old.queued else call.beside
     if old.queued + 1 < QUEUED_TIMES:
         return replace(new, queued=old.queued + 1, depth=depth)
-    new = replace(_failed(new, call.ended_s), queued=0)
-    return replace(new, base=min(new.base, max(1, depth - 1)))
+    return _lowered(new, depth - 1, call.ended_s)
+
+
+def shown_elsewhere(old: Learnt, slots: int, now_s: float) -> Learnt:
+    """Calls of another replica proved so many: a proof is one, whoever has it."""
+    shown = min(old.most, slots)
+    if shown < max(old.base, 2):
+        return old
+    new = _raised(old, shown) if shown > old.base else replace(old, queued=0)
+    return replace(new, told_s=now_s)
+
+
+def queued_elsewhere(old: Learnt, slots: int, now_s: float) -> Learnt:
+    """Calls of another replica looked queued, as if there were no more than so many. A proof of late says otherwise."""
+    is_proved = now_s - max(old.shown_s, old.told_s) < SHOWN_FOR_S
+    return old if is_proved or slots >= old.slots else _lowered(old, slots, now_s)
+
+
+def decided(old: Learnt, base: int) -> Learnt:
+    """As the replica that decides has it; what this one suspected of another number is void."""
+    base = max(1, min(base, old.most))
+    return (
+        old if base == old.base and not old.is_on_trial else replace(old, base=base, trial_until_s=-math.inf, queued=0)
+    )
 
 
 def tried(old: Learnt, wait_s: float, now_s: float) -> Learnt:
@@ -92,6 +119,15 @@ def tried(old: Learnt, wait_s: float, now_s: float) -> Learnt:
 def aged(old: Learnt, now_s: float) -> Learnt:
     """A trial that showed nothing is over, and repeated later and later."""
     return _failed(old, now_s) if old.is_on_trial and now_s >= old.trial_until_s else old
+
+
+def _raised(old: Learnt, base: int) -> Learnt:
+    return replace(old, base=base, trial_until_s=-math.inf, again_s=-math.inf, fails=0, queued=0)
+
+
+def _lowered(old: Learnt, base: int, now_s: float) -> Learnt:
+    failed = _failed(old, now_s)
+    return replace(failed, base=min(old.base, max(1, base)), queued=0)
 
 
 def _failed(old: Learnt, now_s: float) -> Learnt:

@@ -25,6 +25,7 @@ from router.discovery.reflector import Kind
 from router.settings import load_settings
 from router.settings.changes import NEED_RESTART
 from router.simulation.pool import SimulatedPool
+from router.store.redis.address import parse_url
 from router.wiring import Router
 from tests.deploy import chart_docs
 from tests.deploy.render import (
@@ -313,6 +314,81 @@ def test_the_store_is_the_chart_s_own_or_somebody_else_s() -> None:
     assert variable["name"] == "OLLAMA_ROUTER_STORE__URL"
 
 
+def test_the_store_may_be_behind_sentinels_or_a_cluster() -> None:
+    watched = objects_of(ci_values(CHART / "ci/redis-sentinel-values.yaml"))
+    store = config_of(watched)["store"]
+    assert store == {
+        "url": "rediss+sentinel://ollama-router@sentinel-1.redis,sentinel-2.redis:26380,sentinel-3.redis:26380/llm%20main/2",
+        "password_file": "/etc/ollama-router/redis-password",
+        "sentinel_user": "watcher",
+        "sentinel_password_file": "/etc/ollama-router/sentinel-password",
+        "ca_file": "/etc/ollama-router/redis-ca.crt",
+        "cert_file": "/etc/ollama-router/redis-tls.crt",
+        "key_file": "/etc/ollama-router/redis-tls.key",
+    }
+    url = parse_url(store["url"])
+    assert (url.kind, url.is_tls, url.service, url.db) == ("sentinel", True, "llm main", 2)
+    assert url.servers[:2] == (("sentinel-1.redis", 26379), ("sentinel-2.redis", 26380))
+    store = config_of(objects_of(ci_values(CHART / "ci/redis-cluster-values.yaml")))["store"]
+    assert store == {
+        "url": "redis+cluster://redis-1,redis-2:7000",
+        "password_file": "/etc/ollama-router/redis-password",
+    }
+    assert parse_url(store["url"]).servers == (("redis-1", 6379), ("redis-2", 7000))
+
+
+@pytest.mark.parametrize("stem", ["external-redis", "redis-sentinel", "redis-cluster"])
+def test_every_file_that_the_store_s_settings_name_is_in_the_pod_and_no_other(stem: str) -> None:
+    objects = objects_of(ci_values(CHART / f"ci/{stem}-values.yaml"))
+    sources = pod_of(named(objects, "Deployment", NAME))["volumes"][0]["projected"]["sources"]
+    mounted = {item["path"]: source["secret"]["name"] for source in sources[1:] for item in source["secret"]["items"]}
+    told = {key: Path(value).name for key, value in config_of(objects)["store"].items() if key.endswith("_file")}
+    assert sorted(mounted) == sorted(told.values())
+    assert mounted["redis-password"] == mounted.get("sentinel-password", "redis-credentials") == "redis-credentials"
+
+
+def test_a_client_s_certificate_goes_with_the_system_s_authorities_and_may_hold_its_key() -> None:
+    tls = {"enabled": True, "existingSecret": "client", "caKey": "", "certKey": "both.pem"}
+    objects = objects_of({**NO_REDIS, "externalRedis": {"host": "redis", "tls": tls}})
+    assert config_of(objects)["store"] == {
+        "url": "rediss://redis:6379/0",
+        "cert_file": "/etc/ollama-router/redis-tls.crt",
+    }
+
+
+def test_sentinels_that_a_url_names_may_have_a_password_of_their_own(tmp_path: Path) -> None:
+    sentinel = {"username": "watcher", "existingSecret": "sentinels", "existingSecretPasswordKey": "password"}
+    external = {"url": "redis+sentinel://s-1,s-2/mymaster", "sentinel": sentinel}
+    objects = objects_of({**NO_REDIS, "externalRedis": external, "config": {"existingConfigMap": "mine"}})
+    pod = pod_of(named(objects, "Deployment", NAME))
+    file = tmp_path / "config.yaml"
+    file.write_text("nodes: [gpu-1]\n")
+    environ = {one["name"]: one["value"] for one in pod["containers"][0]["env"]}
+    store = load_settings(str(file), environ=environ).settings.store
+    assert (store.url, store.sentinel_user) == ("redis+sentinel://s-1,s-2/mymaster", "watcher")
+    assert store.sentinel_password_file == "/etc/ollama-router/sentinel-password"
+    assert pod["volumes"][0]["projected"]["sources"][1]["secret"]["name"] == "sentinels"
+
+
+@pytest.mark.parametrize(
+    ("external", "ports"),
+    [
+        ({"host": "redis", "port": 6380}, [6380]),
+        ({"url": "redis://user@redis:6381/0"}, [6381]),
+        ({"url": "rediss://redis/3"}, [6379]),
+        ({"url": "redis://[fd00::7]/3"}, [6379]),
+        ({"existingSecret": "a", "existingSecretUrlKey": "url", "port": 6382}, [6382]),
+        ({"url": "redis+sentinel://s-1:26380,s-2,[fd00::7]:26381/mymaster", "port": 6383}, [26380, 26379, 26381, 6383]),
+        ({"sentinel": {"enabled": True, "masterSet": "m", "nodes": ["s-1", "s-2"]}}, [26379, 6379]),
+        ({"cluster": {"enabled": True, "nodes": ["redis-1:7000", "redis-2"]}}, [7000, 6379]),
+    ],
+)
+def test_policies_let_routers_through_to_sentinels_and_servers(external: dict[str, Any], ports: list[int]) -> None:
+    objects = objects_of({**NO_REDIS, "externalRedis": external, "networkPolicy": {"enabled": True}})
+    egress = named(objects, "NetworkPolicy", NAME)["spec"]["egress"]
+    assert {"ports": [{"port": port, "protocol": "TCP"} for port in ports]} in egress
+
+
 def test_only_routers_reach_the_chart_s_valkey_where_policies_are_made() -> None:
     objects = objects_of({"networkPolicy": {"enabled": True}})
     policy = named(objects, "NetworkPolicy", f"{NAME}-redis")["spec"]
@@ -541,6 +617,8 @@ def test_dashboards_become_config_maps_that_grafana_s_sidecar_finds() -> None:
 
 # --- what is refused
 
+WATCHED: dict[str, Any] = {"enabled": True, "masterSet": "mymaster", "nodes": ["s-1"]}
+CLIENT: dict[str, Any] = {"enabled": True, "existingSecret": "client"}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (NO_REDIS, "2 replicas and nothing that they share"),
     ({**NO_REDIS, "autoscaling": {"enabled": True}}, "6 replicas and nothing that they share"),
@@ -552,6 +630,60 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {**NO_REDIS, "externalRedis": {"url": "redis://a", "tls": {"enabled": True}}},
         "in externalRedis.url write rediss://",
+    ),
+    (
+        {**NO_REDIS, "externalRedis": {"url": "redis://a", "host": "a"}},
+        "more than once where it is, by host, url: keep",
+    ),
+    (
+        {**NO_REDIS, "externalRedis": {"host": "a", "sentinel": WATCHED}},
+        "more than once where it is, by host, sentinel",
+    ),
+    ({**NO_REDIS, "externalRedis": {"cluster": {"enabled": True}, "sentinel": WATCHED}}, "by cluster, sentinel"),
+    ({**NO_REDIS, "externalRedis": {"url": "redis://user:secret@a"}}, "externalRedis.url holds a password"),
+    ({**NO_REDIS, "externalRedis": {"host": "a", "existingSecret": "b"}}, "is set and no key of it"),
+    ({"externalRedis": {"tls": {"enabled": True}}}, "tls.enabled and no Redis that it is for"),
+    ({**NO_REDIS, "externalRedis": {"host": "a", "tls": {"existingSecret": "b"}}}, "the store speaks no TLS"),
+    ({"externalRedis": {"tls": {"existingSecret": "b"}}}, "the store speaks no TLS"),
+    (
+        {**NO_REDIS, "externalRedis": {"host": "a", "tls": {"enabled": True, "certKey": "tls.crt"}}},
+        "set externalRedis.tls.existingSecret",
+    ),
+    (
+        {**NO_REDIS, "externalRedis": {"host": "a", "tls": {**CLIENT, "keyKey": "tls.key"}}},
+        "set externalRedis.tls.certKey",
+    ),
+    ({**NO_REDIS, "externalRedis": {"host": "a", "tls": {**CLIENT, "caKey": ""}}}, "nothing of it is used"),
+    ({**NO_REDIS, "externalRedis": {"sentinel": {**WATCHED, "nodes": []}}}, "name all sentinels"),
+    (
+        {**NO_REDIS, "externalRedis": {"sentinel": {**WATCHED, "masterSet": ""}}},
+        "what do the sentinels call the primary?",
+    ),
+    (
+        {**NO_REDIS, "externalRedis": {"host": "a", "sentinel": {"nodes": ["s-1"]}}},
+        "set externalRedis.sentinel.enabled",
+    ),
+    (
+        {**NO_REDIS, "externalRedis": {"host": "a", "sentinel": {"username": "b"}}},
+        "and there are no sentinels",
+    ),
+    (
+        {**NO_REDIS, "externalRedis": {"sentinel": {**WATCHED, "existingSecret": "a"}}},
+        "sentinel.existingSecretPasswordKey",
+    ),
+    (
+        {**NO_REDIS, "externalRedis": {"sentinel": {**WATCHED, "existingSecretPasswordKey": "a"}}},
+        "externalRedis.sentinel names a key of a Secret and no Secret",
+    ),
+    ({**NO_REDIS, "externalRedis": {"cluster": {"enabled": True}}}, "name some of its servers"),
+    ({**NO_REDIS, "externalRedis": {"host": "a", "cluster": {"nodes": ["b"]}}}, "set externalRedis.cluster.enabled"),
+    (
+        {**NO_REDIS, "externalRedis": {"cluster": {"enabled": True, "nodes": ["b"]}, "database": 1}},
+        "externalRedis.database 1: a cluster has no databases",
+    ),
+    (
+        {**NO_REDIS, "externalRedis": {"sentinel": {**WATCHED, "nodes": ["redis://s-1"]}}},
+        "redis://s-1 is neither host nor host:port",
     ),
     ({"auth": {"enabled": True}}, "auth.enabled and nobody has a key"),
     ({"auth": {"existingSecret": "a", "apiKeys": [{"team": "a", "key": "b"}]}}, "remove the plain keys"),
@@ -606,6 +738,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         ({"auth": {"enabled": True, "apiKeys": [{"key": "sk-1"}]}}, "team"),
         ({"auth": {"enabled": True, "apiKeys": ["sk-1"]}}, "apiKeys"),
         ({"service": {"port": 70000}}, "port"),
+        ({**NO_REDIS, "externalRedis": {"sentinel": {**WATCHED, "nodes": [26379]}}}, "nodes"),
     ],
 )
 def test_the_schema_refuses_what_the_chart_does_not_know(values: dict[str, Any], word: str) -> None:

@@ -142,3 +142,9 @@ def test_of_two_training_contexts_the_smaller_one_is_true_and_an_unknown_one_say
 
 def test_a_named_context_comes_out_as_it_went_in() -> None:
     assert words.read_named(words.named_text(16384)) == 16384
+
+
+def test_what_calls_showed_of_slots_comes_out_as_it_went_in_and_nothing_else_is_taken_for_it() -> None:
+    finding = words.Finding(1234.5, 7, 3)
+    assert words.read_finding(words.finding_text(finding)) == finding
+    assert words.read_finding(words.named_text(3)) is words.read_finding('[1,"x",7,3]') is None

@@ -14,14 +14,18 @@ from router.policy.concurrency import (
     AGAIN_S_MIN,
     QUEUED_TIMES,
     RANS_KEPT,
+    SHOWN_FOR_S,
     SLOTS_MAX,
     TRIAL_AFTER_S,
     TRIAL_S,
     Learnt,
     Ran,
     aged,
+    decided,
     fresh,
+    queued_elsewhere,
     ran,
+    shown_elsewhere,
     tried,
 )
 
@@ -172,3 +176,43 @@ def test_what_is_remembered_is_bounded() -> None:
         many = ran(many, Ran(1 + number, 2 + number, 900 - number, number + 1))
     assert many.base <= SLOTS_MAX
     assert ran(learnt, Ran(1e6, 1e6 + 1, 1e6 + 2, 1)).rans == (Ran(1e6, 1e6 + 1, 1e6 + 2, 1),)
+
+
+# --- what other replicas found
+
+found = st.lists(st.tuples(st.booleans(), st.integers(0, SLOTS_MAX + 1), st.floats(0.0, 2 * SHOWN_FOR_S)), max_size=20)
+
+
+@given(st.integers(1, SLOTS_MAX) | st.none(), found)
+def test_of_what_others_found_a_proof_never_lowers_and_a_suspicion_never_raises_or_beats_a_proof_of_late(
+    declared: int | None, words: list[tuple[bool, int, float]]
+) -> None:
+    learnt, now_s, proved_s = fresh(declared), 0.0, float("-inf")
+    for is_proof, slots, after_s in words:
+        now_s += after_s
+        before, fold = learnt, shown_elsewhere if is_proof else queued_elsewhere
+        learnt = fold(before, slots, now_s)
+        assert 1 <= learnt.base <= learnt.most
+        if is_proof:
+            assert learnt.base == max(before.base, min(slots, before.most))
+            proved_s = now_s if learnt is not before else proved_s
+        else:
+            assert learnt.base <= before.base
+            assert learnt == before or now_s - proved_s >= SHOWN_FOR_S
+        assert fold(learnt, slots, now_s).base == learnt.base, "told twice"
+        assert decided(fresh(declared), learnt.base).base == learnt.base, "and all others have the same"
+
+
+def test_a_suspicion_of_our_own_does_not_lower_what_another_replica_proved_of_late() -> None:
+    learnt = shown_elsewhere(fresh(2), 2, 1000.0)
+    for number in range(QUEUED_TIMES):
+        end_s = 1002.0 + number
+        learnt = ran(learnt, Ran(end_s - 1.6, end_s - 1.5, end_s - 0.2, 1))
+        learnt = ran(learnt, Ran(end_s - 1.5, end_s - 0.1, end_s, 2))
+    assert learnt.base == 2
+
+
+def test_a_trial_ends_where_another_replica_saw_calls_wait_for_it() -> None:
+    lent = tried(fresh(None), TRIAL_AFTER_S, 1000.0)
+    assert lent.slots == 2
+    assert queued_elsewhere(lent, 1, 1001.0).slots == 1

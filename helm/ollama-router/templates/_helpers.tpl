@@ -89,7 +89,7 @@ imagePullSecrets:
 {{- end }}
 
 {{- define "ollama-router.hasExternalRedis" -}}
-{{- with .Values.externalRedis }}{{ if or .url .host .existingSecretUrlKey }}true{{ end }}{{ end }}
+{{- with .Values.externalRedis }}{{ if or .url .host .existingSecretUrlKey .sentinel.enabled .cluster.enabled }}true{{ end }}{{ end }}
 {{- end }}
 
 {{- define "ollama-router.hasStore" -}}
@@ -103,8 +103,37 @@ redis://{{ include "ollama-router.fullname" . }}-redis:6379/0
 {{ .Values.externalRedis.url }}
 {{- else -}}
 {{- $redis := .Values.externalRedis -}}
-{{ ternary "rediss" "redis" $redis.tls.enabled }}://{{ with $redis.username }}{{ . }}@{{ end }}{{ $redis.host }}:{{ $redis.port }}/{{ $redis.database }}
+{{- $scheme := ternary "rediss" "redis" $redis.tls.enabled -}}
+{{- $user := ternary (printf "%s@" (include "ollama-router.inUrl" $redis.username)) "" (ne $redis.username "") -}}
+{{- if $redis.sentinel.enabled -}}
+{{ $scheme }}+sentinel://{{ $user }}{{ join "," $redis.sentinel.nodes }}/{{ include "ollama-router.inUrl" $redis.sentinel.masterSet }}/{{ $redis.database }}
+{{- else if $redis.cluster.enabled -}}
+{{ $scheme }}+cluster://{{ $user }}{{ join "," $redis.cluster.nodes }}
+{{- else -}}
+{{ $scheme }}://{{ $user }}{{ $redis.host }}:{{ $redis.port }}/{{ $redis.database }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "ollama-router.inUrl" -}}
+{{- urlquery . | replace "+" "%20" }}
+{{- end }}
+
+{{/* Ports of a store outside, with commas: those in its URL, and of servers that sentinels or a cluster may name. */}}
+{{- define "ollama-router.redisPorts" -}}
+{{- $port := toString .Values.externalRedis.port }}
+{{- $ports := list }}
+{{- if .Values.externalRedis.existingSecretUrlKey }}
+{{- $ports = list $port }}
+{{- else }}
+{{- $url := include "ollama-router.redisUrl" . }}
+{{- $usual := ternary "26379" "6379" (contains "+sentinel://" $url) }}
+{{- range $url | regexFind "://[^/]+" | trimPrefix "://" | regexFind "[^@]+$" | splitList "," }}
+{{- $ports = append $ports (regexFind ":[0-9]+$" . | trimPrefix ":" | default $usual) }}
+{{- end }}
+{{- if regexMatch "^[a-z]+\\+" $url }}{{ $ports = append $ports $port }}{{ end }}
+{{- end }}
+{{- $ports | uniq | join "," }}
 {{- end }}
 
 {{/* Secret and key of the store's password; empty where it has none. */}}
@@ -116,6 +145,23 @@ redis://{{ include "ollama-router.fullname" . }}-redis:6379/0
 
 {{- define "ollama-router.redisSecretKey" -}}
 {{- ternary .Values.redis.auth.existingSecretPasswordKey .Values.externalRedis.existingSecretPasswordKey .Values.redis.enabled }}
+{{- end }}
+
+{{/* Secret of the sentinels' password; empty where they have none. */}}
+{{- define "ollama-router.sentinelSecret" -}}
+{{- with .Values.externalRedis }}{{ if .sentinel.existingSecretPasswordKey }}{{ .sentinel.existingSecret | default .existingSecret }}{{ end }}{{ end }}
+{{- end }}
+
+{{/* What of externalRedis.tls.existingSecret is used, as a list of keys and files. */}}
+{{- define "ollama-router.redisTls" -}}
+{{- with .Values.externalRedis.tls }}
+{{- range $file, $key := dict "redis-ca.crt" .caKey "redis-tls.crt" .certKey "redis-tls.key" .keyKey }}
+{{- if $key }}
+- key: {{ $key }}
+  path: {{ $file }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "ollama-router.keysSecret" -}}
@@ -138,7 +184,15 @@ redis://{{ include "ollama-router.fullname" . }}-redis:6379/0
 {{- if include "ollama-router.hasStore" . }}
 {{- if not .Values.externalRedis.existingSecretUrlKey }}{{ $_ := set $store "url" (include "ollama-router.redisUrl" .) }}{{ end }}
 {{- if include "ollama-router.redisSecret" . }}{{ $_ := set $store "password_file" "/etc/ollama-router/redis-password" }}{{ end }}
-{{- if .Values.externalRedis.tls.existingSecret }}{{ $_ := set $store "ca_file" "/etc/ollama-router/redis-ca.crt" }}{{ end }}
+{{- with .Values.externalRedis.sentinel.username }}{{ $_ := set $store "sentinel_user" . }}{{ end }}
+{{- if include "ollama-router.sentinelSecret" . }}{{ $_ := set $store "sentinel_password_file" "/etc/ollama-router/sentinel-password" }}{{ end }}
+{{- with .Values.externalRedis.tls }}
+{{- if .existingSecret }}
+{{- range $name, $file := dict "ca_file" (list .caKey "redis-ca.crt") "cert_file" (list .certKey "redis-tls.crt") "key_file" (list .keyKey "redis-tls.key") }}
+{{- if first $file }}{{ $_ := set $store $name (printf "/etc/ollama-router/%s" (last $file)) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- toYaml $store }}
 {{- end }}

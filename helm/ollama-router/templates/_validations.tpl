@@ -14,14 +14,7 @@
 {{- if and .Values.redis.enabled (include "ollama-router.hasExternalRedis" .) }}
 - redis.enabled and externalRedis are both set: set redis.enabled=false for a Redis of your own
 {{- end }}
-{{- with .Values.externalRedis }}
-{{- if and (or .existingSecretPasswordKey .existingSecretUrlKey) (not .existingSecret) }}
-- externalRedis names a key of a Secret and no Secret: set externalRedis.existingSecret
-{{- end }}
-{{- if and .tls.enabled .url }}
-- externalRedis.tls.enabled goes with externalRedis.host; in externalRedis.url write rediss://
-{{- end }}
-{{- end }}
+{{- include "ollama-router.problemsOfExternalRedis" . }}
 {{- if and .Values.auth.enabled (not .Values.auth.existingSecret) (not .Values.auth.apiKeys) }}
 - auth.enabled and nobody has a key: give auth.existingSecret (docs/teams.md says what stands in it)
 {{- end }}
@@ -75,6 +68,80 @@
 {{- end }}
 {{- if and (not (kindIs "invalid" .minAvailable)) (not (kindIs "invalid" .maxUnavailable)) }}
 - podDisruptionBudget has minAvailable and maxUnavailable: Kubernetes takes one of them; set the other to null
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "ollama-router.problemsOfExternalRedis" -}}
+{{- $url := include "ollama-router.redisUrl" . }}
+{{- with .Values.externalRedis }}
+{{- $ways := list }}
+{{- range $way, $said := dict "url" .url "host" .host "existingSecretUrlKey" .existingSecretUrlKey "sentinel" .sentinel.enabled "cluster" .cluster.enabled }}
+{{- if $said }}{{ $ways = append $ways $way }}{{ end }}
+{{- end }}
+{{- if gt (len $ways) 1 }}
+- externalRedis says more than once where it is, by {{ $ways | sortAlpha | join ", " }}: keep one of them
+{{- end }}
+{{- if regexMatch "://[^/]*:[^/]*@" .url }}
+- externalRedis.url holds a password, which a ConfigMap would show: name its Secret in externalRedis.existingSecret and existingSecretPasswordKey
+{{- end }}
+{{- if and (or .existingSecretPasswordKey .existingSecretUrlKey) (not .existingSecret) }}
+- externalRedis names a key of a Secret and no Secret: set externalRedis.existingSecret
+{{- end }}
+{{- if and .existingSecret (not .existingSecretPasswordKey) (not .existingSecretUrlKey) (not .sentinel.existingSecretPasswordKey) }}
+- externalRedis.existingSecret is set and no key of it: set externalRedis.existingSecretPasswordKey or existingSecretUrlKey
+{{- end }}
+{{- if and .tls.enabled (or .url .existingSecretUrlKey) }}
+- externalRedis.tls.enabled goes with externalRedis.host, sentinel or cluster; in externalRedis.url write rediss://
+{{- else if and .tls.enabled (not $ways) }}
+- externalRedis.tls.enabled and no Redis that it is for: set externalRedis.host, sentinel or cluster
+{{- end }}
+{{- if and .tls.existingSecret (not .existingSecretUrlKey) (not (hasPrefix "rediss" $url)) }}
+- externalRedis.tls.existingSecret is set and the store speaks no TLS: set externalRedis.tls.enabled, or write rediss:// in externalRedis.url
+{{- end }}
+{{- if and (or .tls.certKey .tls.keyKey) (not .tls.existingSecret) }}
+- externalRedis.tls names a client's certificate and no Secret: set externalRedis.tls.existingSecret
+{{- end }}
+{{- if and .tls.keyKey (not .tls.certKey) }}
+- externalRedis.tls.keyKey is the key of a certificate: set externalRedis.tls.certKey
+{{- end }}
+{{- if and .tls.existingSecret (not .tls.caKey) (not .tls.certKey) }}
+- externalRedis.tls.existingSecret is set and nothing of it is used: set externalRedis.tls.caKey or certKey
+{{- end }}
+{{- if .sentinel.enabled }}
+{{- if not .sentinel.nodes }}
+- externalRedis.sentinel.enabled and externalRedis.sentinel.nodes is empty: name all sentinels
+{{- end }}
+{{- if not .sentinel.masterSet }}
+- externalRedis.sentinel.enabled and externalRedis.sentinel.masterSet is empty: what do the sentinels call the primary?
+{{- end }}
+{{- else }}
+{{- if or .sentinel.nodes .sentinel.masterSet }}
+- externalRedis.sentinel names sentinels that nobody asks: set externalRedis.sentinel.enabled
+{{- end }}
+{{- if and (or .sentinel.username .sentinel.existingSecretPasswordKey) (not .existingSecretUrlKey) (not (contains "+sentinel://" $url)) }}
+- externalRedis.sentinel has a user or a password, and there are no sentinels: set externalRedis.sentinel.enabled
+{{- end }}
+{{- end }}
+{{- if and .sentinel.existingSecret (not .sentinel.existingSecretPasswordKey) }}
+- externalRedis.sentinel.existingSecret is set and no key of it: set externalRedis.sentinel.existingSecretPasswordKey
+{{- end }}
+{{- if and .sentinel.existingSecretPasswordKey (not .sentinel.existingSecret) (not .existingSecret) }}
+- externalRedis.sentinel names a key of a Secret and no Secret: set externalRedis.sentinel.existingSecret
+{{- end }}
+{{- if and .cluster.enabled (not .cluster.nodes) }}
+- externalRedis.cluster.enabled and externalRedis.cluster.nodes is empty: name some of its servers
+{{- end }}
+{{- if and .cluster.nodes (not .cluster.enabled) }}
+- externalRedis.cluster names servers that nobody asks: set externalRedis.cluster.enabled
+{{- end }}
+{{- if and .cluster.enabled (gt (int .database) 0) }}
+- externalRedis.database {{ .database }}: a cluster has no databases; leave 0
+{{- end }}
+{{- range $node := concat .sentinel.nodes .cluster.nodes }}
+{{- if not (regexMatch "^(\\[[0-9A-Fa-f:.%]+\\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?$" $node) }}
+- externalRedis: {{ $node }} is neither host nor host:port; user and password are told apart from it
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
