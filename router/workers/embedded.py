@@ -23,7 +23,7 @@ from router.workers import leash
 
 log = logging.getLogger(__name__)
 
-REDIS_MIN = 7  # functions of the script that the store sends
+REDIS_MIN = 7  # functions that stay in the server: the store's steps are some
 START_S = 10.0  # it takes 20 ms; a machine that is busy starting everything at once takes longer
 POLL_S = 0.02
 AGAIN_S = (0.1, 0.5, 1.0, 5.0)  # before it is started again; the last one from then on

@@ -116,9 +116,12 @@ class RedisBook:
         }
         args = (json.dumps(speaker), *(command.text for command in commands))
         try:
-            texts = self.client.evalsha(script.digest(), 1, self.prefix, *args)
-        except redis.exceptions.NoScriptError:
-            texts = self.client.eval(script.source(), 1, self.prefix, *args)
+            texts = self.client.execute_command("FCALL", script.name(), 1, self.prefix, *args)
+        except redis.exceptions.ResponseError as error:
+            if str(error) != "Function not found":
+                raise
+            self.client.execute_command("FUNCTION", "LOAD", script.library())
+            texts = self.client.execute_command("FCALL", script.name(), 1, self.prefix, *args)
         return [codec.answer(command, text) for command, text in zip(commands, texts, strict=True)]
 
     def _do(self, caller: Caller, command: codec.Command, now_s: float) -> Answer[Any]:

@@ -93,7 +93,7 @@ async def test_a_password_that_was_changed_in_its_file_lets_in_again_without_a_r
     server = Server(redis_server.valkey_binary(), free_port()).start()
     secret = tmp_path / "password"
     secret.write_text("first\n")
-    rights = ("~ollama-router:*", "+@read", "+@write", "+@scripting", "+@connection", "+info", "+time")
+    rights = ("~ollama-router:*", "+@read", "+@write", "+fcall", "+function|load", "+@connection", "+info", "+time")
     try:
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "router", "on", ">first", *rights)

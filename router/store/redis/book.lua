@@ -312,11 +312,13 @@ local function now_s()
   return speaker.clock or time[1] + time[2] / 1e6
 end
 
-function Book.run()
+-- keys[1]: what every key of the pool begins with. args[1]: who speaks, args[2..]: commands.
+function Book.run(keys, args)
+  begin_run(keys[1], args[1])
   meta.run = speaker.run
   local clock, answers = now_s(), {}
-  for i = 2, #ARGV do
-    answers[i - 1] = step(clock, cjson.decode(ARGV[i]))
+  for i = 2, #args do
+    answers[i - 1] = step(clock, cjson.decode(args[i]))
   end
   flush()
   return answers

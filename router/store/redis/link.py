@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError
+from redis.exceptions import MovedError, ReadOnlyError, RedisError, ResponseError
 
 from router.fleet.tickets import BEAT_S, Lease
 from router.store.answers import Answer, Caller, Refused
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 BLOCK_S = 1.0  # of a read that waits for the replica's stream: as long as a beat, which would bring the same
 READ_MAX = 256  # news in one read
+UNKNOWN, KNOWN = "Function not found", "already exists"  # what servers answer to FCALL, and to FUNCTION LOAD
 
 
 class StoreLost(Exception):
@@ -89,15 +90,12 @@ class Link:
             return False
 
     async def run(self, caller: Caller, commands: Sequence[codec.Command]) -> list[Answer[Any]]:
-        """All of them in one run of the script, in order. Refuses with StoreLost: any part of it may be done."""
+        """All of them in one run of the steps, in order. Refuses with StoreLost: any part of it may be done."""
         speaker = {"replica": caller.replica, "session": caller.session, "run": self.run_id, "settle": BEAT_S}
         args: tuple[str | int, ...] = (1, self.prefix, json.dumps(speaker), *(command.text for command in commands))
         try:
             async with Patience(self.address.timeout_s):
-                try:
-                    texts = await self._send("EVALSHA", script.digest(), *args)
-                except NoScriptError:
-                    texts = await self._send("EVAL", script.source(), *args)
+                texts = await self._call(*args)
         except (MovedError, ReadOnlyError) as error:
             raise StoreMoved(told(error)) from error
         except (RedisError, OSError, TimeoutError) as error:
@@ -105,6 +103,20 @@ class Link:
             await end(self._writer)
             raise StoreLost(told(error)) from error
         return [codec.answer(command, text) for command, text in zip(commands, texts, strict=True)]
+
+    async def _call(self, *args: str | int) -> Any:
+        """Brings the library where the server has none: a new one, or one that came back empty."""
+        try:
+            return await self._send("FCALL", script.name(), *args)
+        except ResponseError as error:
+            if UNKNOWN not in str(error):
+                raise
+        try:
+            await self._send("FUNCTION", "LOAD", script.library())
+        except ResponseError as error:
+            if KNOWN not in str(error):  # another router was faster
+                raise
+        return await self._send("FCALL", script.name(), *args)
 
     async def _send(self, *command: str | int) -> Any:
         if self._writer is None:  # whoever said hello was cancelled meanwhile: this router leaves

@@ -1,12 +1,13 @@
 -- Steps of the store over Redis: the same decisions as store/ledger.py, and the words of ARCHITECTURE.md.
 --
--- One run of this script carries what one replica's turn of the loop brought, a command at a time; each is one atomic
+-- One run of these functions carries what one replica's turn of the loop brought, a command at a time; each is one atomic
 -- step. What a step reads of a hash it reads once, what it changed is written once, at the end. docs/store.md lists the
 -- keys. A queue, an index or a memory is a sorted set: everything a call does costs O(log n).
 --
--- KEYS[1]: what every key of the pool begins with. ARGV[1]: who speaks, ARGV[2..]: commands.
+-- The functions stay in the server, for runs of all pools there: what a run keeps in variables begins anew in each,
+-- whatever became of the one before. `each_run` is the only place for that.
 
-local call, pack, unpacked, fmt = redis.call, cmsgpack.pack, cmsgpack.unpack, string.format
+local call, pack, unpacked, fmt -- while it loads functions the server knows nothing but how to register them
 
 local FAR_S = 1e18 -- never; JSON has no infinity
 local BEAT_S, SILENCE_S, UNACKED_S, LEFT_IDS_S, LOAD_S_MAX = 1, 6, 2, 60, 330
@@ -18,27 +19,52 @@ local DEBT_MAX_TOKENS = 32768
 local COST_MIN_TOKENS = 1 -- a call that made no token had a slot all the same
 local FORGET_MAX = 1000 -- of each kind in one beat: forgetting never keeps the server for long
 
-local K = setmetatable({}, {
+local beginnings = {}
+
+-- Has `begin` called before the first step of each run.
+local function each_run(begin)
+  beginnings[#beginnings + 1] = begin
+end
+
+local pool -- what each of its keys begins with
+local K -- the pool's keys by name
+local speaker -- replica, session, run, and in tests the clock
+local meta
+
+local key_of = {
   __index = function(keys, name)
-    local key = KEYS[1] .. name
+    local key = pool .. name
     rawset(keys, name, key)
     return key
   end,
-})
-
-local speaker = cjson.decode(ARGV[1]) -- replica, session, run, and in tests the clock
-
-local meta = call('GET', K.meta)
-meta = meta and unpacked(meta) or {
-  run = '', greeted = '', leader = '', seq = 0, now = 0, answering = 0, ahead = 0, settled_at = 0, settling = false, new = true,
-  epoch = 0, arrivals = 0, waiting = 0, leases = 0, groups = 0, marks = 0, level = 0, gate_due = FAR_S, unheard = {},
 }
+
+local function new_meta()
+  return {
+    run = '', greeted = '', leader = '', seq = 0, now = 0, answering = 0, ahead = 0, settled_at = 0, settling = false, new = true,
+    epoch = 0, arrivals = 0, waiting = 0, leases = 0, groups = 0, marks = 0, level = 0, gate_due = FAR_S, unheard = {},
+  }
+end
+
+local function begin_run(pool_prefix, who)
+  call, pack, unpacked, fmt = redis.call, cmsgpack.pack, cmsgpack.unpack, string.format
+  pool, K, speaker = pool_prefix, setmetatable({}, key_of), cjson.decode(who)
+  local kept = call('GET', K.meta)
+  meta = kept and unpacked(kept) or new_meta()
+  for _, begin in ipairs(beginnings) do
+    begin()
+  end
+end
 
 -- Records of one hash. Whoever changes one says `set`.
 local all_records = {}
 
 local function records(name)
-  local found, changed, self = {}, {}, {}
+  local found, changed, self = nil, nil, {}
+
+  each_run(function()
+    found, changed = {}, {}
+  end)
 
   function self.get(id)
     local record = found[id]
@@ -104,7 +130,11 @@ end
 
 -- Ids for LEFT_IDS_S and up to a count; beyond either the oldest is forgotten.
 local function memory(name, count_max)
-  local values, order, self = K[name], K[name .. ':order'], {}
+  local values, order, self = nil, nil, {}
+
+  each_run(function()
+    values, order = K[name], K[name .. ':order']
+  end)
 
   function self.add(id, value)
     value.at = meta.answering
@@ -145,7 +175,11 @@ local function append(list, more)
 end
 
 -- Of this step: {replica, 'lease', ticket, lease id} or {replica, 'refused', ticket id, refusal}.
-local news = {}
+local news
+
+each_run(function()
+  news = {}
+end)
 
 local left, past = memory('left', LEFT_IDS_MAX), memory('past', PAST_IDS_MAX)
 local teams, lines, tickets = records('teams'), records('lines'), records('tickets')

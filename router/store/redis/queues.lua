@@ -3,7 +3,11 @@
 
 -- Kinds: what decides which copies a ticket may use, so that a copy is asked once for all tickets alike.
 
-local kinds = {}
+local kinds
+
+each_run(function()
+  kinds = {}
+end)
 
 function Kinds.name(ticket)
   local plain = ticket.names_no_ctx and '1' or '0'

@@ -3,7 +3,11 @@
 -- Kept true after every step: nobody waits while a free copy fits, but for tickets of replicas that let a grant lapse, of
 -- teams that run as many calls as they may, and while the store settles.
 
-local freed_teams = {} -- in this step: they were held back by their own limit
+local freed_teams -- in this step: they were held back by their own limit
+
+each_run(function()
+  freed_teams = {}
+end)
 
 function Ledger.changed_ticket(ticket)
   tickets.set(ticket.id, ticket)
