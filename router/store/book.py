@@ -88,7 +88,10 @@ class Book:
         # Above any number given before a fail-over, which this life of the store may not remember.
         session = max(self.seq, last_seq + 1)
         self.seq = session
+        known = self.replicas.get(replica)
         self.replicas[replica] = Replica(session, self.ledger.answering_s)
+        if known is not None:  # what was not read yet: refusals are told once
+            self.replicas[replica].stream = known.stream
         self.ledger.offer(custody.adopt(self.ledger, replica, leases, tickets))
         self.ledger.heard(replica)
         return self._answer(replica, session)

@@ -15,7 +15,9 @@ from router.store.answers import Full, Gone, Refused
 
 
 class Desk:
-    """`claim` acknowledges a lease that found its waiter, `decline` gives one back at once that did not."""
+    """`claim` tells the store of a grant that came, and then `claimed` what the store said; `decline` gives one back at
+    once that found no waiter. A grant that came too late is another's by now: nobody uses one that is not claimed.
+    """
 
     def __init__(self, claim: Callable[[Lease], None], decline: Callable[[Lease], None]) -> None:
         self.leases: dict[str, Lease] = {}  # by ticket: claimed and not given back
@@ -24,6 +26,7 @@ class Desk:
         self.on_refusal: Callable[[str, Refusal], None] = _nobody_listens
         self._claim = claim
         self._decline = decline
+        self._claiming: set[str] = set()  # ids of grants of which the store has not said yet whether they stand
         self._news: deque[Lease | Refused] = deque()
         self._is_telling = False
 
@@ -71,15 +74,22 @@ class Desk:
             self._is_telling = False
 
     def _deliver(self, lease: Lease) -> None:
-        if self.leases.get(lease.ticket) == lease:
-            return  # told before: a beat names every unclaimed grant again
+        """Once: a beat names every unclaimed grant again."""
+        if lease.id not in self._claiming and self.leases.get(lease.ticket) != lease:
+            self._claiming.add(lease.id)
+            self._claim(lease)
+
+    def claimed(self, lease: Lease, *, stands: bool) -> bool:
+        """Whether its waiter has it now. Of a grant that lapsed the ticket waits on."""
+        self._claiming.discard(lease.id)
+        if not stands or self.leases.get(lease.ticket) == lease:  # or a repeated take has brought it meanwhile
+            return False
         self.tickets.pop(lease.ticket, None)
         if self.on_grant(lease):
             self.leases[lease.ticket] = lease
-            self._claim(lease)
-        else:
-            self.gave_back(lease)
-            self._decline(lease)
+            return True
+        self._decline(lease)
+        return False
 
 
 def given(value: Lease | Place | Full | Gone | Refused) -> Lease | Place:

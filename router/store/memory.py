@@ -184,4 +184,5 @@ class MemoryStore(Store):
             self._desk.hear((*answer.grants, *answer.refusals))
 
     def _claim(self, lease: Lease) -> None:
-        self._ask(lambda: self.book.ack(self._caller, (lease.id,), self._clock.now_s()))
+        lapsed = self._ask(lambda: self.book.ack(self._caller, (lease.id,), self._clock.now_s()))
+        self._desk.claimed(lease, stands=not lapsed)

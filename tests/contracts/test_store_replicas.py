@@ -117,6 +117,14 @@ def test_hello_that_waits_for_a_ticket_with_an_unseen_grant_gets_it_again(pool: 
     assert pool.leases_on("n1") == 1
 
 
+def test_refusal_that_was_not_read_before_hello_is_told_after_it(pool: Pool) -> None:
+    pool.take("a", call("1"))
+    pool.refuse("b", "m", LoadFailed("no room"))
+    pool.hello("a", tickets=[call("1")])
+    pool.beat("a")
+    assert [refused.ticket for refused in pool.refused["a"]] == ["1"]
+
+
 def test_silent_replica_is_reaped_after_six_beats(pool: Pool) -> None:
     pool.ready("a", "n1")
     pool.take("a", call("1"))

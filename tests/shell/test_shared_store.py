@@ -88,10 +88,10 @@ async def none_held(made: Sequence[Router]) -> None:
     await until(lambda: not any(any(router.store.occupancy.values()) for router in made))
 
 
-async def test_two_routers_load_a_cold_model_once_and_both_answer() -> None:
-    async with routers(2, 2) as (_, pool, made):
-        statuses = await asyncio.gather(*(status(router) for router in made * 5))
-        assert statuses == [200] * 10
+async def test_fifty_calls_at_once_of_two_routers_load_a_cold_model_once_and_are_all_answered() -> None:
+    async with routers(2, 3) as (_, pool, made):
+        statuses = await asyncio.gather(*(status(router) for router in made * 25))
+        assert statuses == [200] * 50
         assert pool.loads_started == 1
         await none_held(made)
         for router in made:

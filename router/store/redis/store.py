@@ -197,16 +197,15 @@ class RedisStore(Store):
             self._desk.went_further(ticket_id, targets)
 
     def _claim(self, lease: Lease) -> None:
-        self._count(lease, 1)
         self._session.tell(
-            codec.ack((lease.id,)), lambda book, caller, now_s: book.ack(caller, (lease.id,), now_s), self._lapsed
+            codec.ack((lease.id,)),
+            lambda book, caller, now_s: book.ack(caller, (lease.id,), now_s),
+            lambda lapsed: self._claimed(lease, stands=not lapsed),
         )
 
-    def _lapsed(self, lease_ids: Sequence[str]) -> None:
-        """A grant was passed on before we said that it is used: hello names it, so that it counts again."""
-        held = {lease.id for lease in self._desk.leases.values()}
-        if held.intersection(lease_ids):
-            self._session.must_greet()
+    def _claimed(self, lease: Lease, *, stands: bool) -> None:
+        if self._desk.claimed(lease, stands=stands):
+            self._count(lease, 1)
 
     def _return(self, lease: Lease, tokens: int) -> None:
         if self._desk.leases.get(lease.ticket) == lease:
