@@ -254,7 +254,7 @@ class Metrics:
 
     async def render(self, *, is_open: bool = False) -> AsyncIterator[bytes]:
         """Prometheus' text in slices; `is_open`: OpenMetrics, which has exemplars."""
-        moment = await self._moment()
+        moment = self._moment()
         over = self._pairs_over(moment.snapshot)
         for series in self._series.values():
             series.forget(moment.snapshot.nodes, over)
@@ -279,13 +279,13 @@ class Metrics:
             else:
                 yield from self._series[name].text(has_exemplars=is_open)
 
-    async def _moment(self) -> Moment:
+    def _moment(self) -> Moment:
         sources = self._sources
         self._dropped.values[()] = sources.log_lines_dropped()
         return Moment(
             snapshot=sources.snapshot(),
             occupancy=dict(sources.occupancy()),
-            lines=await sources.lines(),
+            waiting=sources.waiting(),
             circuits=sources.circuits(),
             discovered=sources.discovered(),
             discovery_troubles=sources.discovery_troubles(),

@@ -182,6 +182,10 @@ class RedisStore(Store):
         alone = self._session.alone
         return MappingProxyType(self._session.occupancy if alone is None else alone.book.ledger.copies.occupancy)
 
+    def waiting(self) -> Mapping[str, int]:
+        """This replica's part of each line, by model."""
+        return self._desk.waiting()
+
     # what values mean to this replica
 
     def _took(self, ticket: Ticket, value: Any) -> None:
