@@ -82,7 +82,8 @@ class Metrics:
         self._loads = self._counter("model_loads_total")
         self._evictions = self._counter("model_evictions_total")
         self._oversubscribed = self._counter("slots_oversubscribed_total")
-        self._lag = self._histogram("event_loop_lag_seconds")
+        self._lag, self._redis_errors = self._histogram("event_loop_lag_seconds"), self._counter("redis_errors_total")
+        self._redis_time = self._histogram("redis_operation_duration_seconds")
         self._dropped = self._counter("log_lines_dropped_total")
         self._is_reloaded = self._counter("config_last_reload_successful")
         self._reloaded_at_s = self._counter("config_last_reload_success_timestamp_seconds")
@@ -222,6 +223,12 @@ class Metrics:
     def discovery_failed(self, source: str, reason: str) -> None:
         """`reason` is a word of a closed set."""
         self._discovery_errors.add((source, reason))
+
+    def redis_asked(self, operation: str, duration_s: float, failure: str) -> None:
+        """`failure` is a word of a closed set, empty when it was answered."""
+        self._redis_time.observe((operation,), duration_s)
+        if failure:
+            self._redis_errors.add((operation, failure))
 
     def config_reloaded(self, *, is_ok: bool) -> None:
         self._reloads.add(("ok" if is_ok else "failed",))

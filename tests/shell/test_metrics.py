@@ -459,7 +459,7 @@ def test_labels_are_of_a_closed_set_that_holds_nothing_of_a_client() -> None:
     """No user, key, address, path, request, prompt or session; a team only where metrics.teams says so."""
     known = {"route", "model", "outcome", "code", "start", "result", "type", "reason", "phase", "policy", "alias"}
     known |= {"guard", "action", "node", "state", "version", "zone", "gpus", "kind", "cause", "source", "revision"}
-    known |= {"python"}
+    known |= {"python", "operation"}
     assert {label for family in FAMILIES.values() for label in family.labels} - known == {"team"}
     assert [family.name for family in FAMILIES.values() if "team" in family.labels] == ["team_gpu_seconds_total"]
 
