@@ -66,10 +66,7 @@ def _node(number: int, keys: Sequence[str], ready: Sequence[str]) -> Node:
 
 
 def metrics_of(snapshot: Snapshot) -> Metrics:
-    async def no_lines() -> Sequence[object]:
-        return ()
-
-    sources = Sources(snapshot=lambda: snapshot, occupancy=dict, lines=no_lines, queue_limit=lambda key: 256)  # type: ignore[arg-type]
+    sources = Sources(snapshot=lambda: snapshot, occupancy=dict, waiting=dict, queue_limit=lambda key: 256)
     return Metrics(sources, models_max=200)
 
 

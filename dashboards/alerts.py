@@ -232,7 +232,7 @@ def about_nodes() -> list[Alert]:
         ),
         Alert(
             "OllamaRouterNodeVersionSkew",
-            f'count by ({POOL}) (count by ({POOL}, version) ({PREFIX}node_info{{version!=""}})) > 1',
+            f'count by ({POOL}) (max by ({POOL}, version) ({PREFIX}node_info{{version!=""}})) > 1',
             "1h",
             "info",
             "Nodes run different versions of Ollama",

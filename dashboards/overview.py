@@ -35,6 +35,7 @@ NODE_STATES = {
     "3": ("degraded", YELLOW),
     "4": ("healthy", GREEN),
 }
+STEPS = 'operation="steps"'
 WARM = 'start="warm"'
 AVAILABLE = 'state="available"'
 
@@ -172,4 +173,7 @@ def router() -> Row:
                (f"{rate('discovery_errors_total', 'source, reason')} or vector(0)", "{{source}} {{reason}}")], "short", width=6),
         lines("Shared store", "1 for each replica that decides alone, for each that Redis does not answer, and for the one that places models (degraded_mode, redis_up, leader).",
               [(selector("leader"), "leads {{instance}}"), (selector("degraded_mode"), "alone {{instance}}"), (f"1 - {selector('redis_up')} or vector(0)", "no answer {{instance}}")], "short", width=6),
+        lines("Shared store's answers", "p99 of round trips to Redis, by replica; 0 without one (redis_operation_duration_seconds).",
+              [(f"{quantile(0.99, 'redis_operation_duration_seconds', by_replica, STEPS)} or vector(0)", "{{instance}}")], "s", limit=at.REDIS_P99_S, width=12),
+        lines("Shared store's failures", "Round trips to Redis that failed, by why (redis_errors_total).", parts("redis_errors_total", "operation, reason"), "short", width=12),
     ])  # fmt: skip

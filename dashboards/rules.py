@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dashboards import thresholds as at
-from dashboards.alerts import BAD, VALID, Alert, about_models, about_nodes, about_routers, total
+from dashboards.alerts import BAD, POOL, VALID, Alert, about_models, about_nodes, about_routers, above, quantile, total
 
 
 def recording() -> list[dict[str, Any]]:
@@ -68,12 +68,24 @@ def _burn(ratio: str, rate: str, burn: at.Burn, budget: float) -> str:
     )
 
 
+def about_redis() -> Alert:
+    steps = 'redis_operation_duration_seconds_bucket{operation="steps"}'
+    return Alert(
+        "OllamaRouterRedisSlow",
+        f"{quantile(0.99, steps, '5m', f'{POOL}, instance')} {above(at.REDIS_P99_S)}",
+        "10m",
+        "warning",
+        "The shared store answers {{ $labels.instance }} late",
+        "One round trip in a hundred takes {{ $value | humanizeDuration }} or longer: calls wait for it before a node.",
+    )
+
+
 def alerts() -> list[Alert]:
-    return [*burning(), *about_routers(), *about_nodes(), *about_models()]
+    return [*burning(), *about_routers(), about_redis(), *about_nodes(), *about_models()]
 
 
 def groups() -> dict[str, Any]:
-    parts = {"routers": about_routers(), "nodes": about_nodes(), "models": about_models()}
+    parts = {"routers": [*about_routers(), about_redis()], "nodes": about_nodes(), "models": about_models()}
     return {
         "groups": [
             {"name": "ollama-router.slo", "interval": "30s", "rules": recording()},

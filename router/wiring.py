@@ -163,7 +163,7 @@ async def _parts(
 ) -> tuple[Parts, Loops]:
     """All that serves calls but for the sockets, and the loops that keep it fresh."""
     settings, clock, resolver, access = prepared.settings, SystemClock(), Resolver(), AccessBook()
-    store = make_store(stack, prepared, clock, rng)
+    store = make_store(stack, prepared, clock, rng, lambda *trip: metrics.redis_asked(*trip))  # noqa: PLW0108 - they come later
     access.replace(prepared.accesses)
     connections = ConnectionPool(connect_s=settings.timeouts.connect_s, resolve=resolver.addresses, access=access.of)
     stack.push_async_callback(connections.close)

@@ -32,7 +32,7 @@ def metrics_of(  # noqa: PLR0917 - joined here and nowhere else
     sources = Sources(
         snapshot=lambda: keeper().snapshot,
         occupancy=lambda: store.occupancy,
-        lines=store.lines,
+        waiting=store.waiting,
         queue_limit=lambda key: store.limits.of(key),  # noqa: PLW0108 - the limits may be set anew
         circuits=lambda: keeper().circuits.not_closed(),  # noqa: PLW0108 - it comes later
         discovered=lambda: discovery().counts,

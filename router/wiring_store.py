@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from random import Random
 from typing import TYPE_CHECKING
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from router.store.either import PoolStore
 
 
-def make_store(stack: AsyncExitStack, prepared: Prepared, clock: Clock, rng: Random) -> PoolStore:
+def make_store(
+    stack: AsyncExitStack, prepared: Prepared, clock: Clock, rng: Random, observe: Callable[[str, float, str], None]
+) -> PoolStore:
+    """`observe`: of each round trip to a shared store its operation, its seconds, and why it failed."""
     store: PoolStore
     if prepared.store is None:
         store = MemoryStore(clock, rng, prepared.line_limits)
@@ -27,7 +31,7 @@ def make_store(stack: AsyncExitStack, prepared: Prepared, clock: Clock, rng: Ran
         from router.store.redis.store import RedisStore  # noqa: PLC0415
 
         replica = _name_of_this_process()
-        store = RedisStore(Link(prepared.store, replica), replica, clock, rng, prepared.line_limits)
+        store = RedisStore(Link(prepared.store, replica), replica, clock, rng, prepared.line_limits, observe)
     stack.push_async_callback(store.close)
     return store
 

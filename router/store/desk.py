@@ -5,7 +5,7 @@ What hello names is what stands here. News come after the step that made them, n
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -46,6 +46,10 @@ class Desk:
         if ticket is not None:
             every = tuple(dict.fromkeys((*ticket.targets, *targets)))
             self.tickets[ticket_id] = replace(ticket, targets=every)
+
+    def waiting(self) -> dict[str, int]:
+        """By model: how many of this replica's own calls stand in its line. One that overflowed stands in several."""
+        return dict(Counter(model for ticket in self.tickets.values() for model in dict.fromkeys(ticket.targets)))
 
     def forget(self, ticket_id: str) -> None:
         self.tickets.pop(ticket_id, None)

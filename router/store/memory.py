@@ -155,6 +155,10 @@ class MemoryStore(Store):
     def occupancy(self) -> Mapping[tuple[str, str], int]:
         return self._occupancy
 
+    def waiting(self) -> Mapping[str, int]:
+        """By model."""
+        return self._desk.waiting()
+
     # steps
 
     def _ask(self, command: Callable[[], Answer[T]]) -> T:

@@ -28,6 +28,7 @@ OVERHEAD_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1
 LOAD_S = (0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 PROBE_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+REDIS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 TOKENS = tuple(4**power for power in range(11))
 BODY_BYTES = tuple(1024 * 4**power for power in range(10))
 
@@ -72,9 +73,9 @@ _TABLE = (
     Family("request_body_bytes", HISTOGRAM, ("route",), "L", "Bodies as they arrived.", BODY_BYTES),
     Family("requests_in_flight", GAUGE, ("route", "model"), "L", "Calls at a node; waiting ones are in queue_depth."),
     Family("queue_depth", GAUGE, ("model",), "L",
-           "Calls that wait in line; those that overflowed stand in several."),
-    Family("queue_limit", GAUGE, ("model",), "L",
-           "Calls that may wait in line; compare with sum by (model) (queue_depth), with max over replicas."),
+           "Calls of this replica that wait in line; those that overflowed stand in several."),
+    Family("queue_limit", GAUGE, ("model",), "S",
+           "Calls of all replicas that may wait in line; compare with sum by (model) (queue_depth)."),
     Family("rejections_total", COUNTER, ("model", "reason"), "L", "Calls that the router itself refused.",
            may_tell_team=True),
     Family("client_disconnects_total", COUNTER, ("model", "phase"), "L",
@@ -148,11 +149,17 @@ _TABLE = (
            "1 when the configuration in force is what file and mounted secrets say; 0 after one that was bad."),
     Family("config_last_reload_success_timestamp_seconds", GAUGE, (), "L",
            "When the configuration in force was read, in Unix time."),
-    Family("config_reloads_total", COUNTER, ("result",), "L", "Configurations read after the start: ok or failed."),
+    Family("config_reloads_total", COUNTER, ("result",), "L",
+           "Configurations read after the start by each process: ok or failed."),
     Family("event_loop_lag_seconds", HISTOGRAM, (), "L", "How much later than asked a timer fired.", LAG_S),
     Family("build_info", GAUGE, ("version", "revision", "python"), "L", "1, with what runs."),
     Family("degraded_mode", GAUGE, (), "L", "1 when this replica decides on what it knows alone."),
     Family("redis_up", GAUGE, (), "L", "1 while Redis answers; absent where store.url is memory://."),
+    Family("redis_operation_duration_seconds", HISTOGRAM, ("operation",), "L",
+           "Round trips to the shared store, failed ones too: connect, hello or steps, of which one carries many.",
+           REDIS_S),
+    Family("redis_errors_total", COUNTER, ("operation", "reason"), "L",
+           "Round trips that failed: timeout, connection, refused, auth, moved or other."),
     Family("log_lines_dropped_total", COUNTER, (), "L", "Log lines lost because nobody took them from stdout."),
 )  # fmt: skip
 

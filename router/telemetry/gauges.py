@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from operator import add
@@ -12,7 +12,6 @@ from router.fleet.breaker import Circuit
 from router.fleet.node import Copy, CopyState, Health, Node
 from router.fleet.slots import declared_slots
 from router.fleet.snapshot import UP, Rows, Snapshot
-from router.fleet.tickets import LineView
 from router.policy.declared import Standing
 from router.policy.troubles import Troubles
 from router.telemetry.names import UNKNOWN, ModelNames
@@ -23,11 +22,14 @@ Circuits = Mapping[tuple[str, str | None], Circuit]  # by (node, weights); None 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where a scrape looks. `circuits` are those not closed; `queue_limit` is by model key."""
+    """Where a scrape looks. `circuits` are those not closed; `waiting` and `queue_limit` are by model key.
+
+    `waiting` are this replica's own: of the pool's lines every replica would tell the whole, and a sum them many times.
+    """
 
     snapshot: Callable[[], Snapshot]
     occupancy: Callable[[], Mapping[tuple[str, str], int]]
-    lines: Callable[[], Awaitable[Sequence[LineView]]]
+    waiting: Callable[[], Mapping[str, int]]
     queue_limit: Callable[[str], int]
     circuits: Callable[[], Circuits] = dict
     discovered: Callable[[], Mapping[str, int]] = dict  # nodes by source
@@ -46,7 +48,7 @@ class Moment:
 
     snapshot: Snapshot
     occupancy: Mapping[tuple[str, str], int]
-    lines: Sequence[LineView]
+    waiting: Mapping[str, int]
     circuits: Circuits
     discovered: Mapping[str, int]
     discovery_troubles: Mapping[str, str]
@@ -76,9 +78,9 @@ def _requests_in_flight(at: Moment) -> Iterator[Sample]:
 def _queue_depth(at: Moment) -> Iterator[Sample]:
     """0 for a model whose line is empty, so that a chart does not end where a line does."""
     depths: dict[tuple[str, ...], float] = {}
-    for line in at.lines:
-        labels = (at.names.label(line.model),)
-        depths[labels] = depths.get(labels, 0) + line.depth
+    for key, count in at.waiting.items():
+        labels = (at.names.label(key),)
+        depths[labels] = depths.get(labels, 0) + count
     yield from depths.items()
     yield from (((label,), 0) for label in at.names.labels if (label,) not in depths)
 

@@ -82,7 +82,8 @@ class Metrics:
         self._loads = self._counter("model_loads_total")
         self._evictions = self._counter("model_evictions_total")
         self._oversubscribed = self._counter("slots_oversubscribed_total")
-        self._lag = self._histogram("event_loop_lag_seconds")
+        self._lag, self._redis_errors = self._histogram("event_loop_lag_seconds"), self._counter("redis_errors_total")
+        self._redis_time = self._histogram("redis_operation_duration_seconds")
         self._dropped = self._counter("log_lines_dropped_total")
         self._is_reloaded = self._counter("config_last_reload_successful")
         self._reloaded_at_s = self._counter("config_last_reload_success_timestamp_seconds")
@@ -223,6 +224,12 @@ class Metrics:
         """`reason` is a word of a closed set."""
         self._discovery_errors.add((source, reason))
 
+    def redis_asked(self, operation: str, duration_s: float, failure: str) -> None:
+        """`failure` is a word of a closed set, empty when it was answered."""
+        self._redis_time.observe((operation,), duration_s)
+        if failure:
+            self._redis_errors.add((operation, failure))
+
     def config_reloaded(self, *, is_ok: bool) -> None:
         self._reloads.add(("ok" if is_ok else "failed",))
         self._note_config(is_ok=is_ok)
@@ -254,7 +261,7 @@ class Metrics:
 
     async def render(self, *, is_open: bool = False) -> AsyncIterator[bytes]:
         """Prometheus' text in slices; `is_open`: OpenMetrics, which has exemplars."""
-        moment = await self._moment()
+        moment = self._moment()
         over = self._pairs_over(moment.snapshot)
         for series in self._series.values():
             series.forget(moment.snapshot.nodes, over)
@@ -279,13 +286,13 @@ class Metrics:
             else:
                 yield from self._series[name].text(has_exemplars=is_open)
 
-    async def _moment(self) -> Moment:
+    def _moment(self) -> Moment:
         sources = self._sources
         self._dropped.values[()] = sources.log_lines_dropped()
         return Moment(
             snapshot=sources.snapshot(),
             occupancy=dict(sources.occupancy()),
-            lines=await sources.lines(),
+            waiting=sources.waiting(),
             circuits=sources.circuits(),
             discovered=sources.discovered(),
             discovery_troubles=sources.discovery_troubles(),

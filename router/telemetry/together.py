@@ -28,11 +28,10 @@ RULES: Mapping[str, Rule] = MappingProxyType(
     {
         # What each of them holds.
         "requests_in_flight": Rule.SUM,
+        "queue_depth": Rule.SUM,
         "leader": Rule.SUM,
-        # Lines stand in the store that they share: each of them tells the same. Without it, the longest of theirs.
-        "queue_depth": Rule.MAX,
-        "queue_limit": Rule.MAX,
         # Facts of the pool, which all know, maybe a moment later.
+        "queue_limit": Rule.MAX,
         "node_up": Rule.FIRST,
         "node_state": Rule.FIRST,
         "node_info": Rule.FIRST,

@@ -115,6 +115,14 @@ SCENES: dict[str, Scene] = {
         {of("degraded_mode"): "1x60"}, {of("degraded_mode"): "0x60"}, "20m", {**JOB, "instance": "r-1"}
     ),
     "OllamaRouterRedisDown": Scene({of("redis_up"): "0x60"}, {of("redis_up"): "1x60"}, "20m"),
+    "OllamaRouterRedisSlow": Scene(
+        {of("redis_operation_duration_seconds_bucket", operation="steps", le="0.05"): "0+90x60",
+         of("redis_operation_duration_seconds_bucket", operation="steps", le="0.1"): "0+100x60",
+         of("redis_operation_duration_seconds_bucket", operation="steps", le="+Inf"): "0+100x60"},
+        {of("redis_operation_duration_seconds_bucket", operation="steps", le="0.05"): "0+100x60",
+         of("redis_operation_duration_seconds_bucket", operation="steps", le="+Inf"): "0+100x60"},
+        "30m", {**JOB, "instance": "r-1"}, value="95ms",
+    ),
     "OllamaRouterNoLeader": Scene(
         {of("leader"): "0x30", of("leader", instance="r-2"): "0x30"},
         {of("leader"): "0x30", of("leader", instance="r-2"): "1x30"},

@@ -20,7 +20,6 @@ from router.errors import Outcome, Rejection
 from router.fleet.breaker import Circuit
 from router.fleet.node import Copy, CopyState, DiskModel, Health, Node, NodeSpec
 from router.fleet.snapshot import Snapshot, snapshot_of
-from router.fleet.tickets import LineView
 from router.policy.access import NO_TEAM
 from router.seams import Observer, Record, Trace
 from router.telemetry.families import FAMILIES, PREFIX, Family
@@ -56,7 +55,7 @@ def node_with(
 
 def metrics_of(
     *nodes: Node,
-    lines: Sequence[LineView] = (),
+    waiting: dict[str, int] | None = None,
     occupancy: dict[tuple[str, str], int] | None = None,
     circuits: dict[tuple[str, str | None], Circuit] | None = None,
     models_max: int = 200,
@@ -66,13 +65,10 @@ def metrics_of(
 ) -> Metrics:
     snapshot: Snapshot = snapshot_of(nodes)
 
-    async def standing() -> Sequence[LineView]:
-        return lines
-
     sources = Sources(
         snapshot=lambda: snapshot,
         occupancy=lambda: occupancy or {},
-        lines=standing,
+        waiting=lambda: waiting or {},
         queue_limit=lambda key: 256,
         circuits=lambda: circuits or {},
         discovered=lambda: {"static": len(nodes)},
@@ -227,7 +223,7 @@ async def test_the_fleet_is_read_at_the_scrape() -> None:
         node_with("b", LLAMA, health=Health.DOWN, digest="other"),
         occupancy={("a", f"w-{LLAMA}"): 3, ("gone", "w"): 1},
         circuits={("a", f"w-{LLAMA}"): Circuit.OPEN, ("b", None): Circuit.HALF_OPEN},
-        lines=[LineView(LLAMA, 5, 1.0, 0, None, 64, 0.5)],
+        waiting={LLAMA: 5},
     )
 
     page = await page_of(metrics)
@@ -463,7 +459,7 @@ def test_labels_are_of_a_closed_set_that_holds_nothing_of_a_client() -> None:
     """No user, key, address, path, request, prompt or session; a team only where metrics.teams says so."""
     known = {"route", "model", "outcome", "code", "start", "result", "type", "reason", "phase", "policy", "alias"}
     known |= {"guard", "action", "node", "state", "version", "zone", "gpus", "kind", "cause", "source", "revision"}
-    known |= {"python"}
+    known |= {"python", "operation"}
     assert {label for family in FAMILIES.values() for label in family.labels} - known == {"team"}
     assert [family.name for family in FAMILIES.values() if "team" in family.labels] == ["team_gpu_seconds_total"]
 

@@ -161,6 +161,16 @@ async def test_a_load_that_ended_while_redis_was_frozen_has_ended_for_redis_too(
         await router.store.leave("t")
 
 
+async def test_round_trips_to_redis_are_counted_and_those_of_one_that_is_frozen_as_failed() -> None:
+    async with routers(1) as (shared, _, (router,)):
+        page = await scrape(router)
+        assert page.labels("redis_operation_duration_seconds_count", "operation") == {"connect", "hello", "steps"}
+        assert page.labels("redis_errors_total", "reason") == set()
+        shared.freeze()
+        await until(lambda: router.store.is_alone)
+        assert (await scrape(router)).value("redis_errors_total", operation="steps", reason="timeout") == 1
+
+
 async def test_a_drain_that_ended_while_redis_was_frozen_has_ended_for_redis_too() -> None:
     async with routers(1) as (shared, pool, (router,)):
         assert await status(router) == 200

@@ -93,7 +93,8 @@ def test_a_node_that_has_left_takes_its_counts_along_also_those_of_workers_that_
     ("name", "values", "together"),
     [
         ("requests_in_flight", (2, 3), 5),
-        ("queue_depth", (4, 4), 4),
+        ("queue_depth", (4, 3), 7),
+        ("queue_limit", (9, 9), 9),
         ("degraded_mode", (0, 1), 1),
         ("redis_up", (1, 0), 0),
         ("config_last_reload_successful", (1, 0), 0),

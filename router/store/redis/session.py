@@ -24,6 +24,7 @@ from router.store.desk import Desk
 from router.store.redis import codec
 from router.store.redis.alone import Alone, Told
 from router.store.redis.link import Link, StoreLost, StoreMoved
+from router.store.redis.trips import Trips
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,9 @@ class Step:
 class Session:
     """Owns the link. `loops` are its tasks; whoever runs them notices when one dies."""
 
-    def __init__(self, link: Link, replica: str, clock: Clock, rng: Random, *, desk: Desk, limits: Limits) -> None:
+    def __init__(
+        self, link: Link, replica: str, clock: Clock, rng: Random, trips: Trips, *, desk: Desk, limits: Limits
+    ) -> None:
         self.desk = desk
         self.limits = limits
         self.told = Told()
@@ -66,6 +69,7 @@ class Session:
         self._link = link
         self._clock = clock
         self._rng = rng
+        self._trips = trips
         self._caller = Caller(replica, 0)
         self._queue: deque[Step] = deque()
         self._wanted = asyncio.Event()
@@ -190,7 +194,8 @@ class Session:
 
     async def _send(self, steps: list[Step]) -> None:
         try:
-            answers = await self._link.run(self._caller, [step.command for step in steps])
+            asked = self._link.run(self._caller, [step.command for step in steps])
+            answers = await self._trips.time("steps", asked)
         except StoreMoved:
             self._queue.extendleft(reversed(steps))
             self.must_greet()
@@ -219,11 +224,12 @@ class Session:
 
     async def greet(self) -> None:
         """Hello, with all that this replica holds; then what it knows, for a store that has forgotten it."""
-        await self._link.connect()
+        await self._trips.time("connect", self._link.connect())
         desk, was_alone = self.desk, self.alone
         leases, tickets = tuple(desk.leases.values()), tuple(desk.tickets.values())
         hello = codec.hello(self._last_seq, leases, tickets)
-        answers = await self._link.run(self._caller, [hello, codec.set_limits(self.limits), codec.look()])
+        asked = self._link.run(self._caller, [hello, codec.set_limits(self.limits), codec.look()])
+        answers = await self._trips.time("hello", asked)
         if was_alone is not None or not self._is_up.is_set():
             log.info("redis answers: %s", self._link.where)
             if self._link.evicts:

@@ -22,6 +22,7 @@ from router.store.redis.board import RedisBoard
 from router.store.redis.link import Link
 from router.store.redis.session import Session
 from router.store.redis.starts import Starts
+from router.store.redis.trips import Observe, Trips, unobserved
 
 ALONE_EPOCH = 0  # of whoever leads nobody but itself: no leader of a pool has it
 
@@ -29,9 +30,12 @@ ALONE_EPOCH = 0  # of whoever leads nobody but itself: no leader of a pool has i
 class RedisStore(Store):
     """Fills the `Store` seam, while its `loops` run."""
 
-    def __init__(self, link: Link, replica: str, clock: Clock, rng: Random, limits: Limits) -> None:
+    def __init__(  # noqa: PLR0917 - joined in one place
+        self, link: Link, replica: str, clock: Clock, rng: Random, limits: Limits, observe: Observe = unobserved
+    ) -> None:
+        """`observe` hears of every round trip."""
         self._desk = Desk(self._claim, lambda lease: self._return(lease, 0))
-        self._session = Session(link, replica, clock, rng, desk=self._desk, limits=limits)
+        self._session = Session(link, replica, clock, rng, Trips(clock, observe), desk=self._desk, limits=limits)
         self._starts = Starts()
         self._uids: dict[str, str] = {}
         self.board = RedisBoard(self._session, self._starts)
@@ -181,6 +185,10 @@ class RedisStore(Store):
         """The pool's as of the last beat, with what this replica took and gave back since."""
         alone = self._session.alone
         return MappingProxyType(self._session.occupancy if alone is None else alone.book.ledger.copies.occupancy)
+
+    def waiting(self) -> Mapping[str, int]:
+        """This replica's part of each line, by model."""
+        return self._desk.waiting()
 
     # what values mean to this replica
 
