@@ -215,7 +215,7 @@ async def _parts(
         store=store,
         tls=ListenerTls(prepared.serving) if prepared.serving is not None else None,
         slots=SlotLearner(keeper, store, clock),
-        watch=Watch(keeper, store, clock, placer.recent, metrics),
+        watch=Watch(keeper, store, clock, recent=placer.recent, is_leading=lambda: placer.is_leading, counts=metrics),
     )
     return parts, _loops(stack, parts)
 

@@ -35,13 +35,16 @@ class Watch:
         keeper: FleetKeeper,
         store: Store,
         clock: Clock,
+        *,
         recent: Callable[[], Sequence[Load]],
+        is_leading: Callable[[], bool],
         counts: Counts,
     ) -> None:
-        """`recent`: our loads that run or have just ended."""
+        """`recent`: our loads that run or have just ended. All replicas see what leaves memory: who leads counts it."""
         self._keeper = keeper
         self._clock = clock
         self._recent = recent
+        self._is_leading = is_leading
         self._store = store
         self._counts = counts
         self._excess: dict[str, int] = {}
@@ -80,7 +83,7 @@ class Watch:
             unloaded=displaced | self._unloaded.keys(),
             now_s=now_s,
         )
-        for one in evictions:
+        for one in evictions if self._is_leading() else ():
             self._counts.copy_evicted(one.node, one.key, one.cause.value)
         self._count_excess()
         _tell_pairs(before, self.troubles)

@@ -134,7 +134,8 @@ _TABLE = (
     Family("model_copies", GAUGE, ("model", "kind"), "S",
            "Copies of models in placement.models: declared, and of those standing, ready to serve."),
     Family("model_evictions_total", COUNTER, ("node", "model", "cause"), "L",
-           "Copies seen to leave memory: ours (for a load of the router, or unloaded by it), ollama or expired."),
+           "Copies that the replica that places saw leave memory: ours (for its loads, or unloaded by it), ollama or "
+           "expired."),
     Family("thrash_pairs", GAUGE, ("node",), "S",
            "Pairs of models that evicted one another, also in a ring with others, in the last 10 minutes."),
     Family("slots_oversubscribed_total", COUNTER, ("node",), "S",

@@ -17,6 +17,7 @@ from router.simulation.pool import SimulatedPool
 from router.store.answers import Caller
 from router.store.redis import codec, session
 from router.store.redis.address import Kind, parse_url
+from router.store.redis.client import client, end
 from router.store.redis.link import Link
 from router.wire.names import parse_name
 from router.wiring import Router
@@ -265,6 +266,18 @@ async def test_one_of_two_routers_says_that_it_leads() -> None:
     async with routers(2) as (_, _, made):
         await until(lambda: any(router.placer.is_leading for router in made))
         assert sorted([(await scrape(router)).value("leader") for router in made]) == [0, 1]
+
+
+async def test_a_connection_whose_end_is_cancelled_is_closed_all_the_same() -> None:
+    async with server() as shared:
+        address = address_of(shared.url)
+        asked = client(address, address.url.servers[0], 1.0)
+        connection = await asked.connection_pool.get_connection()
+        ending = asyncio.create_task(end(asked))
+        await asyncio.sleep(0)
+        ending.cancel()
+        await asyncio.gather(ending, return_exceptions=True)
+        assert (ending.cancelled(), connection.is_connected) == (True, False)
 
 
 async def test_who_says_hello_counts_among_those_who_share() -> None:

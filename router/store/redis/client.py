@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import Any
 
@@ -25,9 +26,20 @@ def sentinel(address: Address, server: Server) -> Redis:
 
 async def end(client: Redis | None) -> None:
     """What stands in its way, such as a peer that takes nothing, is no concern of ours any more."""
-    if client is not None:
-        with suppress(RedisError, OSError, TimeoutError):
-            await client.aclose()
+    if client is None:
+        return
+    closing = asyncio.create_task(_close(client), name="close redis")
+    try:
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        # Cancelled before its first step it would close nothing, and the event loop waits for ever for what is open.
+        await asyncio.wait([closing])
+        raise
+
+
+async def _close(client: Redis) -> None:
+    with suppress(RedisError, OSError, TimeoutError):
+        await client.aclose()
 
 
 def told(error: BaseException) -> str:

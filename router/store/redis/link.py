@@ -148,8 +148,10 @@ class Link:
     async def close(self) -> None:
         writer, reader = self._writer, self._reader
         self._writer = self._reader = None
-        await end(writer)
-        await end(reader)
+        try:
+            await end(writer)
+        finally:
+            await end(reader)
 
     def _client(self, timeout_s: float | None = None) -> Redis:
         """`timeout_s` for each answer; None where whoever asks has a limit of its own."""
