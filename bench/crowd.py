@@ -17,6 +17,7 @@ from router.fleet.tickets import BEAT_S, CopyReport, Lease, Ticket
 from router.reload import Preparer
 from router.settings import Loaded, Settings
 from router.store.redis.store import RedisStore
+from router.store.redis.trips import unobserved
 from router.wiring import SystemClock
 from router.wiring_store import make_store
 
@@ -166,7 +167,7 @@ async def pool_at(url: str, size: Size, replicas: int, seed: int) -> AsyncIterat
     prepared = Preparer().prepare(Loaded(Settings(pool=f"scale-{replicas}", store=store, teams=teams)))
     async with AsyncExitStack() as stack:
         for _ in range(replicas):
-            one = make_store(stack, prepared, SystemClock(), pool.rng)
+            one = make_store(stack, prepared, SystemClock(), pool.rng, unobserved)
             assert isinstance(one, RedisStore)
             await one.open(partial(pool.granted, one), pool.was_refused)
             pool.stores.append(one)

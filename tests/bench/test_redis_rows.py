@@ -49,7 +49,7 @@ def test_a_run_of_a_script_is_one_round_trip_whatever_it_calls(looked_at: RedisS
 
 
 def test_reads_of_streams_are_round_trips_beside_runs_of_the_script() -> None:
-    calls = {"cmdstat_evalsha": 5, "cmdstat_xread": 2, "cmdstat_hget": 70, "cmdstat_info": 9}
+    calls = {"cmdstat_fcall": 5, "cmdstat_xread": 2, "cmdstat_hget": 70, "cmdstat_info": 9}
     assert sent({name: {"calls": count} for name, count in calls.items()}) == (7, 5)
 
 
