@@ -175,5 +175,6 @@ def router() -> Row:
               [(selector("leader"), "leads {{instance}}"), (selector("degraded_mode"), "alone {{instance}}"), (f"1 - {selector('redis_up')} or vector(0)", "no answer {{instance}}")], "short", width=6),
         lines("Shared store's answers", "p99 of round trips to Redis, by replica; 0 without one (redis_operation_duration_seconds).",
               [(f"{quantile(0.99, 'redis_operation_duration_seconds', by_replica, STEPS)} or vector(0)", "{{instance}}")], "s", limit=at.REDIS_P99_S, width=12),
-        lines("Shared store's failures", "Round trips to Redis that failed, by why (redis_errors_total).", parts("redis_errors_total", "operation, reason"), "short", width=12),
+        lines("Shared store's failures", "Round trips to Redis that failed, by why (redis_errors_total).",
+              [(f"{rate('redis_errors_total', 'operation, reason')} or vector(0)", "{{operation}} {{reason}}")], "short", width=12),
     ])  # fmt: skip
