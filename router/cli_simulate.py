@@ -10,10 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from router.exits import MISUSED, complain
+
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-MISUSED = 2
 BAR_WIDTH = 40
 # Written out, so that no other command pays for importing the simulation; a test compares it.
 POLICIES = ("ours", "random", "round_robin", "least_connections", "residency_first", "prefix_hash", "floor")
@@ -47,7 +48,7 @@ def _simulate(options: argparse.Namespace) -> int:
             options.scenario, policies, checks=options.check, progress=bar.show if bar is not None else None
         )
     except ScenarioError as error:
-        print(f"ollama-router: {options.scenario}: {error}", file=sys.stderr)
+        complain(f"{options.scenario}: {error}")
         return MISUSED
     finally:
         if bar is not None:

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from router import process
+from router.exits import FAILED, MISUSED, complain
 from router.server.listen import Berth, Doors
 from router.settings import ConfigError, Origin
 from router.workers.leash import hold_to
@@ -27,8 +27,8 @@ def main(task: Mapping[str, Any]) -> int:
         return process.work(origin, berth, task["number"], task["turn"])
     except ConfigError as error:
         for problem in error.problems:
-            sys.stderr.write(f"ollama-router: {problem}\n")
-        return 2
+            complain(problem)
+        return MISUSED
     except OSError as error:
-        sys.stderr.write(f"ollama-router: worker {task['number']}: {error}\n")
-        return 1
+        complain(f"worker {task['number']}: {error}")
+        return FAILED

@@ -18,6 +18,7 @@ from typing import Any
 
 import uvloop
 
+from router.exits import FAILED, MISUSED, OK
 from router.reload import Preparer
 from router.server import joint
 from router.server.admin_door import TokenFile, TokenUnreadable
@@ -35,7 +36,6 @@ log = logging.getLogger("router")
 NOT_HERE = """\
 workers: more than one needs Linux, whose kernel spreads connections over all that listen on a port. Here run \
 one router, or several on ports of their own before one Redis"""
-OK, FAILED, MISUSED = 0, 1, 2  # as cli.py has them
 TEMP_BYTES_MAX = 64
 
 
