@@ -22,9 +22,9 @@ from router.fleet.tickets import BEAT_S, Lease
 from router.store.redis import script
 from router.store.redis.address import Address
 from router.store.redis.link import StoreLost
-from tests.contracts.faults import FaultProxy, Way
 from tests.contracts.live_stores import NODE, POOL, Replica, address_of, all_back, beats
 from tests.fakes import redis_server
+from tests.fakes.fault_proxy import FaultProxy, Mood
 from tests.fakes.redis_server import Server
 from tests.ports import free_port
 from tests.shell.house import until
@@ -77,7 +77,7 @@ class Live:
 
     def __init__(self, name: str, port: int) -> None:
         self.name = name
-        self.proxy = FaultProxy(port)
+        self.proxy = FaultProxy(free_port(), port)
 
     async def start(self) -> None:
         await self.proxy.start()
@@ -90,8 +90,8 @@ class Live:
     async def die(self) -> None:
         for task in self.tasks:
             task.cancel()
-        self.proxy.set(Way.OPEN)
-        self.proxy.cut()
+        await self.proxy.set(Mood.PASS)
+        await self.proxy.cut()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.side.store._session._link.close()
         await self.proxy.stop()
@@ -132,7 +132,7 @@ class History(logging.Handler):
             raise
         finally:
             for one in self.lives:
-                one.proxy.set(Way.OPEN)
+                await one.proxy.set(Mood.PASS)
                 await one.stop()
             self.client.close()
 
@@ -200,16 +200,16 @@ class History(logging.Handler):
     # what befalls them
 
     async def hold(self, life: Live, nth: int) -> None:
-        life.proxy.set(Way.HELD)
+        await life.proxy.set(Mood.STALL)
 
     async def deaf(self, life: Live, nth: int) -> None:
-        life.proxy.set(Way.DEAF)
+        await life.proxy.set(Mood.DEAF)
 
     async def cut(self, life: Live, nth: int) -> None:
-        life.proxy.cut()
+        await life.proxy.cut()
 
     async def heal(self, life: Live, nth: int) -> None:
-        life.proxy.set(Way.OPEN)
+        await life.proxy.set(Mood.PASS)
 
     async def crash(self, life: Live, nth: int) -> None:
         """And another one in its place. What the dead one held ends with it, at the node: but the store waits."""
@@ -218,7 +218,7 @@ class History(logging.Handler):
 
     async def settle(self, life: Live, nth: int) -> None:
         for one in self.lives:
-            one.proxy.set(Way.OPEN)
+            await one.proxy.set(Mood.PASS)
         await all_back(self._sides())
         await beats(self._sides())
 

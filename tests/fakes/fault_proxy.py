@@ -14,6 +14,7 @@ class Mood(StrEnum):
     PASS = "pass"
     REFUSE = "refuse"  # nobody listens; what stands is cut
     STALL = "stall"  # takes connections and bytes, and passes nothing on: a network that loses every packet
+    DEAF = "deaf"  # what clients send arrives, and the answers are lost
     DELAY = "delay"  # each piece comes `delay_s` later
 
 
@@ -34,13 +35,13 @@ class FaultProxy:
         return f"<FaultProxy :{self.port} to :{self._to_port} {self._mood} | {len(self._tasks)} connections>"
 
     async def __aenter__(self) -> FaultProxy:
-        await self._listen()
+        await self.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._close()
+        await self.stop()
 
     async def set(self, mood: Mood, delay_s: float = 0.0) -> None:
         self._mood, self._delay_s = mood, delay_s
@@ -49,9 +50,9 @@ class FaultProxy:
         else:
             self._flows.set()
         if mood is Mood.REFUSE:
-            await self._close()
+            await self.stop()
         elif self._server is None:
-            await self._listen()
+            await self.start()
 
     async def cut(self) -> None:
         """Ends every connection that stands; new ones are taken."""
@@ -60,10 +61,10 @@ class FaultProxy:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _listen(self) -> None:
+    async def start(self) -> None:
         self._server = await asyncio.start_server(self._taken, "127.0.0.1", self.port)
 
-    async def _close(self) -> None:
+    async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -85,7 +86,9 @@ class FaultProxy:
         try:
             await self._flows.wait()
             back, further = await asyncio.open_connection("127.0.0.1", self._to_port)
-            ways = [asyncio.ensure_future(self._pass_on(*way)) for way in ((reader, further), (back, writer))]
+            ways = [
+                asyncio.ensure_future(self._pass_on(*way)) for way in ((reader, further, False), (back, writer, True))
+            ]
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -99,11 +102,13 @@ class FaultProxy:
             if further is not None:
                 further.transport.abort()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_answer: bool) -> None:
         with suppress(OSError):
             while piece := await reader.read(PIECE_BYTES):
                 if self._mood is Mood.DELAY:
                     await asyncio.sleep(self._delay_s)
                 await self._flows.wait()
+                if is_answer and self._mood is Mood.DEAF:
+                    continue
                 writer.write(piece)
                 await writer.drain()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.fleet.node import Health
+from router.simulation.node import SimulatedNode
 from router.simulation.pool import SimulatedPool
 from router.wiring import Router
 from tests.shell.clients import ask, converse, generate
@@ -17,6 +18,14 @@ async def loaded_everywhere(pool: SimulatedPool, made: Sequence[Router]) -> None
     for node in pool.nodes:
         load_into(node, QUICK)
     await until(lambda: all(ready_on(router, QUICK) == len(pool.nodes) for router in made))
+
+
+async def break_for_all(node: SimulatedNode, here: Router, there: Router) -> None:
+    """The node answers nonsense until one router's breaker has opened, and the other knows of it. It goes on so."""
+    node.faults.set("malformed", path="/api/generate")
+    while not here.keeper.circuits.not_closed():
+        await converse(here, QUICK, 16)
+    await until(lambda: bool(there.keeper.circuits.not_closed()))
 
 
 def drained(made: Sequence[Router]) -> list[frozenset[str]]:
@@ -69,10 +78,7 @@ async def test_a_breaker_that_opens_at_one_router_is_open_at_all_and_closes_for_
     async with routers(2, 2) as (_, pool, made):
         await loaded_everywhere(pool, made)
         failing, here, there = pool.nodes[0], *made
-        failing.faults.set("malformed", path="/api/generate")
-        while not here.keeper.circuits.not_closed():
-            await converse(here, QUICK, 16)
-        await until(lambda: bool(there.keeper.circuits.not_closed()))
+        await break_for_all(failing, here, there)
         await failing.clear_faults()
         before = asked(failing)
         while asked(failing) == before:
@@ -84,10 +90,7 @@ async def test_a_trial_that_fails_at_one_router_keeps_the_copy_shut_for_all() ->
     async with routers(2, 2) as (_, pool, made):
         await loaded_everywhere(pool, made)
         failing, here, there = pool.nodes[0], *made
-        failing.faults.set("malformed", path="/api/generate")
-        while not here.keeper.circuits.not_closed():
-            await converse(here, QUICK, 16)
-        await until(lambda: bool(there.keeper.circuits.not_closed()))
+        await break_for_all(failing, here, there)
         tripped = asked(failing)
         while asked(failing) == tripped:
             await generate(there, QUICK, prompt=f"{tripped}: why?")
@@ -101,10 +104,7 @@ async def test_without_redis_a_router_keeps_the_gates_that_another_one_shut() ->
     async with routers(2, 2) as (shared, pool, made):
         await loaded_everywhere(pool, made)
         failing, here, there = pool.nodes[0], *made
-        failing.faults.set("malformed", path="/api/generate")
-        while not here.keeper.circuits.not_closed():
-            await converse(here, QUICK, 16)
-        await until(lambda: bool(there.keeper.circuits.not_closed()))
+        await break_for_all(failing, here, there)
         tripped = asked(failing)
         shared.freeze()
         await until(lambda: there.store.is_alone)
