@@ -33,6 +33,7 @@ _NOT_FOR_NODE = HOP_BY_HOP | frozenset(
     )
 )
 DECISION_PREFIX = b"x-ollama-router-"
+REFUSED = b"x-ollama-router-refused"
 _PREFIXES_NOT_FOR_NODE = (b"proxy-", DECISION_PREFIX)
 
 # A node is never told the Origin, so what a proxy before it says about origins is not about this client.
@@ -138,7 +139,7 @@ def decision(
         (b"x-ollama-router-attempts", attempts),
         (b"x-ollama-router-queue-ms", queue_ms),
         (b"x-ollama-router-reason", reason),
-        (b"x-ollama-router-refused", refused),
+        (REFUSED, refused),
     )
     return [(name, _printable(str(value))) for name, value in values if value is not None]
 
