@@ -75,6 +75,14 @@ class Client:
                 self.got += data
         return self.got
 
+    async def more(self) -> bytes:
+        """Whatever comes next, with all that came before it."""
+        async with asyncio.timeout(WITHIN_S):
+            data = await self._reader.read(65536)
+        assert data, f"closed: {self.got!r}"
+        self.got += data
+        return self.got
+
     async def answer(self) -> Answer:
         """The whole of the next answer, to its end or the connection's."""
         async with asyncio.timeout(WITHIN_S):
