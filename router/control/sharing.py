@@ -97,7 +97,7 @@ class FleetSharing:
         self._clock = clock
         self.turns = Turns(board.replica)
         self._telling = Telling(keeper, board, store, clock)
-        self._hearing = Hearing(keeper, prober, board, self._telling)
+        self._hearing = Hearing(keeper, prober, board, self._telling, clock)
         self._added = 0
         self._was_alone = False
         prober.is_mine = self.is_mine
