@@ -1,4 +1,4 @@
-"""What other replicas tell is remembered within bounds, and what nobody tells any more makes room."""
+"""What replicas tell one another is remembered within bounds, and what nobody tells any more makes room."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import pytest
 
 from router.control.hearing import SURVEY_EVERY_S, Hearing
 from router.control.prober import Prober
+from router.control.sharing import Turns
 from router.control.telling import Telling
 from router.fleet import words
-from router.fleet.node import Node, NodeSpec
+from router.fleet.node import Health, Node, NodeSpec
 from router.fleet.reports import Shown
 from router.fleet.snapshot import apply_tags
-from router.fleet.words import Heard, Word, topic
+from router.fleet.words import Heard, Word, read_topic, topic
 from router.seams import FleetBoard
 from tests.shell.test_keeper import House, key_of, run, tags
 
@@ -42,14 +43,14 @@ class Asked:
 
 
 class Ear:
-    """One replica that hears of node a from others."""
+    """One replica that hears of node a from others, or probes it itself."""
 
-    def __init__(self) -> None:
-        self.house = House()
+    def __init__(self, nodes: str = "a") -> None:
+        self.house = House(nodes)
         self.board = Board()
         board = cast(FleetBoard, self.board)
-        telling = Telling(self.house.keeper, board, self.house.store, self.house.clock)
-        self.hearing = Hearing(self.house.keeper, cast(Prober, Asked()), board, telling, self.house.clock)
+        self.telling = Telling(self.house.keeper, board, self.house.store, self.house.clock)
+        self.hearing = Hearing(self.house.keeper, cast(Prober, Asked()), board, self.telling, self.house.clock)
 
     def hear(self, *names: str) -> bool:
         """Whether the disk with these models was taken over."""
@@ -59,6 +60,13 @@ class Ear:
         said.append(Word(topic(words.DISK, "a"), 1.0, words.disk_text([listed for listed, _ in told])))
         run(self.hearing.hear(Heard(tuple(said), ("me", "other")), ()))
         return {*self.house.keeper.snapshot.nodes["a"].models} == {key_of(name) for name in names}
+
+    def told_of(self, *names: str) -> set[str]:
+        """Nodes that it has words on, knowing these and probing them."""
+        self.telling.look(set(names), set(names))
+        return {
+            node for kind, node, _ in (read_topic(word.topic) for word in self.telling.take()) if kind != words.MODEL
+        }
 
 
 def test_models_that_nobody_tells_any_more_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,3 +102,20 @@ def test_manifests_that_no_node_has_any_more_make_room(monkeypatch: pytest.Monke
     run(keeper.saw_tags("b", tags("new:1")))
     assert keeper.lacks("d-new:1")
     assert set(keeper.shown) == {"d-kept:1"}
+
+
+def test_a_node_that_left_and_is_back_is_told_anew() -> None:
+    ear = Ear("ab")
+    assert ear.told_of("a", "b") == {"a", "b"}
+    assert ear.told_of("a", "b") == set(), "all know it"
+    assert ear.told_of("b") == set()
+    assert ear.told_of("a", "b") == {"a"}
+
+
+def test_whose_turn_it_is_at_nodes_that_left_is_forgotten() -> None:
+    turns = Turns("me")
+    for name in ("a", "b"):
+        turns.settle(name, Health.HEALTHY, 0, 0.0)
+    assert turns.leave({"b"}) == {"a"}
+    assert set(turns.claims) == turns.mine == {"b"}
+    assert turns.settle("a", Health.HEALTHY, 0, 0.0) is not None, "claimed anew"
