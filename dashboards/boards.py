@@ -17,6 +17,7 @@ from dashboards.panels import (
     board,
     highest,
     lines,
+    or_none,
     parts,
     quantile,
     rate,
@@ -63,7 +64,7 @@ def all_nodes() -> Row:
             (highest("node_slots_used", "node", NODE), ""),
         ], {"node": ("node", ""), "version": ("version", ""), "zone": ("zone", ""), "gpus": ("GPUs", ""), "Value #B": ("slots", "short"), "Value #C": ("taken", "short")}, width=12, hidden=("Value #A",)), "NodeVersionSkew"),
         bars("Tokens per second of a stream", "After its first token, on average of all streams (node_decode_tokens_total / node_decode_seconds_total).",
-             f"{pace} > 0", "short", "{{node}}", width=12),
+             f"{pace} > 0", "cps", "{{node}}", width=12),
     ])  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def in_memory(more: str) -> Panel:
         (f"{highest('node_model_load_seconds', 'node, model', more)} and {highest('node_model_loaded', 'node, model', more)}", ""),
     ], {
         "node": ("node", ""), "model": ("model", ""), "Value #B": ("video memory", "bytes"), "Value #C": ("spilled", "bytes"),
-        "Value #D": ("context", "short"), "Value #E": ("expires in", "s"), "Value #F": ("last load", "s"),
+        "Value #D": ("context", "none"), "Value #E": ("expires in", "s"), "Value #F": ("last load", "s"),
     }, hidden=("Value #A",))  # fmt: skip
 
 
@@ -90,14 +91,14 @@ def one_node() -> Row:
     ]
     return Row("$node", [
         lines("Slots", "Calls that its loaded copies take at once, and those taken (node_slots, node_slots_used).", slots, "short", width=6),
-        lines("Tokens", "Tokens a second, as the node counted them (node_tokens_total).", [(rate("node_tokens_total", "type", NODE), "{{type}}")], "short", width=6),
+        lines("Tokens", "Tokens a second, as the node counted them (node_tokens_total).", [(rate("node_tokens_total", "type", NODE), "{{type}}")], "cps", width=6),
         lines("Attempts", "Attempts that ended, by what came of them (upstream_requests_total).", [(rate("upstream_requests_total", "outcome", NODE), "{{outcome}}")], "reqps", width=6),
         lines("Attempts that took long", "p95 from request to last byte (upstream_request_duration_seconds).",
               [(quantile(0.95, "upstream_request_duration_seconds", "node", NODE), "p95")], "s", width=6),
         lines("Probes", "How long the node takes to say what it has (node_probe_duration_seconds).", probes, "s", width=6),
-        lines("Failed probes", "By why (node_probe_failures_total).", parts("node_probe_failures_total", "reason", NODE), "short", width=6),
-        watched(lines("Loads", "Loads that ended, by why and how (model_loads_total).", parts("model_loads_total", "reason, result", NODE), "short", width=6), "LoadsFail"),
-        lines("Evictions", "Copies that left memory, by who ended them (model_evictions_total).", parts("model_evictions_total", "model, cause", NODE), "short", width=6),
+        lines("Failed probes", "By why (node_probe_failures_total).", parts("node_probe_failures_total", "reason", NODE), "cps", width=6),
+        watched(lines("Loads", "Loads that ended, by why and how (model_loads_total).", parts("model_loads_total", "reason, result", NODE), "cps", width=6), "LoadsFail"),
+        lines("Evictions", "Copies that left memory, by who ended them (model_evictions_total).", parts("model_evictions_total", "model, cause", NODE), "cps", width=6),
     ], repeat="node")  # fmt: skip
 
 
@@ -112,7 +113,7 @@ def models() -> Json:
     rows = [
         Row("Models", [
             watched(table("Where models are", "Nodes that have them, and have them loaded; digests above 1 are one name for different weights (model_nodes, model_digest_skew, requests_total).", [
-                (available, ""), (loaded, ""), (highest("model_digest_skew", "model", MODEL) + f" or {available} * 0 + 1", ""),
+                (available, ""), (loaded, ""), (f"{highest('model_digest_skew', 'model', MODEL)} or clamp_max({available}, 1)", ""),
                 (rate("requests_total", "model", MODEL), ""),
             ], {"model": ("model", ""), "Value #A": ("nodes", "short"), "Value #B": ("loaded on", "short"), "Value #C": ("digests", "short"), "Value #D": ("calls", "reqps")}, width=12), "ModelUnavailable", "ModelSingleReplica", "DigestSkew"),
             timeline("Loaded where", "1 for each copy in memory, over time (node_model_loaded).", [(highest("node_model_loaded", "model, node", MODEL), "{{model}} {{node}}")],
@@ -127,17 +128,17 @@ def models() -> Json:
                           [(f"{cold} / ({streams} > 0)", "{{model}}")], "percentunit", limit=at.COLD_SHARE), "ColdStartsHigh"),
             lines("Load time", "p95 of loads that ended well (model_load_seconds).", [(quantile(0.95, "model_load_seconds", "model", MODEL), "{{model}}")], "s"),
             watched(lines("Loads", "Loads by why and how they ended (model_loads_total).",
-                          [(rate("model_loads_total", "model, reason, result", MODEL), "{{model}} {{reason}} {{result}}")], "short"), "LoadsFail"),
-            lines("Evictions", "Copies that left memory: ours made room, Ollama did, or they expired (model_evictions_total).", parts("model_evictions_total", "model, cause", MODEL), "short"),
+                          [(rate("model_loads_total", "model, reason, result", MODEL), "{{model}} {{reason}} {{result}}")], "cps"), "LoadsFail"),
+            lines("Evictions", "Copies that left memory: ours made room, Ollama did, or they expired (model_evictions_total).", parts("model_evictions_total", "model, cause", MODEL), "cps"),
             lines("Conversations that found their copy", "Share of the calls of conversations that went to the copy with theirs in its prompt cache (affinity_total).",
                   [(f"{conversations} / ({found} > 0)", "{{model}}")], "percentunit"),
             lines("Tokens that a cache may have saved", "Input tokens of conversations, by where they went: those of hit at most are saved (affinity_tokens_total).",
-                  [(rate("affinity_tokens_total", "result", MODEL), "{{result}}")], "short", stacked=True),
+                  [(rate("affinity_tokens_total", "result", MODEL), "{{result}}")], "cps", stacked=True),
         ]),
         Row("Copies", [
             in_memory(MODEL),
             watched(lines("Declared and ready", "Copies of the models in placement.models: how many there should be, and are (model_copies).",
-                          [(f"{highest('model_copies', 'model, kind', MODEL)} or on () vector(0)", "{{model}} {{kind}}")], "short", width=12), "CopiesMissing"),
+                          [(or_none(highest("model_copies", "model, kind", MODEL), "model", "none is declared"), "{{model}} {{kind}}")], "short", width=12), "CopiesMissing"),
             watched(lines("Spilled", "What of each copy is not in video memory (copy_cpu_bytes).",
                           [(highest("copy_cpu_bytes", "node, model", MODEL), "{{node}} {{model}}")], "bytes", width=12), "CopySpilled"),
         ]),
@@ -157,8 +158,8 @@ def teams() -> Json:
     rows = [
         Row("Teams", [
             lines("Calls", "Calls that ended (requests_total).", [(calls, "{{team}}")], "reqps", stacked=True),
-            lines("Output tokens", "Tokens generated for them (tokens_total).", [(output, "{{team}}")], "short", stacked=True),
-            lines("Input tokens", "Tokens of their prompts (tokens_total).", [(rate("tokens_total", "team", f'{TEAM}, type="input"'), "{{team}}")], "short", stacked=True),
+            lines("Output tokens", "Tokens generated for them (tokens_total).", [(output, "{{team}}")], "cps", stacked=True),
+            lines("Input tokens", "Tokens of their prompts (tokens_total).", [(rate("tokens_total", "team", f'{TEAM}, type="input"'), "{{team}}")], "cps", stacked=True),
             lines("GPU time", "Seconds for which their calls held slots, over the slots of the copy: 1 is a copy of their own (team_gpu_seconds_total).",
                   parts("team_gpu_seconds_total", "team", TEAM), "short"),
             lines("Refused", "Calls that the router refused, by why (rejections_total).", parts("rejections_total", "team, reason", TEAM), "reqps"),

@@ -85,6 +85,11 @@ def parts(name: str, by: str, more: str = "") -> list[Query]:
     return [(rate(name, by, more), legend), (f"{rate(name, '', more)} or vector(0)", "all")]
 
 
+def or_none(expr: str, label: str, text: str) -> str:
+    """0 under a legend that says why, where there is nothing of the kind. `label` stands in the query's legend."""
+    return f'{expr} or label_replace(vector(0), "{label}", "{text}", "", "")'
+
+
 def quantiles(name: str, more: str = "") -> list[Query]:
     return [(quantile(share, name, "", more), f"p{share * 100:g}") for share in (0.5, 0.95, 0.99)]
 

@@ -24,7 +24,7 @@ EACH = pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
 
 # As Grafana fills them in.
 VARIABLES = {"$__rate_interval": "1m", "$__range": "1h", "$namespace": ".*", "$team": ".*"}
-UNITS = {"reqps", "s", "short", "percentunit", "bytes", "none"}
+UNITS = {"reqps", "cps", "s", "short", "percentunit", "bytes", "none"}
 FOREIGN = {"up", "process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds",
            "kube_deployment_status_replicas_available", "kube_deployment_spec_replicas"}  # fmt: skip
 
