@@ -55,7 +55,11 @@ class FleetKeeper:
         self._vitals: dict[str, Vitals] = {}
         self._left = LeftNodes()
         self.circuits = Circuits(
-            store, clock, on_circuit, lambda name: name in self._vitals and self._vitals[name].drains
+            store,
+            clock,
+            on_circuit,
+            lambda name: name in self._vitals and self._vitals[name].drains,
+            lambda name, weights: self.snapshot.name_of(name, weights),  # noqa: PLW0108 - by then it is another one
         )
         self.firsthand = Firsthand()
         self.shown = ShownManifests()
