@@ -243,6 +243,9 @@ def test_keys_are_asked_for_and_rotated_without_a_restart(at: Cluster) -> None:
     assert answers(first) == {"401"}
     assert at.routers() == before
     assert "Succeeded" not in at.helm("test", RELEASE, "--timeout", "120s", may_fail=True), "with the key of before"
+    # The pod of a test that fails stays, for whoever wants to know why; Helm leaves it behind.
+    assert "401" in at.kubectl("logs", f"{RELEASE}-test")
+    at.kubectl("delete", "pod", f"{RELEASE}-test")
     at.kubectl("delete", "secret", "one-key")
     at.helm("upgrade", RELEASE, str(CHART), "--wait", "--timeout", "200s")
 
