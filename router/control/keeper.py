@@ -14,7 +14,7 @@ from types import MappingProxyType
 from router.control.circuits import Circuits
 from router.control.firsthand import Firsthand
 from router.control.left import LeftNodes
-from router.control.shown import SHOW_BYTES_MAX, ShownBodies
+from router.control.shown import SHOW_BYTES_MAX, ShownBodies, ShownManifests
 from router.errors import Outcome
 from router.fleet import health
 from router.fleet.adoption import with_named
@@ -31,9 +31,6 @@ from router.policy.retry import Blame, Failure, blame_of
 from router.seams import Clock, Store
 
 log = logging.getLogger(__name__)
-
-# Digests come from nodes: a catalog of this many different models is larger than any pool's.
-SHOWN_MAX = 20_000
 
 
 class FleetKeeper:
@@ -61,7 +58,7 @@ class FleetKeeper:
             store, clock, on_circuit, lambda name: name in self._vitals and self._vitals[name].drains
         )
         self.firsthand = Firsthand()
-        self.shown: dict[str, Shown] = {}  # by manifest digest
+        self.shown = ShownManifests()
         self.bodies = ShownBodies(SHOW_BYTES_MAX)  # what was shown, word for word, as far as there is room
         self.snapshot = Snapshot()
         self.placer_wanted = asyncio.Event()
@@ -161,10 +158,11 @@ class FleetKeeper:
 
     def lacks(self, digest: str) -> bool:
         """Whether the node should be asked what this manifest's weights are; once for all nodes."""
-        return digest not in self.shown and len(self.shown) < SHOWN_MAX
+        return digest not in self.shown and self.shown.has_room(self.snapshot)
 
     def saw_show(self, digest: str, shown: Shown) -> None:
-        self.shown[digest] = shown
+        if digest in self.shown or self.shown.has_room(self.snapshot):
+            self.shown[digest] = shown
 
     # loads
 

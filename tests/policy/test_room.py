@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
+import pytest
+
 from router.fleet.node import Health
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
@@ -289,3 +291,12 @@ def test_a_load_that_waits_for_memory_gets_it_by_sending_calls_elsewhere() -> No
     assert {first, second} == {"w:x", "w:y"}
     assert late(0.0, frozenset({("a", first), ("a", second)})) == [], "nothing is left that could go"
     assert late(0.0, mode=Mode.OBSERVE) == [], "the mode was turned down while it loaded"
+
+
+def test_what_was_learnt_of_more_models_than_a_pool_serves_goes_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.policy.experience.LEARNT_MAX", 2)
+    learnt = NOTHING_LEARNT
+    for weights in ("w:x", "w:y", "w:z"):
+        learnt = loaded(learnt, weights, 7.0)
+        learnt = looked(learnt, (), fleet(node("a", ready=weights.removeprefix("w:"))), {}, 0.0)
+    assert set(learnt.load_s) == set(learnt.resident_bytes) == {"w:y", "w:z"}
