@@ -34,6 +34,10 @@ _NOT_FOR_NODE = HOP_BY_HOP | frozenset(
 )
 DECISION_PREFIX = b"x-ollama-router-"
 REFUSED = b"x-ollama-router-refused"
+
+# Of every stream. nginx, and what is built on it, collects an answer unless it says so (ngx_http_proxy_module,
+# proxy_buffering); caches between must not keep one, and Ollama says so on some of its routes only.
+UNBUFFERED, UNCACHED = (b"X-Accel-Buffering", b"no"), (b"Cache-Control", b"no-cache")
 _PREFIXES_NOT_FOR_NODE = (b"proxy-", DECISION_PREFIX)
 
 # A node is never told the Origin, so what a proxy before it says about origins is not about this client.
@@ -95,6 +99,12 @@ def for_client(raw_headers: Sequence[Pair], extra: Sequence[Pair]) -> list[Pair]
         and not low.startswith(_PREFIX_NOT_FOR_CLIENT)
     ]
     return [*kept, *extra]
+
+
+def of_stream(raw_headers: Sequence[Pair] = ()) -> list[Pair]:
+    """What asks proxies to pass a stream on at once, beside these headers of its node."""
+    is_told = any(name.lower() == b"cache-control" for name, _ in raw_headers)
+    return [UNBUFFERED] if is_told else [UNBUFFERED, UNCACHED]
 
 
 def passed_pool(raw_headers: Iterable[Pair], pool: str) -> bool:

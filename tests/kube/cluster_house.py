@@ -109,9 +109,9 @@ class Cluster:
             for router in self.routers()
         )
 
-    def begin_load(self, streams: int, seconds: float) -> Load:
+    def begin_load(self, streams: int, seconds: float, service: str = f"{RELEASE}.{NAMESPACE}") -> Load:
         """Returns when the program has begun."""
-        name, base_url = f"load-{time.monotonic_ns()}", f"http://{RELEASE}.{NAMESPACE}:11434/v1"
+        name, base_url = f"load-{time.monotonic_ns()}", f"http://{service}:11434/v1"
         container = {
             "name": "load",
             "image": CLIENT,
