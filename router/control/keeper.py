@@ -32,6 +32,8 @@ from router.seams import Clock, Store
 
 log = logging.getLogger(__name__)
 
+_LEVELS = dict.fromkeys(Health, logging.INFO) | dict.fromkeys((Health.DEGRADED, Health.DOWN), logging.WARNING)
+
 
 class FleetKeeper:
     """Owns the snapshot and the vitals. Every method leaves the store knowing what the snapshot says.
@@ -55,7 +57,11 @@ class FleetKeeper:
         self._vitals: dict[str, Vitals] = {}
         self._left = LeftNodes()
         self.circuits = Circuits(
-            store, clock, on_circuit, lambda name: name in self._vitals and self._vitals[name].drains
+            store,
+            clock,
+            on_circuit,
+            lambda name: name in self._vitals and self._vitals[name].drains,
+            lambda name, weights: self.snapshot.name_of(name, weights),  # noqa: PLW0108 - by then it is another one
         )
         self.firsthand = Firsthand()
         self.shown = ShownManifests()
@@ -278,7 +284,7 @@ class FleetKeeper:
         for name, (_, vitals) in changes.items():
             old, self._vitals[name] = self._vitals[name], vitals
             if vitals.health is not old.health:
-                log.info("node %s is %s, was %s", name, vitals.health, old.health)
+                log.log(_LEVELS[vitals.health], "node %s is %s, was %s", name, vitals.health, old.health)
         self._swap(*(node for node, _ in changes.values()))
         self.wake_placer()
 
@@ -301,7 +307,7 @@ class FleetKeeper:
         old, self._vitals[name] = self._vitals[name], new
         if new.health is old.health:
             return
-        log.info("node %s is %s, was %s", name, new.health, old.health)
+        log.log(_LEVELS[new.health], "node %s is %s, was %s", name, new.health, old.health)
         incarnation = node.incarnation
         if new.returns != old.returns:
             incarnation = await self._store.incarnate(name, new.start_of(node.spec.uid))

@@ -205,7 +205,8 @@ class Placer:
         if not await self._store.begin(action.node, action.weights, loading=False, epoch=epoch):
             running.load = load
         elif not running.is_over:
-            log.info("%s on %s waits for memory: %s gets no new calls there", load.key, load.node, action.weights[:19])
+            displaced = self._keeper.snapshot.name_of(load.node, action.weights)
+            log.info("%s on %s waits for memory: %s gets no new calls there", load.key, load.node, displaced)
             # A node that waits for memory may take its time to answer: other nodes' lines do not wait for it.
             offer = asyncio.create_task(self._offer(load, action.weights), name=f"offer for {load.key} on {load.node}")
             running.offers.add(offer)
@@ -215,7 +216,7 @@ class Placer:
             await self._memory.let_go(load, (weights,))
         except Exception:
             # A supervisor: the load goes on, and who displaces next tries again.
-            log.exception("%s on %s was not offered", weights[:19], load.node)
+            log.exception("%s on %s was not offered", self._keeper.snapshot.name_of(load.node, weights), load.node)
 
     def _named_by_all(self, action: Action) -> Action:
         """Without the store every replica that has tickets for a model must ask the same node: Ollama loads once."""

@@ -32,6 +32,8 @@ OPEN = frozenset(("node", "model", "team", "alias", "version", "zone", "gpus", "
 CODE = re.compile(r"[1-5]\d\d")
 
 _HTTP = tuple(f"http_{first}xx" for first in range(1, 6))
+_ASKED = ("refused", "tls", "local", "no_answer", "malformed", *_HTTP)
+_PROBED = tuple(f"{what}{why}" for what in ("", "tags_", "show_", "ps_") for why in _ASKED)
 
 
 def _of(kind: type[StrEnum]) -> Words:
@@ -68,7 +70,7 @@ _BY_FAMILY: Mapping[tuple[str, str], Words] = MappingProxyType({
     ("failovers_total", "reason"): _of(Failure),
     ("node_state", "state"): _of(Health),
     ("copy_slots", "kind"): ("declared", "learned"),
-    ("node_probe_failures_total", "reason"): ("refused", "tls", "local", "no_answer", "malformed", *_HTTP),
+    ("node_probe_failures_total", "reason"): _PROBED,
     ("circuit_state", "state"): _of(Circuit),
     ("circuit_state_changes_total", "state"): _of(Circuit),
     ("model_loads_total", "reason"): (*_of(Cause), "renew"),
