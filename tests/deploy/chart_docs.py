@@ -2,7 +2,7 @@
 
 A `# --` comment above a key describes it; `@open` lets a mapping hold anything, `@enum a b ""` and `@type a b` say what
 a default cannot. `@of string` or `@of team key` says what stands in a list: texts, or mappings of these texts.
-`@alerts` stands for the chart's alerts, by name; `@settings` for the settings of the router, whose names alone are checked:
+`@alerts` stands for the chart's alerts, by name; `@settings` for settings of the router, whose names alone are checked:
 what they may be the router says.
 """
 
