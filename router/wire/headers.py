@@ -33,6 +33,7 @@ _NOT_FOR_NODE = HOP_BY_HOP | frozenset(
     )
 )
 DECISION_PREFIX = b"x-ollama-router-"
+REFUSED = b"x-ollama-router-refused"
 
 # Of every stream. nginx, and what is built on it, collects an answer unless it says so (ngx_http_proxy_module,
 # proxy_buffering); caches between must not keep one, and Ollama says so on some of its routes only.
@@ -148,7 +149,7 @@ def decision(
         (b"x-ollama-router-attempts", attempts),
         (b"x-ollama-router-queue-ms", queue_ms),
         (b"x-ollama-router-reason", reason),
-        (b"x-ollama-router-refused", refused),
+        (REFUSED, refused),
     )
     return [(name, _printable(str(value))) for name, value in values if value is not None]
 

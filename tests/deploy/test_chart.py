@@ -616,6 +616,16 @@ def test_dashboards_become_config_maps_that_grafana_s_sidecar_finds() -> None:
         assert len(json.dumps(one)) < 900_000
 
 
+def test_dashboards_lead_to_the_runbooks_that_alerts_lead_to() -> None:
+    base = "https://runbooks.example.com"
+    maps = objects_of({
+        "grafanaDashboards": {"enabled": True}, "metrics": {"prometheusRule": {"runbookUrlBase": base}},
+    })  # fmt: skip
+    texts = "".join(text for one in of_kind(maps, "ConfigMap") for text in one["data"].values())
+    assert f"{base}/OllamaRouterNodeDown.md" in texts
+    assert "docs/runbooks" not in texts
+
+
 # --- what is refused
 
 WATCHED: dict[str, Any] = {"enabled": True, "masterSet": "mymaster", "nodes": ["s-1"]}

@@ -246,7 +246,7 @@ redis://{{ include "ollama-router.fullname" . }}-redis:6379/0
 {{- end }}
 {{- with include "ollama-router.store" . | fromYaml }}{{ $_ := set $config "store" . }}{{ end }}
 {{- if .Values.tracing.enabled }}
-{{- $_ := set $config "tracing" (dict "endpoint" .Values.tracing.endpoint "sample_ratio" .Values.tracing.samplerRatio "service_name" .Values.tracing.serviceName) }}
+{{- $_ := set $config "tracing" (dict "endpoint" .Values.tracing.endpoint "protocol" .Values.tracing.protocol "sample_ratio" .Values.tracing.samplerRatio "service_name" .Values.tracing.serviceName) }}
 {{- if .Values.tracing.headersExistingSecret }}{{ $_ := set $config.tracing "headers_file" "/etc/ollama-router/tracing-headers" }}{{ end }}
 {{- end }}
 {{- $_ := set $config "shutdown" (dict "drain_delay_s" .Values.shutdown.drainDelaySeconds "stream_drain_s" .Values.shutdown.streamDrainSeconds) }}
