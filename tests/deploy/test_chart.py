@@ -764,6 +764,13 @@ def test_the_readme_and_the_schema_say_what_the_values_say() -> None:
     assert (CHART / "values.schema.json").read_text() == chart_docs.schema_text(), "python -m tests.deploy.chart_docs"
 
 
+def test_what_the_chart_says_itself_is_what_its_own_words_refuse() -> None:
+    told = problems_of({"config": {key: {"a": "b"} for key in chart_docs.SAID_BY_THE_CHART}})
+    assert set(re.findall(r"^- config\.(\w+): the chart says this itself", told, re.MULTILINE)) == set(
+        chart_docs.SAID_BY_THE_CHART
+    )
+
+
 def test_every_value_says_what_it_does() -> None:
     assert [value.name for value in chart_docs.values() if not value.is_group and not value.text] == []
 
