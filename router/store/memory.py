@@ -38,6 +38,7 @@ class MemoryStore(Store):
         self.book = book if book is not None else Book(rng, limits, settle_s=0.0)
         self._caller = Caller(replica, 0)
         self._last_seq = 0
+        self._greetings = 0
         self._desk = Desk(self._claim, lambda lease: self._give_back(lease, 0))
         self._occupancy = MappingProxyType(self.book.ledger.copies.occupancy)
 
@@ -146,7 +147,8 @@ class MemoryStore(Store):
 
     async def beat(self) -> None:
         """Besides, brings what other replicas' steps granted."""
-        self._ask(lambda: self.book.beat(self._caller, (), self._clock.now_s()))
+        heard = self._desk.refused_since()
+        self._ask(lambda: self.book.beat(self._caller, (), self._clock.now_s(), heard=heard))
 
     def now_s(self) -> float:
         return self.book.store_time_s(self._clock.now_s())
@@ -171,12 +173,14 @@ class MemoryStore(Store):
         return answer.value
 
     def _hello(self) -> None:
+        self._greetings += 1
         answer = self.book.hello(
             self._caller.replica,
             self._last_seq,
             tuple(self._desk.leases.values()),
             tuple(self._desk.tickets.values()),
             self._clock.now_s(),
+            greeting=self._greetings,
         )
         assert not isinstance(answer.value, Stale)
         self._caller = Caller(self._caller.replica, answer.value)

@@ -284,7 +284,7 @@ async def test_who_says_hello_counts_among_those_who_share() -> None:
     async with server() as shared:
         link = Link(address_of(shared.url), "a")
         await link.connect()
-        _, looked = await link.run(Caller("a", 0), [codec.hello(0, (), ()), codec.look()])
+        _, looked = await link.run(Caller("a", 0), [codec.hello(0, (), (), greeting=1), codec.look()])
         await link.close()
         assert looked.value == (1, {})
 

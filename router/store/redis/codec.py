@@ -38,16 +38,17 @@ def _command(name: str, decode: Decode, *args: Json) -> Command:
     return Command(json.dumps((name, *args), separators=(",", ":")), decode)
 
 
-def hello(last_seq: int, leases: Iterable[Lease], tickets: Iterable[Ticket]) -> Command:
-    return _command("hello", int, last_seq, [_lease_to(one) for one in leases], [_ticket_to(one) for one in tickets])
+def hello(last_seq: int, leases: Iterable[Lease], tickets: Iterable[Ticket], *, greeting: int) -> Command:
+    held, wanted = [_lease_to(one) for one in leases], [_ticket_to(one) for one in tickets]
+    return _command("hello", int, last_seq, held, wanted, greeting)
 
 
 def bye() -> Command:
     return _command("bye", _nothing)
 
 
-def beat(acked: Iterable[str]) -> Command:
-    return _command("beat", tuple, list(acked))
+def beat(acked: Iterable[str], heard: Iterable[str] = ()) -> Command:
+    return _command("beat", tuple, list(acked), list(heard))
 
 
 def read() -> Command:

@@ -78,6 +78,7 @@ class Session:
         self._believes_fewer_s = 0.0  # from then on whoever is not heard is gone
         self._again_s = 0.0  # no earlier is a server that is away tried again
         self._last_seq = 0
+        self._greetings = 0
         self._ahead_s: float | None = None  # store time less our clock; None until the store was heard
 
     def __repr__(self) -> str:
@@ -227,7 +228,8 @@ class Session:
         await self._trips.time("connect", self._link.connect())
         desk, was_alone = self.desk, self.alone
         leases, tickets = tuple(desk.leases.values()), tuple(desk.tickets.values())
-        hello = codec.hello(self._last_seq, leases, tickets)
+        self._greetings += 1  # also of one that gets no answer: it may come late, and must not undo the next
+        hello = codec.hello(self._last_seq, leases, tickets, greeting=self._greetings)
         asked = self._link.run(self._caller, [hello, codec.set_limits(self.limits), codec.look()])
         answers = await self._trips.time("hello", asked)
         if was_alone is not None or not self._is_up.is_set():
@@ -237,7 +239,7 @@ class Session:
         self.alone, self._must_greet = None, False
         self._believes_fewer_s = self._clock.now_s() + SILENCE_S
         session = answers[0].value
-        assert isinstance(session, int), "hello is never stale"
+        assert isinstance(session, int), "the latest hello is never stale"
         self._caller = Caller(self._caller.replica, session)
         for answer in answers:
             self._heed(answer)

@@ -175,7 +175,10 @@ class RedisStore(Store):
         if not self.is_alone:
             # Before the beat's own answer, in the same batch.
             self._session.tell(codec.look(), lambda book, caller, now_s: book.read(caller, now_s), self._session.looked)
-        await self._session.ask(codec.beat(()), lambda book, caller, now_s: book.beat(caller, (), now_s))
+        heard = self._desk.refused_since()
+        await self._session.ask(
+            codec.beat((), heard), lambda book, caller, now_s: book.beat(caller, (), now_s, heard=heard)
+        )
 
     def now_s(self) -> float:
         return self._session.now_s()
