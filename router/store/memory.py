@@ -82,6 +82,9 @@ class MemoryStore(Store):
         """For newcomers; whoever waits keeps its place. What a team has used of its old limits it has used of these."""
         self._ask(lambda: self.book.set_limits(self._caller, limits, self._clock.now_s()))
 
+    def expect(self, replicas: int) -> None:
+        """It shares nothing."""
+
     # tickets
 
     async def take(self, ticket: Ticket) -> Lease | Place:

@@ -21,7 +21,7 @@ from router.store.redis.client import client, end
 from router.store.redis.link import Link
 from router.wire.names import parse_name
 from router.wiring import Router
-from tests.contracts.live_stores import address_of
+from tests.contracts.live_stores import address_of, replicas
 from tests.fakes import redis_server
 from tests.fakes.redis_server import Server
 from tests.ports import free_port
@@ -123,6 +123,32 @@ async def test_a_router_that_starts_without_redis_serves_alone_and_joins_when_it
             shared.stop()
         await until(lambda: router.store.is_alone)
         assert await status(router) == 200
+
+
+async def test_a_router_that_starts_without_redis_takes_its_share_of_as_many_as_there_are_said_to_be() -> None:
+    store = {"url": f"redis://127.0.0.1:{free_port()}", "replicas": 2}
+    async with (
+        pool_of(1, slots=4) as pool,
+        router_before(pool.nodes, nodes=slotted(pool, 4), store=store) as router,
+        Client(router.port) as first,
+        Client(router.port) as second,
+        Client(router.port) as third,
+    ):
+        await open_stream(first)
+        await open_stream(second)
+        waits = asyncio.create_task(open_stream(third))
+        await until(lambda: "1 waiting" in repr(router.pipeline))
+        router.store.expect(1)  # as a reload does
+        await waits
+
+
+async def test_what_redis_has_told_counts_before_what_settings_say() -> None:
+    async with server() as shared, replicas(shared.url, "a") as (one,):
+        one.store.expect(5)
+        shared.kill()
+        await until(lambda: one.store.is_alone)
+        assert one.store._session.alone is not None
+        assert one.store._session.alone.replicas == 1
 
 
 async def test_frozen_redis_holds_nobody_up_and_what_was_sent_to_it_leaves_nothing_behind() -> None:

@@ -64,7 +64,7 @@ class Session:
         self.limits = limits
         self.told = Told()
         self.alone: Alone | None = None
-        self.replicas = 1  # when the store was last heard
+        self.replicas = 1  # when the store was last heard; before, see `expect`
         self.occupancy: dict[tuple[str, str], int] = {}  # the pool's, when the store was last heard
         self._link = link
         self._clock = clock
@@ -100,6 +100,13 @@ class Session:
     def loops(self) -> Mapping[str, Coroutine[object, object, None]]:
         found = {"store writer": self.write(), "store reader": self.read()}
         return {**found, "store watcher": self.watch()} if self._link.is_watched else found
+
+    def expect(self, replicas: int) -> None:
+        """Nothing where the store has told how many there are."""
+        if self._ahead_s is None:
+            self.replicas = replicas
+            if self.alone is not None:
+                self.alone.replicas = replicas  # of copies from their next report on
 
     async def open(self) -> None:
         """Also where Redis is away: then alone, until it is there."""
@@ -267,8 +274,10 @@ class Session:
             self.tell_gate(node, weights, gate, until_s)
 
     def part(self, lost: StoreLost) -> None:
+        known = "" if self._ahead_s is not None else ", as store.replicas says"
         log.warning(
-            "redis is away (%s): deciding alone, with 1/%d of every copy, until it answers", lost, self.replicas
+            "redis is away (%s): deciding alone, with 1/%d of every copy%s, until it answers",
+            *(lost, self.replicas, known),
         )
         self._is_up.clear()
         now_s = self.now_s()

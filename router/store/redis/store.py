@@ -74,6 +74,10 @@ class RedisStore(Store):
         self._session.limits = limits
         self._session.tell(codec.set_limits(limits), lambda book, caller, now_s: book.set_limits(caller, limits, now_s))
 
+    def expect(self, replicas: int) -> None:
+        """How many share the store, for as long as it has not told."""
+        self._session.expect(replicas)
+
     # tickets
 
     async def take(self, ticket: Ticket) -> Lease | Place:
