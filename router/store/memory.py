@@ -160,6 +160,11 @@ class MemoryStore(Store):
     def occupancy(self) -> Mapping[tuple[str, str], int]:
         return self._occupancy
 
+    @property
+    def is_led_elsewhere(self) -> bool:
+        """As far as it knows without asking."""
+        return False
+
     def waiting(self) -> Mapping[str, int]:
         """By model."""
         return self._desk.waiting()

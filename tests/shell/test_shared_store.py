@@ -294,6 +294,27 @@ async def test_one_of_two_routers_says_that_it_leads() -> None:
         assert sorted([(await scrape(router)).value("leader") for router in made]) == [0, 1]
 
 
+async def test_only_who_leads_looks_at_the_lines_and_the_next_leads_once_it_gives_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with routers(2) as (_, _, made):
+        await until(lambda: sum(router.placer.is_leading for router in made) == 1)
+        leader, follower = sorted(made, key=lambda router: not router.placer.is_leading)
+        await until(lambda: follower.store.is_led_elsewhere)
+        lines, follow = follower.store.lines, follower.placer._follow
+        asked, passes = [], []
+        monkeypatch.setattr(follower.store, "lines", lambda: asked.append(None) or lines())
+        monkeypatch.setattr(follower.placer, "_follow", lambda: passes.append(None) or follow())
+        assert await status(follower) == 200, "of a cold model, which the leader loads"
+        follower.keeper.wake_placer()
+        await until(lambda: len(passes) >= 2)
+        assert not asked
+        assert not leader.store.is_led_elsewhere
+        await leader.placer.finish(0.0)
+        await until(lambda: follower.placer.is_leading)
+        assert asked
+
+
 async def test_a_connection_whose_end_is_cancelled_is_closed_all_the_same() -> None:
     async with server() as shared:
         address = address_of(shared.url)
@@ -312,7 +333,7 @@ async def test_who_says_hello_counts_among_those_who_share() -> None:
         await link.connect()
         _, looked = await link.run(Caller("a", 0), [codec.hello(0, (), (), greeting=1), codec.look()])
         await link.close()
-        assert looked.value == (1, {})
+        assert looked.value == (1, {}, "")
 
 
 async def test_redis_that_is_lost_again_as_it_comes_back_leaves_each_router_its_share() -> None:

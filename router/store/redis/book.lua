@@ -180,9 +180,10 @@ function commands.lead(wants)
   return { meta.epoch, meta.leader == speaker.replica }
 end
 
--- How many replicas there are, also those of this very run, and leases by place.
+-- How many replicas there are, also those of this very run, leases by place, and who leads.
 function commands.look()
-  return { #replicas.ids(), call('HGETALL', K.occupancy) }
+  local leader = replicas.get(meta.leader) and meta.leader or ''
+  return { #replicas.ids(), call('HGETALL', K.occupancy), leader }
 end
 
 function commands.board(since, words)

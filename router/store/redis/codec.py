@@ -134,7 +134,7 @@ def lead(*, wants: bool = True) -> Command:
 
 
 def look() -> Command:
-    """How many replicas there are, and leases by (node, weights)."""
+    """How many replicas there are, leases by (node, weights), and who leads; empty where nobody does."""
     return _command("look", _looked)
 
 
@@ -224,11 +224,11 @@ def _outdated(value: Json) -> Outdated | None:
     return Outdated(*value) if value else None
 
 
-def _looked(value: Json) -> tuple[int, dict[tuple[str, str], int]]:
-    replicas, flat = value
+def _looked(value: Json) -> tuple[int, dict[tuple[str, str], int], str]:
+    replicas, flat, leader = value
     pairs = zip(flat[::2], flat[1::2], strict=True) if flat else ()
     places = ((place.partition("\0"), int(leases)) for place, leases in pairs)
-    return replicas, {(node, weights): leases for (node, _, weights), leases in places}
+    return replicas, {(node, weights): leases for (node, _, weights), leases in places}, leader
 
 
 def _heard(value: Json) -> tuple[int, Heard]:

@@ -66,6 +66,7 @@ class Session:
         self.alone: Alone | None = None
         self.replicas = 1  # when the store was last heard; before, see `expect`
         self.occupancy: dict[tuple[str, str], int] = {}  # the pool's, when the store was last heard
+        self.leader = ""  # when the store was last heard
         self._link = link
         self._clock = clock
         self._rng = rng
@@ -293,7 +294,7 @@ class Session:
         """None from a book of one's own."""
         if value is None:
             return
-        replicas, self.occupancy = value
+        replicas, self.occupancy, self.leader = value
         # A store that is back and empty has heard only those who said hello: the others still use their shares.
         if replicas > self.replicas or (replicas < self.replicas and self._clock.now_s() >= self._believes_fewer_s):
             log.info("%d routers share redis, %d before", replicas, self.replicas)

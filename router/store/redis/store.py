@@ -193,6 +193,10 @@ class RedisStore(Store):
         alone = self._session.alone
         return MappingProxyType(self._session.occupancy if alone is None else alone.book.ledger.copies.occupancy)
 
+    @property
+    def is_led_elsewhere(self) -> bool:
+        return not self.is_alone and self._session.leader not in ("", self._session.replica)
+
     def waiting(self) -> Mapping[str, int]:
         """This replica's part of each line, by model."""
         return self._desk.waiting()
