@@ -131,13 +131,12 @@ class Placer:
             await asyncio.gather(*late, return_exceptions=True)
 
     async def _pass(self) -> None:
+        if self._store.is_led_elsewhere:
+            # The lines are the leader's to look at: hundreds of routers that did would keep Redis from the calls.
+            self._follow()
+            return
         lines = [line for line in await self._store.lines() if line.depth]
-        snapshot, occupancy, now_s = self._keeper.snapshot, self._store.occupancy, self._clock.now_s()
-        self.experience = looked(self.experience, lines, snapshot, occupancy, now_s)
-        at = Look(
-            lines, snapshot, occupancy, self.experience, self.loading, self.leaving, self._backoff, now_s, self.mode
-        )
-        self.declarations.look(at)
+        at = self._look(lines)
         if self.is_leaving:
             return
         leading = await self._store.lead()
@@ -151,6 +150,20 @@ class Placer:
         await self._carry(
             self.declarations.keep(replace(at, loading=self.loading, leaving=self.leaving)), leading.epoch
         )
+
+    def _follow(self) -> None:
+        """What stands of the declared copies, and what is asked of models by calls that run."""
+        self.is_leading = False
+        self.declarations.follow(self._look(()))
+
+    def _look(self, lines: Sequence[LineView]) -> Look:
+        snapshot, occupancy, now_s = self._keeper.snapshot, self._store.occupancy, self._clock.now_s()
+        self.experience = looked(self.experience, lines, snapshot, occupancy, now_s)
+        at = Look(
+            lines, snapshot, occupancy, self.experience, self.loading, self.leaving, self._backoff, now_s, self.mode
+        )
+        self.declarations.look(at)
+        return at
 
     async def _weighed(self, at: Look) -> tuple[Action, ...]:
         since_s = {node: one.since_s for node, one in self._loads.items() if not one.load.is_renewal}
