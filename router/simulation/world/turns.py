@@ -20,6 +20,7 @@ from router.fleet.node import CopyState
 from router.policy.experience import NOTHING_LEARNT
 from router.policy.fair_queue import LOOKAHEAD, LOOKAHEAD_TOKENS
 from router.policy.shares import BANDS, DEBT_MAX_TOKENS, Standing
+from router.policy.worth import BACKLOGGED
 from router.simulation.facts import GIB
 from router.simulation.world.scenario import Scenario
 from router.simulation.world.workload import Request
@@ -159,8 +160,8 @@ def _cost(entry: Entry) -> float:
 def turns_s(scenario: Scenario, requests: Iterable[Request]) -> float:
     """By when the placer has come to the oldest in any line, if nothing dies: each model has had TURNS turns.
 
-    A turn pays for the loads there and back, with every slot that calls miss meanwhile, and ends with the longest call
-    that began in it. Loads take as long as the placer thinks before it has seen one, or as they do.
+    A turn pays for the loads there and back, BACKLOGGED times for every slot that calls miss meanwhile, and ends with
+    the longest call that began in it. Loads take as long as the placer thinks before it has seen one, or as they do.
     """
     longest_s = dict.fromkeys((model.key for model in scenario.models), 0.0)
     speed = min(node.speed for node in scenario.nodes)
@@ -171,7 +172,7 @@ def turns_s(scenario: Scenario, requests: Iterable[Request]) -> float:
         longest_s[model.key] = max(longest_s[model.key], call_s / speed)
     guess_s = [NOTHING_LEARNT.load_s_of("", round(model.vram_gib * GIB)) for model in scenario.models]
     load_s = max(*guess_s, *(model.load_s for model in scenario.models))
-    turns_s = (2.0 * load_s * (1 + model.slots) + longest_s[model.key] for model in scenario.models)
+    turns_s = (2.0 * load_s * (1 + BACKLOGGED * model.slots) + longest_s[model.key] for model in scenario.models)
     return TURNS * sum(turns_s)
 
 
