@@ -165,8 +165,9 @@ def turns_s(scenario: Scenario, requests: Iterable[Request]) -> float:
     """
     longest_s = dict.fromkeys((model.key for model in scenario.models), 0.0)
     speed = min(node.speed for node in scenario.nodes)
-    for request in requests:
-        model = request.model
+    by_key = {model.key: model for model in scenario.models}
+    asked = ((request, by_key[target.model]) for request in requests for target in request.targets)
+    for request, model in asked:
         decode_tps = model.decode_tps * model.slots ** (model.decode_exponent - 1.0)
         call_s = request.prompt_tokens / model.prefill_tps + request.output_tokens / decode_tps
         longest_s[model.key] = max(longest_s[model.key], call_s / speed)
@@ -189,7 +190,7 @@ class ColdLines:
         ledger = self._book.ledger
         oldest_s: dict[str, float] = {}
         for entry in ledger.waiting.values():
-            for key in entry.keys:
+            for key in entry.keys[:1]:  # for those who overflowed to a line nothing is displaced
                 oldest_s[key] = min(entry.arrived_s, oldest_s.get(key, entry.arrived_s))
         cold = [key for key in oldest_s if not self._is_ready(key)]
         self._since_s = {key: self._since_s.get(key, now_s) for key in cold}
