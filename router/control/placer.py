@@ -91,6 +91,11 @@ class Placer:
         loads = [running.load for running in self._loads.values()]
         return frozenset((load.node, weights) for load in loads for weights in load.displaces)
 
+    @property
+    def since_s(self) -> dict[str, float]:
+        """When they began, or displaced something last, by node. A renewal waits for no memory and has none."""
+        return {node: one.since_s for node, one in self._loads.items() if not one.load.is_renewal}
+
     def recent(self) -> tuple[Load, ...]:
         """Loads that run or have just ended."""
         return (*self.declarations.recent, *(running.load for running in self._loads.values()))
@@ -166,7 +171,7 @@ class Placer:
         return at
 
     async def _weighed(self, at: Look) -> tuple[Action, ...]:
-        since_s = {node: one.since_s for node, one in self._loads.items() if not one.load.is_renewal}
+        since_s = self.since_s
         if len(at.lines) * len(at.snapshot.nodes) <= PAIRS_ON_LOOP_MAX:
             return self._placed(at, since_s)
         # Of all that is looked at only this one goes on changing: the rest is made for this pass, or is never changed.
