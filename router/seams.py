@@ -75,8 +75,7 @@ class Store(Protocol):
         ...
 
     async def lead(self, *, wants: bool = True) -> Leading:
-        """Who places; this replica from now on where nobody does, or whoever did is gone. One that no longer `wants` to
-        makes room for another."""
+        """Who places: from now on this replica, if it `wants` to and nobody does; one that does not makes room."""
         ...
 
     async def begin(self, node: str, weights: str, *, loading: bool, epoch: int) -> bool:
@@ -100,6 +99,11 @@ class Store(Protocol):
     @property
     def is_alone(self) -> bool:
         """This replica decides on what it knows, with its share of every copy: what it shares is away."""
+        ...
+
+    @property
+    def is_led_elsewhere(self) -> bool:
+        """Another replica places models, as of the last beat: nobody here need ask."""
         ...
 
     @property
@@ -184,8 +188,7 @@ class FleetView(Protocol):
     async def attempt_ended(
         self, lease: Lease, failure: Failure | None, outcome: Outcome, ran: Ran | None = None
     ) -> None:
-        """What traffic showed of a copy and its node; never called for a client that left. `ran`: of an answer that
-        took a slot and came at its node's own pace."""
+        """What traffic showed of a copy; never of a client that left. `ran`: of an answer that came at its own pace."""
         ...
 
     def loaded_ctx(self, node: str, weights: str) -> int:

@@ -34,6 +34,7 @@ async def listen_admin(
         mode=lambda: placer.mode,
         experience=lambda: placer.experience,
         leaving=lambda: placer.leaving,
+        since_s=lambda: placer.since_s,
         declarations=lambda: placer.declarations,
         troubles=lambda: parts.watch.troubles,
     )

@@ -91,6 +91,11 @@ class Placer:
         loads = [running.load for running in self._loads.values()]
         return frozenset((load.node, weights) for load in loads for weights in load.displaces)
 
+    @property
+    def since_s(self) -> dict[str, float]:
+        """When they began, or displaced something last, by node. A renewal waits for no memory and has none."""
+        return {node: one.since_s for node, one in self._loads.items() if not one.load.is_renewal}
+
     def recent(self) -> tuple[Load, ...]:
         """Loads that run or have just ended."""
         return (*self.declarations.recent, *(running.load for running in self._loads.values()))
@@ -131,13 +136,12 @@ class Placer:
             await asyncio.gather(*late, return_exceptions=True)
 
     async def _pass(self) -> None:
+        if self._store.is_led_elsewhere:
+            # The lines are the leader's to look at: hundreds of routers that did would keep Redis from the calls.
+            self._follow()
+            return
         lines = [line for line in await self._store.lines() if line.depth]
-        snapshot, occupancy, now_s = self._keeper.snapshot, self._store.occupancy, self._clock.now_s()
-        self.experience = looked(self.experience, lines, snapshot, occupancy, now_s)
-        at = Look(
-            lines, snapshot, occupancy, self.experience, self.loading, self.leaving, self._backoff, now_s, self.mode
-        )
-        self.declarations.look(at)
+        at = self._look(lines)
         if self.is_leaving:
             return
         leading = await self._store.lead()
@@ -152,8 +156,22 @@ class Placer:
             self.declarations.keep(replace(at, loading=self.loading, leaving=self.leaving)), leading.epoch
         )
 
+    def _follow(self) -> None:
+        """What stands of the declared copies, and what is asked of models by calls that run."""
+        self.is_leading = False
+        self.declarations.follow(self._look(()))
+
+    def _look(self, lines: Sequence[LineView]) -> Look:
+        snapshot, occupancy, now_s = self._keeper.snapshot, self._store.occupancy, self._clock.now_s()
+        self.experience = looked(self.experience, lines, snapshot, occupancy, now_s)
+        at = Look(
+            lines, snapshot, occupancy, self.experience, self.loading, self.leaving, self._backoff, now_s, self.mode
+        )
+        self.declarations.look(at)
+        return at
+
     async def _weighed(self, at: Look) -> tuple[Action, ...]:
-        since_s = {node: one.since_s for node, one in self._loads.items() if not one.load.is_renewal}
+        since_s = self.since_s
         if len(at.lines) * len(at.snapshot.nodes) <= PAIRS_ON_LOOP_MAX:
             return self._placed(at, since_s)
         # Of all that is looked at only this one goes on changing: the rest is made for this pass, or is never changed.

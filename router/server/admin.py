@@ -83,6 +83,7 @@ class AdminSources:
     mode: Callable[[], Mode]
     experience: Callable[[], Experience]
     leaving: Callable[[], Set[tuple[str, str]]]
+    since_s: Callable[[], Mapping[str, float]]  # of loads that run, on the clock of now_s
     declarations: Callable[[], Kept]
     troubles: Callable[[], Troubles]
 
@@ -216,6 +217,7 @@ class Admin:
             has_cloud=sources.rules().reach.has_cloud,
             experience=sources.experience(),
             leaving=sources.leaving(),
+            since_s=sources.since_s(),
             holds=kept.holds,
             standings=kept.standings,
             troubles=sources.troubles(),

@@ -41,7 +41,8 @@ def is_known(name: str) -> bool:
     """A value, a group of them, or what stands in one that is open."""
     parts = name.split(".")
     above = [".".join(parts[: count + 1]) for count in range(len(parts))]
-    is_setting = any(setting == name or setting.startswith(f"{name}.") for setting in SETTINGS)
+    setting = name.removeprefix("config.")
+    is_setting = any(one == setting or one.startswith(f"{setting}.") for one in SETTINGS)
     return is_setting or name in VALUES or any(one in VALUES and VALUES[one].is_open for one in above)
 
 

@@ -223,6 +223,30 @@ def test_what_cannot_work_is_refused_before_it_is_installed(values: dict[str, An
 
 
 @pytest.mark.parametrize(
+    ("config", "where", "word"),
+    [
+        ({"lines": {}}, "/config", "lines"),
+        ({"line": {"max_wait": 7}}, "/config/line", "max_wait"),
+        ({"line": {"models": {"llama3": {"max_wait": 7}}}}, "/config/line/models/llama3", "max_wait"),
+        ({"teams": {"research": {"tokens": 7}}}, "/config/teams/research", "tokens"),
+        ({"placement": {"models": [{"model": "llama3"}]}}, "/config/placement/models/0", "model"),
+        ({"existingConfigMaps": "mine"}, "/config", "existingConfigMaps"),
+    ],
+)
+def test_settings_that_the_router_does_not_have_are_refused_where_they_stand(
+    config: dict[str, Any], where: str, word: str
+) -> None:
+    told = problems_of({"config": config})
+    assert where in told
+    assert f"'{word}'" in told
+
+
+def test_values_of_settings_are_the_router_s_business() -> None:
+    """A schema would know less: 30m is a duration there."""
+    assert problems_of({"config": {"guard": {"keep_alive_max": "30m"}, "teams": {"a": {"weight": 2}}}}) == ""
+
+
+@pytest.mark.parametrize(
     "values",
     [
         {"nameOverride": "llm"},

@@ -20,7 +20,7 @@ LEAVING_S = 5.0
 
 
 async def main() -> None:
-    limits = NodeLimits(num_parallel=int(os.environ["OLLAMA_NUM_PARALLEL"]))
+    limits = NodeLimits(num_parallel=int(os.environ.get("OLLAMA_NUM_PARALLEL", "1")))
     node = SimulatedNode(os.environ["HOSTNAME"], models=DEMO_MODELS, limits=limits, time_scale=SCALE)
     await node.start("0.0.0.0", 11434)
     told = asyncio.Event()

@@ -123,8 +123,9 @@ def test_a_pod_that_is_deleted_ends_what_it_has_and_its_successor_is_another_sta
 
 def test_a_node_that_is_killed_costs_its_open_streams_and_nothing_after_them(at: Cluster) -> None:
     load = at.begin_load(streams=10, seconds=20)
-    at.kubectl("delete", "pod", "ollama-1", "--grace-period=0", "--force")
-    until(lambda: at.all_see(SETTLED), "its successor is healthy")
+    at.kill("ollama-1", "ollama")
+    until(lambda: at.is_started_anew("ollama-1", "ollama"), "it is started anew")
+    settle(at)
     failed = load.result()["failed"]
     assert sum(failed.values()) <= 12, failed
     assert at.begin_load(streams=4, seconds=3).result()["failed"] == {}
@@ -163,8 +164,8 @@ def test_a_change_of_the_list_arrives_without_a_restart(at: Cluster) -> None:
 def test_a_router_that_is_killed_costs_its_own_calls_and_the_other_one_serves(at: Cluster) -> None:
     gone, other = at.routers()
     load = at.begin_load(streams=10, seconds=25)
-    at.kubectl("delete", "pod", gone, "--grace-period=0", "--force")
-    until(lambda: len(at.routers()) == 2 and gone not in at.routers(), "it is replaced")
+    at.kill(gone, "router")
+    until(lambda: at.is_started_anew(gone, "router"), "it is started anew")
     settle(at)
     failed = load.result()["failed"]
     # Open at the one that was killed, and what came before kube-proxy heard of it.

@@ -88,6 +88,13 @@ imagePullSecrets:
 {{- else }}{{ .Values.replicaCount }}{{ end }}
 {{- end }}
 
+{{/* Replicas that there are at least, whatever scales them. */}}
+{{- define "ollama-router.replicasMin" -}}
+{{- if .Values.autoscaling.enabled }}{{ .Values.autoscaling.minReplicas }}
+{{- else if .Values.keda.enabled }}{{ .Values.keda.minReplicaCount }}
+{{- else }}{{ .Values.replicaCount }}{{ end }}
+{{- end }}
+
 {{- define "ollama-router.hasExternalRedis" -}}
 {{- with .Values.externalRedis }}{{ if or .url .host .existingSecretUrlKey .sentinel.enabled .cluster.enabled }}true{{ end }}{{ end }}
 {{- end }}
@@ -245,6 +252,9 @@ redis://{{ include "ollama-router.fullname" . }}-redis:6379/0
 {{- $_ := set $config "auth" (dict "required" true "keys_file" "/etc/ollama-router/keys.yaml") }}
 {{- end }}
 {{- with include "ollama-router.store" . | fromYaml }}{{ $_ := set $config "store" . }}{{ end }}
+{{- /* The least: with more than there are, slots would be left unused for as long as the store is away. */}}
+{{- $least := int (include "ollama-router.replicasMin" .) }}
+{{- if and (include "ollama-router.hasStore" .) (gt $least 1) }}{{ $_ := set $config "store" (merge (dict "replicas" $least) ($config.store | default dict)) }}{{ end }}
 {{- if .Values.tracing.enabled }}
 {{- $_ := set $config "tracing" (dict "endpoint" .Values.tracing.endpoint "protocol" .Values.tracing.protocol "sample_ratio" .Values.tracing.samplerRatio "service_name" .Values.tracing.serviceName) }}
 {{- if .Values.tracing.headersExistingSecret }}{{ $_ := set $config.tracing "headers_file" "/etc/ollama-router/tracing-headers" }}{{ end }}
@@ -260,9 +270,10 @@ redis://{{ include "ollama-router.fullname" . }}-redis:6379/0
 {{- join "," $told }}
 {{- end }}
 
-{{/* Of the configuration, what a running router does not take over: a change of it has to roll the pods. */}}
+{{/* Of the configuration, what a running router does not take over: a change of it has to roll the pods. Not so their number. */}}
 {{- define "ollama-router.needsRestart" -}}
 {{- $config := include "ollama-router.config" . | fromYaml }}
+{{- with $config.store }}{{ $_ := set $config "store" (omit . "replicas") }}{{ end }}
 {{- pick $config "pool" "tls" "admin" "client" "log" "limits" "metrics" "metrics_listen" "store" "tracing" "workers" | toJson | sha256sum }}
 {{- end }}
 
