@@ -162,17 +162,14 @@ class NodeApi(Protocol):
 
     async def ps(self, node: NodeSpec) -> tuple[bytes, float | None]:
         """The body, and the node's wall clock as its Date header tells it (Unix seconds)."""
-        ...
 
     async def tags(self, node: NodeSpec) -> bytes: ...
 
     async def show(self, node: NodeSpec, model: str, more: Mapping[str, object] = NO_MORE) -> bytes:
         """`more`: further members of the question."""
-        ...
 
     async def load(self, node: NodeSpec, model: str, num_ctx: int, keep_alive_s: float | None) -> float:
         """Seconds it took. The load lives as long as this coroutine: it must not be cancelled because a client left."""
-        ...
 
 
 class FleetView(Protocol):
