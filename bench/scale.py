@@ -25,6 +25,7 @@ from router.errors import Outcome, Refusal
 from router.fleet.tickets import BEAT_S, Lease
 from router.store.redis.store import RedisStore
 
+LOOKS_PER_S = 1.0  # of the placer that leads; those of the others ask nothing
 CALLERS = 320  # of all replicas, in the closed loop
 REPLICAS = (10, 100)
 
@@ -78,7 +79,7 @@ class Measured:
     async def _together(self, probes_per_s: float) -> None:
         pool, size = self._pool, self._pool.size
         works = (
-            paced(pool, len(pool.stores), size.window_s, pool.look),
+            paced(pool, LOOKS_PER_S, size.window_s, pool.look),
             paced(pool, probes_per_s, size.window_s, pool.report),
             paced(pool, size.calls_per_s, size.window_s, lambda _: pool.call()),
         )

@@ -195,6 +195,7 @@ class Reloader:
             parts.tls.replace(prepared.serving)
         parts.pipeline.rules = prepared.rules
         parts.store.set_limits(prepared.line_limits)
+        parts.store.expect(settings.store.replicas)
         parts.discovery.replace(prepared.nodes, meaning.discovery_sources(settings))
         parts.connections.connect_s = parts.api.connect_s = settings.timeouts.connect_s
         parts.api.timeout_s = settings.probe.timeout_s

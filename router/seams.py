@@ -75,8 +75,7 @@ class Store(Protocol):
         ...
 
     async def lead(self, *, wants: bool = True) -> Leading:
-        """Who places; this replica from now on where nobody does, or whoever did is gone. One that no longer `wants` to
-        makes room for another."""
+        """Who places: from now on this replica, if it `wants` to and nobody does; one that does not makes room."""
         ...
 
     async def begin(self, node: str, weights: str, *, loading: bool, epoch: int) -> bool:
@@ -103,6 +102,11 @@ class Store(Protocol):
         ...
 
     @property
+    def is_led_elsewhere(self) -> bool:
+        """Another replica places models, as of the last beat: nobody here need ask."""
+        ...
+
+    @property
     def occupancy(self) -> Mapping[tuple[str, str], int]:
         """Leases by (node, weights), advisory: to choose by, never to decide on."""
         ...
@@ -117,27 +121,21 @@ class FleetBoard(Protocol):
     @property
     def replica(self) -> str:
         """Whose words ours are."""
-        ...
 
     async def exchange(self, words: Sequence[Word]) -> Heard | None:
         """Tells, and hears what others told since the last time. None where this replica is alone."""
-        ...
 
     def read_again(self) -> None:
         """The next exchange hears all words there are."""
-        ...
 
     def number_of(self, node: str, incarnation: int) -> int:
         """The store's own number of a start that this replica may name otherwise."""
-        ...
 
     def note(self, reports: Iterable[CopyReport]) -> None:
         """What others told the store of copies: should this replica be alone, it goes on with that."""
-        ...
 
     def note_gate(self, node: str, weights: str | None, gate: Gate, until_s: float) -> None:
         """As `note`."""
-        ...
 
 
 class Discovery(Protocol):
@@ -149,7 +147,10 @@ class Discovery(Protocol):
     @property
     def trouble(self) -> str:
         """Why what it named last may be out of date; empty while it answers."""
-        ...
+
+    @property
+    def synced_at_s(self) -> float | None:
+        """Unix time of its last word, whether that changed anything or not; None before the first."""
 
     def watch(self) -> AsyncGenerator[tuple[NodeSpec, ...], None]: ...
 
@@ -187,8 +188,7 @@ class FleetView(Protocol):
     async def attempt_ended(
         self, lease: Lease, failure: Failure | None, outcome: Outcome, ran: Ran | None = None
     ) -> None:
-        """What traffic showed of a copy and its node; never called for a client that left. `ran`: of an answer that
-        took a slot and came at its node's own pace."""
+        """What traffic showed of a copy; never of a client that left. `ran`: of an answer that came at its own pace."""
         ...
 
     def loaded_ctx(self, node: str, weights: str) -> int:
@@ -303,7 +303,7 @@ class Record:
     model: str = ""  # the resolved key
     alias: str = ""  # key of the alias that it was named by; of the configuration, so a label
     passed: tuple[str, ...] = ()  # why targets of the alias were passed over: a label of alias_fallbacks_total
-    guarded: tuple[str, ...] = ()  # what guards did: guard and action, labels of guard_actions_total
+    guarded: tuple[str, ...] = ()  # what guards did: option and action, labels of guard_total
     team: str = ""  # empty for a call that was refused before it was known whose it is
     left: Allowances | None = None  # of its team's limits, where it has any and the store has told
     node: str = ""
@@ -333,6 +333,11 @@ class Record:
     retries: list[tuple[str, str]] = field(default_factory=list)  # (node, reason) of attempts that were not the last
     error: str = ""  # text of the refusal, or of the node's error; no prompt ever stands in it
     trace: Trace | None = None
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Time to first token: from the whole body, which a slow client may take long to send."""
+        return None if self.first_token_s is None else self.first_token_s - self.read_s
 
 
 class Observer(Protocol):

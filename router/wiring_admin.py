@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from router.reload import Parts, Reloader
 from router.server.admin import Admin, AdminSources
@@ -39,7 +40,8 @@ async def listen_admin(
     )
     host, _ = host_port(reloader.settings.admin.listen)
     door = Door(_token_file(reloader.settings), lambda name: is_loopback(name) or name == host)
-    return await listen_pages(Admin(sources, door).application(), spot)
+    admin = Admin(sources, door, partial(parts.metrics.page_answered, "admin"))
+    return await listen_pages(admin.application(), spot)
 
 
 def _token_file(settings: Settings) -> TokenFile | None:

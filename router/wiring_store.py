@@ -32,6 +32,7 @@ def make_store(
 
         replica = _name_of_this_process()
         store = RedisStore(Link(prepared.store, replica), replica, clock, rng, prepared.line_limits, observe)
+        store.expect(prepared.settings.store.replicas)
     stack.push_async_callback(store.close)
     return store
 

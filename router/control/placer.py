@@ -136,13 +136,12 @@ class Placer:
             await asyncio.gather(*late, return_exceptions=True)
 
     async def _pass(self) -> None:
+        if self._store.is_led_elsewhere:
+            # The lines are the leader's to look at: hundreds of routers that did would keep Redis from the calls.
+            self._follow()
+            return
         lines = [line for line in await self._store.lines() if line.depth]
-        snapshot, occupancy, now_s = self._keeper.snapshot, self._store.occupancy, self._clock.now_s()
-        self.experience = looked(self.experience, lines, snapshot, occupancy, now_s)
-        at = Look(
-            lines, snapshot, occupancy, self.experience, self.loading, self.leaving, self._backoff, now_s, self.mode
-        )
-        self.declarations.look(at)
+        at = self._look(lines)
         if self.is_leaving:
             return
         leading = await self._store.lead()
@@ -156,6 +155,20 @@ class Placer:
         await self._carry(
             self.declarations.keep(replace(at, loading=self.loading, leaving=self.leaving)), leading.epoch
         )
+
+    def _follow(self) -> None:
+        """What stands of the declared copies, and what is asked of models by calls that run."""
+        self.is_leading = False
+        self.declarations.follow(self._look(()))
+
+    def _look(self, lines: Sequence[LineView]) -> Look:
+        snapshot, occupancy, now_s = self._keeper.snapshot, self._store.occupancy, self._clock.now_s()
+        self.experience = looked(self.experience, lines, snapshot, occupancy, now_s)
+        at = Look(
+            lines, snapshot, occupancy, self.experience, self.loading, self.leaving, self._backoff, now_s, self.mode
+        )
+        self.declarations.look(at)
+        return at
 
     async def _weighed(self, at: Look) -> tuple[Action, ...]:
         since_s = self.since_s
@@ -210,7 +223,8 @@ class Placer:
         if not await self._store.begin(action.node, action.weights, loading=False, epoch=epoch):
             running.load = load
         elif not running.is_over:
-            log.info("%s on %s waits for memory: %s gets no new calls there", load.key, load.node, action.weights[:19])
+            displaced = self._keeper.snapshot.name_of(load.node, action.weights)
+            log.info("%s on %s waits for memory: %s gets no new calls there", load.key, load.node, displaced)
             # A node that waits for memory may take its time to answer: other nodes' lines do not wait for it.
             offer = asyncio.create_task(self._offer(load, action.weights), name=f"offer for {load.key} on {load.node}")
             running.offers.add(offer)
@@ -220,7 +234,7 @@ class Placer:
             await self._memory.let_go(load, (weights,))
         except Exception:
             # A supervisor: the load goes on, and who displaces next tries again.
-            log.exception("%s on %s was not offered", weights[:19], load.node)
+            log.exception("%s on %s was not offered", self._keeper.snapshot.name_of(load.node, weights), load.node)
 
     def _named_by_all(self, action: Action) -> Action:
         """Without the store every replica that has tickets for a model must ask the same node: Ollama loads once."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -91,10 +92,21 @@ class SlotLearner:
             known = self._of(name, weights)
             if known is not None and known.is_ours:
                 await self._learn(name, weights, known, aged(self._merged(name, weights, known, now_s), now_s))
+        if not any(self._would_try(*copy, now_s) for copy in tuple(self._store.occupancy)):
+            return  # whoever waits: a look at all lines costs Redis more than most calls
         for line in await self._store.lines():
             for row in self._keeper.snapshot.holding(line.model).ready.rows if line.depth else ():
                 if self._is_full(row) and await self._try(row, line.oldest_wait_s, now_s):
                     break
+
+    def _would_try(self, name: str, weights: str, now_s: float) -> bool:
+        """A copy of ours that is full, where somebody has waited for it long enough."""
+        node = self._keeper.snapshot.nodes.get(name)
+        copy = None if node is None else node.copies.get(weights)
+        if copy is None or self._store.occupancy.get((name, weights), 0) < copy.slots:
+            return False
+        known = self._of(name, weights)
+        return known is not None and known.is_ours and tried(known.learnt, math.inf, now_s) is not known.learnt
 
     def _is_full(self, row: Row) -> bool:
         return self._store.occupancy.get(row.copy, 0) >= row.slots

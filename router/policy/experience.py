@@ -9,13 +9,14 @@ import math
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from router.fleet.node import CopyState, Health
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
 
 Copy = tuple[str, str]  # (node, weights)
+Number = TypeVar("Number", int, float)
 
 HEAT_S = 60.0  # over which demand is averaged: a few conversations' turns, and several loads
 LOOK_S = 1.0  # that one look stands for at most: looks are a second apart where anything happens
@@ -24,6 +25,9 @@ RESIDENT = 1.25  # of its file's size is what a model takes with its context; on
 LOAD_S = 10.0  # of a model that was never seen loading and has no size
 LOAD_S_MIN = 2.0  # a runner starts first
 LOAD_BYTES_PER_S = 1e9  # from a warm disk; only until a load was seen
+LEARNT_MAX = (
+    4096  # weights whose size and load time are remembered: more than a pool serves; what was learnt first goes
+)
 LOAD_WEIGHT = 0.5  # of the newest load in the average: disks warm up and cool down
 
 
@@ -112,7 +116,7 @@ def looked(
     serving = {weights for weights, count in slots.items() if count}
     return Experience(
         heat=MappingProxyType(heat),
-        resident_bytes=MappingProxyType(sizes),
+        resident_bytes=_bounded(sizes),
         load_s=old.load_s,
         ready_since=MappingProxyType(since),
         vram_bytes=MappingProxyType(
@@ -166,7 +170,13 @@ def loaded(old: Experience, weights: str, took_s: float, *, waited: bool = False
         return old
     known = old.load_s.get(weights, took_s)
     mean_s = known + (took_s - known) * LOAD_WEIGHT
-    return replace(old, load_s=MappingProxyType({**old.load_s, weights: mean_s}))
+    return replace(old, load_s=_bounded({**old.load_s, weights: mean_s}))
+
+
+def _bounded(learnt: dict[str, Number]) -> Mapping[str, Number]:
+    for weights in tuple(learnt)[: max(0, len(learnt) - LEARNT_MAX)]:
+        del learnt[weights]
+    return MappingProxyType(learnt)
 
 
 def in_line(lines: Iterable[LineView], snapshot: Snapshot) -> dict[str, float]:

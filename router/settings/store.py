@@ -11,6 +11,9 @@ from router.store.redis.address import parse_url
 MEMORY = "memory://"
 
 
+REPLICAS_MAX = 1000  # ten times the routers that one Redis carries (docs/scale.md)
+
+
 class StoreSettings(Group):
     """Where slots and lines are kept: in this process, or in a Redis or Valkey that all routers of the pool share."""
 
@@ -25,6 +28,14 @@ class StoreSettings(Group):
         default=0.25,
         description="Without an answer for so long Redis is taken for gone, and this router decides alone with its "
         "share of every copy until it is back.",
+    )
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        le=REPLICAS_MAX,
+        description="How many routers share the pool, until Redis has told. A router that starts while Redis is away "
+        "takes one part in so many of every copy's slots, rounded up. With too few, nodes get more calls than they "
+        "have slots meanwhile; with too many, slots are left unused. `serve --workers` counts its own.",
     )
     password_file: str | None = Field(
         default=None,

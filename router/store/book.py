@@ -9,7 +9,6 @@ measured by: no step adds more than one beat to it, so a store that was frozen, 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from random import Random
 from typing import TypeVar
@@ -20,22 +19,11 @@ from router.store import custody
 from router.store.answers import Answer, Caller, Full, Gone, Limits, Outdated, Refused, Stale
 from router.store.ledger import Ledger
 from router.store.nodes import CopyEntry
+from router.store.replica import Replica
 
 T = TypeVar("T")
 
-STREAM_MAXLEN = 4_096  # a replica that reads nothing for so many grants finds the unclaimed ones in its next beat
 SILENCE_S = SILENT_BEATS * BEAT_S
-
-
-class Replica:
-    """A replica that said hello and was not reaped."""
-
-    __slots__ = ("heard_s", "session", "stream")
-
-    def __init__(self, session: int, heard_s: float) -> None:
-        self.session = session
-        self.heard_s = heard_s  # answering time
-        self.stream: deque[Lease | Refused] = deque(maxlen=STREAM_MAXLEN)
 
 
 class Book:
@@ -77,19 +65,32 @@ class Book:
     # replicas
 
     def hello(
-        self, replica: str, last_seq: int, leases: Sequence[Lease], tickets: Sequence[Ticket], now_s: float
+        self,
+        replica: str,
+        last_seq: int,
+        leases: Sequence[Lease],
+        tickets: Sequence[Ticket],
+        now_s: float,
+        *,
+        greeting: int,
     ) -> Answer[int]:
-        """Opens a session, its number. On connecting, after REAPED, and whenever `run` changed or `seq` went back."""
+        """Opens a session, its number. On connecting, after REAPED, and whenever `run` changed or `seq` went back.
+
+        `greeting` counts the replica's hellos. One that comes after a later one, or twice, names what was held then: it
+        changes nothing.
+        """
         # Also where this replica saw none of the lost writes: another may hold what they gave it.
         is_new_life = self.seq == 0 or self._greeted_run != self.run
         self._advance(now_s)
+        known = self.replicas.get(replica)
+        if known is not None and greeting <= known.greeting:
+            return self._stale(Stale.OLD_SESSION)
         if is_new_life or last_seq >= self.seq:
             self._settle()
         # Above any number given before a fail-over, which this life of the store may not remember.
         session = max(self.seq, last_seq + 1)
         self.seq = session
-        known = self.replicas.get(replica)
-        self.replicas[replica] = Replica(session, self.ledger.answering_s)
+        self.replicas[replica] = Replica(session, greeting, self.ledger.answering_s)
         if known is not None:  # what was not read yet: refusals are told once
             self.replicas[replica].stream = known.stream
         self.ledger.offer(custody.adopt(self.ledger, replica, leases, tickets))
@@ -103,20 +104,26 @@ class Book:
         self.ledger.offer(self._drop(caller.replica))
         return self._answer(caller.replica, None)
 
-    def beat(self, caller: Caller, acked: Iterable[str], now_s: float) -> Answer[tuple[str, ...]]:
-        """Answers every unclaimed grant of the caller, and as value those of `acked` that had lapsed."""
+    def beat(
+        self, caller: Caller, acked: Iterable[str], now_s: float, *, heard: Iterable[str] = ()
+    ) -> Answer[tuple[str, ...]]:
+        """Answers every unclaimed grant of the caller, and as value those of `acked` that had lapsed; and every refusal
+        but for those of the tickets `heard`."""
         if stale := self._enter(caller, now_s):
             return self._stale(stale)
+        replica = self.replicas[caller.replica]
+        for ticket_id in heard:
+            replica.owed.pop(ticket_id, None)
         lapsed = self.ledger.acknowledge(caller.replica, acked)
         freed = custody.lapse(self.ledger)
         for name in self._silent():
             freed += self._drop(name)
         self.ledger.offer(freed)
         self.ledger.forget()
-        _, refusals = self._read(caller.replica)
+        replica.stream.clear()
         answer = self._answer(caller.replica, lapsed)
         mine = tuple(e.lease for e in self.ledger.unclaimed.values() if e.replica == caller.replica and e.lease)
-        return answer._replace(grants=mine, refusals=refusals + answer.refusals)
+        return answer._replace(grants=mine, refusals=self._owed_to(replica))
 
     def read(self, caller: Caller, now_s: float) -> Answer[None]:
         """What other replicas' steps brought the caller since it last read or beat. Lapsed grants are left out."""
@@ -300,6 +307,12 @@ class Book:
         stream.clear()
         return grants, refusals
 
+    def _owed_to(self, replica: Replica) -> tuple[Refused, ...]:
+        refusals = [(ticket_id, self.ledger.left.get(ticket_id)) for ticket_id in replica.owed]
+        found = tuple(Refused(ticket_id, refusal) for ticket_id, refusal in refusals if refusal is not None)
+        replica.owed = {refused.ticket: None for refused in found}  # of the others it left, or was served after all
+        return found
+
     def _answer(self, name: str, value: T) -> Answer[T]:
         """Sends this step's news to those they are for; the caller's own go with the answer."""
         ledger = self.ledger
@@ -309,6 +322,8 @@ class Book:
         for replica, news in ledger.news:
             if isinstance(news, Lease) and news.id not in ledger.unclaimed:
                 continue  # the same step took it back
+            if isinstance(news, Refused):
+                self.replicas[replica].owe(news.ticket)
             if replica == name:
                 mine.append(news)
             else:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 from router.fleet.node import CopyState
-from router.store.book import STREAM_MAXLEN, Book
+from router.store.book import Book
 from router.store.copies import ABSENT_COPIES_MAX, DOWN_NODES_MAX, Copies
 from router.store.ledger import LEFT_IDS_MAX, PAST_IDS_MAX, Ledger
 from router.store.nodes import has_room
+from router.store.replica import STREAM_MAXLEN
 
 
 def invariants(book: Book) -> None:

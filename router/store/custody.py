@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.fleet.tickets import UNACKED_S, Lease, Ticket
+from router.store.answers import Refused
 from router.store.ledger import Ledger
 from router.store.nodes import CopyEntry
 
@@ -40,7 +41,10 @@ def adopt(ledger: Ledger, replica: str, leases: Sequence[Lease], tickets: Sequen
         freed += _restore(ledger, replica, lease)
     for ticket in tickets:
         entry = ledger.tickets.get(ticket.id)
-        if entry is None and ticket.id not in ledger.left:
+        refusal = ledger.left.get(ticket.id)
+        if refusal is not None:
+            ledger.news.append((replica, Refused(ticket.id, refusal)))  # the answer that told it was lost
+        elif entry is None and ticket.id not in ledger.left:
             entry = ledger.enter(ticket, replica, ledger.past.get(ticket.id))
             entry.team.book(entry.estimate)
             ledger.queues.stand(entry, ledger.now_s)

@@ -27,6 +27,7 @@ class Desk:
         self._claim = claim
         self._decline = decline
         self._claiming: set[str] = set()  # ids of grants of which the store has not said yet whether they stand
+        self._refused: list[str] = []
         self._news: deque[Lease | Refused] = deque()
         self._is_telling = False
 
@@ -71,11 +72,17 @@ class Desk:
                 one = self._news.popleft()
                 if isinstance(one, Refused):
                     self.tickets.pop(one.ticket, None)
+                    self._refused.append(one.ticket)
                     self.on_refusal(one.ticket, one.refusal)
                 else:
                     self._deliver(one)
         finally:
             self._is_telling = False
+
+    def refused_since(self) -> tuple[str, ...]:
+        """Tickets whose refusals were heard here since the last time: for the store, which names them until then."""
+        refused, self._refused = tuple(self._refused), []
+        return refused
 
     def _deliver(self, lease: Lease) -> None:
         """Once: a beat names every unclaimed grant again."""

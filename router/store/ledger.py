@@ -39,7 +39,7 @@ class Ledger:
         self.leases: dict[str, Entry] = {}
         self.unclaimed: dict[str, Entry] = {}  # grants nobody has acknowledged, oldest first, by lease id
         self.unheard: set[str] = set()  # replicas that let a grant lapse and have not been heard since
-        self.left: Memory[None] = Memory(LEFT_IDS_S, LEFT_IDS_MAX)
+        self.left: Memory[Refusal | None] = Memory(LEFT_IDS_S, LEFT_IDS_MAX)  # with what they were refused by
         self.past: Memory[Past] = Memory(LEFT_IDS_S, PAST_IDS_MAX)
         self.news: list[tuple[str, Lease | Refused]] = []  # of this step, by replica
         self._freed_teams: list[Team] = []  # in this step: they were held back by their own limit
@@ -174,7 +174,7 @@ class Ledger:
         if self.queues.narrow(entry, key):
             return False
         del self.tickets[entry.ticket.id]
-        self.left.add(entry.ticket.id, None, self.answering_s)
+        self.left.add(entry.ticket.id, refusal, self.answering_s)
         entry.team.cancel(entry.estimate)
         self.news.append((entry.replica, Refused(entry.ticket.id, refusal)))
         return True

@@ -38,6 +38,7 @@ class MemoryStore(Store):
         self.book = book if book is not None else Book(rng, limits, settle_s=0.0)
         self._caller = Caller(replica, 0)
         self._last_seq = 0
+        self._greetings = 0
         self._desk = Desk(self._claim, lambda lease: self._give_back(lease, 0))
         self._occupancy = MappingProxyType(self.book.ledger.copies.occupancy)
 
@@ -80,6 +81,9 @@ class MemoryStore(Store):
     def set_limits(self, limits: Limits) -> None:
         """For newcomers; whoever waits keeps its place. What a team has used of its old limits it has used of these."""
         self._ask(lambda: self.book.set_limits(self._caller, limits, self._clock.now_s()))
+
+    def expect(self, replicas: int) -> None:
+        """It shares nothing."""
 
     # tickets
 
@@ -146,7 +150,8 @@ class MemoryStore(Store):
 
     async def beat(self) -> None:
         """Besides, brings what other replicas' steps granted."""
-        self._ask(lambda: self.book.beat(self._caller, (), self._clock.now_s()))
+        heard = self._desk.refused_since()
+        self._ask(lambda: self.book.beat(self._caller, (), self._clock.now_s(), heard=heard))
 
     def now_s(self) -> float:
         return self.book.store_time_s(self._clock.now_s())
@@ -154,6 +159,11 @@ class MemoryStore(Store):
     @property
     def occupancy(self) -> Mapping[tuple[str, str], int]:
         return self._occupancy
+
+    @property
+    def is_led_elsewhere(self) -> bool:
+        """As far as it knows without asking."""
+        return False
 
     def waiting(self) -> Mapping[str, int]:
         """By model."""
@@ -171,12 +181,14 @@ class MemoryStore(Store):
         return answer.value
 
     def _hello(self) -> None:
+        self._greetings += 1
         answer = self.book.hello(
             self._caller.replica,
             self._last_seq,
             tuple(self._desk.leases.values()),
             tuple(self._desk.tickets.values()),
             self._clock.now_s(),
+            greeting=self._greetings,
         )
         assert not isinstance(answer.value, Stale)
         self._caller = Caller(self._caller.replica, answer.value)

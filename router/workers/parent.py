@@ -96,6 +96,8 @@ async def _house(origin: Origin, count: int) -> AsyncIterator[Crew]:
         if binary is not None:
             store = await _open_store(stack, binary, folder)
             overrides["store"] = {"url": store.url, "password_file": str(store.password_file)}
+        # A worker that starts while the store is away shares with the others all the same.
+        overrides["store"] = {**overrides.get("store", {}), "replicas": max(count, settings.store.replicas)}
         task = Task(origin.config, overrides, *clients, folder)
         crew = Crew(count, task, _credentials(settings))
         for pages, address in (

@@ -86,6 +86,21 @@ async def replicas(url: str, names: str = "ab", **more: Any) -> AsyncIterator[li
             await one.store.close()
 
 
+@asynccontextmanager
+async def running(one: Replica, *loops: str) -> AsyncIterator[None]:
+    """Only these tasks of a replica, and no beats."""
+    every = one.store.loops()
+    tasks = [asyncio.create_task(every[name]) for name in loops]
+    for name in every.keys() - set(loops):
+        every[name].close()
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def all_back(made: Sequence[Replica], within_s: float = 20.0) -> None:
     await until(lambda: not any(one.store.is_alone for one in made), within_s)
 

@@ -25,6 +25,7 @@ class RedisBook:
         self.prefix = script.prefix(pool)
         self.settle_s = settle_s
         self.run = "1"
+        self.function = script.name()
         self._limits: Limits | None = limits
 
     @property
@@ -34,9 +35,16 @@ class RedisBook:
         return int(self.client.eval("return cmsgpack.unpack(ARGV[1]).seq", 0, raw)) if raw else 0
 
     def hello(
-        self, replica: str, last_seq: int, leases: Sequence[Lease], tickets: Sequence[Ticket], now_s: float
+        self,
+        replica: str,
+        last_seq: int,
+        leases: Sequence[Lease],
+        tickets: Sequence[Ticket],
+        now_s: float,
+        *,
+        greeting: int,
     ) -> Answer[int]:
-        command = codec.hello(last_seq, leases, tickets)
+        command = codec.hello(last_seq, leases, tickets, greeting=greeting)
         if self._limits is None:
             return self._do(Caller(replica, 0), command, now_s)
         # Limits are known before anybody speaks, as a Book's are.
@@ -47,8 +55,10 @@ class RedisBook:
     def bye(self, caller: Caller, now_s: float) -> Answer[None]:
         return self._do(caller, codec.bye(), now_s)
 
-    def beat(self, caller: Caller, acked: Iterable[str], now_s: float) -> Answer[tuple[str, ...]]:
-        return self._do(caller, codec.beat(acked), now_s)
+    def beat(
+        self, caller: Caller, acked: Iterable[str], now_s: float, *, heard: Iterable[str] = ()
+    ) -> Answer[tuple[str, ...]]:
+        return self._do(caller, codec.beat(acked, heard), now_s)
 
     def read(self, caller: Caller, now_s: float) -> Answer[None]:
         return self._do(caller, codec.read(), now_s)
@@ -116,12 +126,12 @@ class RedisBook:
         }
         args = (json.dumps(speaker), *(command.text for command in commands))
         try:
-            texts = self.client.execute_command("FCALL", script.name(), 1, self.prefix, *args)
+            texts = self.client.execute_command("FCALL", self.function, 1, self.prefix, *args)
         except redis.exceptions.ResponseError as error:
             if str(error) != "Function not found":
                 raise
             self.client.execute_command("FUNCTION", "LOAD", script.library())
-            texts = self.client.execute_command("FCALL", script.name(), 1, self.prefix, *args)
+            texts = self.client.execute_command("FCALL", self.function, 1, self.prefix, *args)
         return [codec.answer(command, text) for command, text in zip(commands, texts, strict=True)]
 
     def _do(self, caller: Caller, command: codec.Command, now_s: float) -> Answer[Any]:

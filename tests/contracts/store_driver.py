@@ -21,6 +21,8 @@ from tests.fakes import redis_groups, redis_server
 
 START_S = 1_000.0
 
+Said = tuple[int, int, tuple[Lease, ...], tuple[Ticket, ...]]  # with a hello: its count, the last seq, what is held
+
 
 class MemoryHarness:
     """The store under test, with what a test may do and a replica may not: look at streams, lose writes."""
@@ -57,6 +59,7 @@ class MemoryHarness:
 def _copy_of(book: Book) -> Book:
     """Refusals are shared: an exception whose arguments are named cannot be copied."""
     told = [news.refusal for replica in book.replicas.values() for news in replica.stream if isinstance(news, Refused)]
+    told += [refusal for _, refusal in book.ledger.left._ids.values() if refusal is not None]
     return copy.deepcopy(book, {id(refusal): refusal for refusal in told})
 
 
@@ -100,6 +103,8 @@ class Pool:
         self.clock_s = START_S
         self.callers: dict[str, Caller] = {}
         self.last_seq: dict[str, int] = {}
+        self.greetings = 0  # of all replicas: each counts its own upwards
+        self.last_hello: dict[str, Said] = {}
         self.answer: Answer[Any] = Answer("", 0, 0.0, None)
         self.got: dict[str, list[Lease]] = {}
         self.refused: dict[str, list[Refused]] = {}
@@ -118,10 +123,19 @@ class Pool:
     ) -> int:
         if last_seq is None:
             last_seq = self.last_seq.get(who, 0)
-        answer = self.harness.store.hello(who, last_seq, tuple(leases), tuple(tickets), self.clock_s)
-        session = self._keep(who, answer)
+        self.greetings += 1
+        self.last_hello[who] = (self.greetings, last_seq, tuple(leases), tuple(tickets))
+        session = self._hello(who, self.last_hello[who])
         self.callers[who] = Caller(who, session)
         return session
+
+    def late_hello(self, who: str, said: Said) -> Any:
+        """One that was said before arrives, or arrives again; what it answers nobody hears."""
+        return self._hello(who, said)
+
+    def _hello(self, who: str, said: Said) -> Any:
+        greeting, *held = said
+        return self._keep(who, self.harness.store.hello(who, *held, self.clock_s, greeting=greeting))
 
     def pass_by(self) -> None:
         """A step that does nothing but let the store see the time."""
@@ -130,8 +144,8 @@ class Pool:
     def bye(self, who: str) -> Any:
         return self._do(who, "bye")
 
-    def beat(self, who: str, acked: Sequence[str] = ()) -> Any:
-        return self._do(who, "beat", tuple(acked))
+    def beat(self, who: str, acked: Sequence[str] = (), heard: Sequence[str] = ()) -> Any:
+        return self._do(who, "beat", tuple(acked), heard=tuple(heard))
 
     def read(self, who: str) -> Any:
         """What the stream brought, or Stale."""

@@ -55,6 +55,8 @@ class Model:
         self.settles_until: float | None = None
         self.held: list[Held] = []
         self.left: dict[str, float] = {}
+        self.refused: set[str] = set()  # of those that left: the store refused them
+        self.owed: dict[str, set[str]] = {}  # by replica: of whose refusal it has not said that it heard
         self.past: dict[str, tuple[int, int, float]] = {}  # attempt, arrival, when
         self.nodes: dict[str, NodeFacts] = {}
         self.copies: list[CopyFacts] = []
@@ -299,6 +301,8 @@ class Model:
     def _expel(self, held: Held) -> None:
         self.held.remove(held)
         self.left[held.ticket.id] = self.answering
+        self.refused.add(held.ticket.id)
+        self.owed.setdefault(held.replica, set()).add(held.ticket.id)
         self.fair.book(held.ticket.team, -held.ticket.estimate_tokens, requests=-1)
 
     def _same_again(self, held: Held, value: object, grants: list[Lease]) -> None:
@@ -346,6 +350,7 @@ class Model:
             self._ends(held, tokens)
         self.past.pop(ticket_id, None)
         self.left[ticket_id] = self.answering
+        self.refused.discard(ticket_id)
 
     def give_back(self, lease_id: str, tokens: int) -> None:
         held = self.find_lease(lease_id)
@@ -387,6 +392,7 @@ class Model:
         for name in [name for name, heard in self.heard.items() if self.answering - heard >= 6.0]:
             self.bye(name)
         self.left = {key: at for key, at in self.left.items() if self.answering - at < LEFT_IDS_S}
+        self.refused &= self.left.keys()
         self.past = {key: entry for key, entry in self.past.items() if self.answering - entry[2] < LEFT_IDS_S}
         self._end_loads(lambda copy: self.answering - copy.since >= LOAD_S_MAX)
 
@@ -398,7 +404,11 @@ class Model:
         has_moved = any(int(at) >= self.now - 30.0 for at in self.grants.get(key, ()))
         return bool(self.waiting(key)) or has_moved or any(key in copy.keys for copy in self.copies)
 
+    def owed_to(self, name: str) -> set[str]:
+        return self.owed.get(name, set()) & self.refused
+
     def bye(self, name: str) -> None:
+        self.owed.pop(name, None)
         del self.heard[name]
         self.unheard.discard(name)
         for held in [held for held in self.held if held.replica == name]:
@@ -423,7 +433,9 @@ class Model:
         for lease in leases:
             if self.find_lease(lease.id) is None:
                 self.left.pop(lease.ticket, None)
+                self.refused.discard(lease.ticket)
                 self._restore(name, lease)
+        self.owed[name] = {ticket.id for ticket in tickets} & self.refused
         for ticket in tickets:
             held = self.find(ticket.id)
             if held is not None and held.lease is None:

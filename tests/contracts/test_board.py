@@ -23,7 +23,8 @@ class Board:
     def __init__(self, book: RedisBook) -> None:
         self.book = book
         self.now_s = 1000.0
-        self.callers = {name: Caller(name, book.hello(name, -1, (), (), self.now_s).value) for name in "ab"}
+        sessions = {name: book.hello(name, -1, (), (), self.now_s, greeting=1).value for name in "ab"}
+        self.callers = {name: Caller(name, session) for name, session in sessions.items()}
         self.read = dict.fromkeys("ab", 0)
 
     def exchange(self, name: str, *words: Word) -> Heard:

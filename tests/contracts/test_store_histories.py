@@ -20,7 +20,7 @@ from router.fleet.node import CopyState
 from router.fleet.tickets import CopyReport, Gate, Lease, Place, Priority, Ticket
 from router.policy.limits import TeamLimits, TeamTable
 from router.store.answers import Caller, Full, Gone, Limits, Refused, Stale
-from tests.contracts.store_driver import HARNESSES, Pool
+from tests.contracts.store_driver import HARNESSES, Pool, Said
 from tests.contracts.store_model import Model
 
 MAX_WAITING = 4
@@ -76,6 +76,7 @@ class Histories(RuleBasedStateMachine):
         self.standing: dict[str, dict[str, Ticket]] = {name: {} for name in REPLICAS}
         self.old_tickets: list[tuple[str, Ticket]] = []
         self.old_leases: list[tuple[str, Lease]] = []
+        self.hellos: dict[str, list[Said]] = {name: [] for name in REPLICAS}  # that it said
 
     # one step
 
@@ -169,6 +170,7 @@ class Histories(RuleBasedStateMachine):
         self._let_time_work()
         went_back = self.pool.last_seq.get(who, 0) > self.pool.harness.store.seq
         session = self.pool.hello(who, leases=leases, tickets=tickets)
+        self.hellos[who].append(self.pool.last_hello[who])
         # Before judging: what this step restored is no grant.
         is_new_life = self.pool.answer.run not in self.greeted
         self.greeted.add(self.pool.answer.run)
@@ -176,19 +178,30 @@ class Histories(RuleBasedStateMachine):
         self.model.sessions[who] = session
         self.claimed[who] = {lease.ticket: lease for lease in leases}
         self.standing[who] = {ticket.id: ticket for ticket in tickets}
+        self.refusals_are_told(who)
         self.model.judge(self._new_grants())
 
     @rule(who=replicas, acks=st.booleans())
     def beat(self, who: str, acks: bool) -> None:
         ids = [lease.id for lease in self.claimed[who].values()] if acks else []
-        value, grants = self.do(who, "beat", ids)
+        heard = [refused.ticket for refused in self.pool.refused[who]] if acks else []
+        value, grants = self.do(who, "beat", ids, heard)
         if isinstance(value, Stale):
             return
         assert value == self.model.ack(who, ids)
+        self.model.owed.get(who, set()).difference_update(heard)
         self.model.beat()
         self.model.judge(grants)
         self.model.forget()
+        self.refusals_are_told(who)
         assert {lease.ticket for lease in self.pool.answer.grants} == self.model.unclaimed_by(who)
+
+    def refusals_are_told(self, who: str) -> None:
+        """Until it says that it heard them, and not for ever."""
+        told = {refused.ticket for refused in self.pool.answer.refusals}
+        assert told == self.model.owed_to(who)
+        for ticket_id in told:
+            self.standing[who].pop(ticket_id, None)
 
     def read(self, who: str) -> None:
         value, grants = self.do(who, "read")
@@ -217,7 +230,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(
         who=replicas,
-        kind=st.sampled_from(["bye", "restart", "hello", "save", "save", "fail over", "old", "read", "read"]),
+        kind=st.sampled_from(["bye", "restart", "hello", "save", "save", "fail over", "old", "late", "read", "read"]),
     )
     def mishap(self, who: str, kind: str) -> None:
         if kind == "bye":
@@ -230,6 +243,8 @@ class Histories(RuleBasedStateMachine):
             self.fail_over(who, *self.saved)
         elif kind == "old":
             self.old_session_speaks(who)
+        elif kind == "late":
+            self.late_hello(who)
         else:
             self.read(who)
 
@@ -238,6 +253,8 @@ class Histories(RuleBasedStateMachine):
         while self.pool.harness.store.run in self.greeted:
             self.pool.harness.store.run += "'"
         self.model = copy.deepcopy(model)
+        for said in self.hellos.values():
+            said.clear()  # of which the store may have forgotten that it heard them
         run = self.pool.harness.store.run
         for stream in self.pool.harness.streams().values():
             self.seen.update((run, news.id) for news in stream if isinstance(news, Lease))
@@ -250,6 +267,15 @@ class Histories(RuleBasedStateMachine):
         assert isinstance(self.do(who, "take", Ticket(f"{who}-late", ("m",)))[0], Stale)
         self.reconnects = True
         self.pool.callers[who] = now
+
+    def late_hello(self, who: str) -> None:
+        """The one that the store heard last, of a replica that lives, or an older one: nothing comes of it."""
+        if who not in self.model.heard:
+            return
+        self._let_time_work()
+        for said in self.hellos[who][-3:]:
+            assert self.pool.late_hello(who, said) is Stale.OLD_SESSION
+            self.model.judge(self._new_grants())
 
     # tickets
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 
 import pytest
 
-from tests.contracts.live_stores import Replica, address_of, beats, replicas
+from tests.contracts.live_stores import Replica, address_of, beats, replicas, running
 from tests.fakes import redis_server
 from tests.fakes.redis_server import Server
 from tests.ports import free_port
@@ -26,21 +24,6 @@ def server() -> Iterator[Server]:
 def empty(server: Server) -> None:
     with server.client() as client:
         client.flushall()
-
-
-@asynccontextmanager
-async def running(one: Replica, *loops: str) -> AsyncIterator[None]:
-    """Only these tasks of a replica, and no beats."""
-    every = one.store.loops()
-    tasks = [asyncio.create_task(every[name]) for name in loops]
-    for name in every.keys() - set(loops):
-        every[name].close()
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_grant_that_was_passed_on_before_it_was_read_is_not_used(server: Server) -> None:

@@ -46,7 +46,7 @@ def client(server: Server) -> Iterator[redis.Redis]:
 
 def joined(client: redis.Redis, pool: str) -> tuple[RedisBook, Caller]:
     book = RedisBook(client, pool, NONE_SAID, settle_s=0.0)
-    session = book.hello("a", 0, (), (), NOW_S).value
+    session = book.hello("a", 0, (), (), NOW_S, greeting=1).value
     return book, Caller("a", session)
 
 
@@ -99,7 +99,8 @@ async def test_routers_that_bring_the_library_at_the_same_time_all_have_their_an
     links = [Link(address_of(server.url), name) for name in "abcdef"]
     try:
         await asyncio.gather(*(link.connect() for link in links))
-        runs = (link.run(Caller(name, 0), [codec.hello(0, (), ())]) for name, link in zip("abcdef", links, strict=True))
+        hello = codec.hello(0, (), (), greeting=1)
+        runs = (link.run(Caller(name, 0), [hello]) for name, link in zip("abcdef", links, strict=True))
         sessions = [answer.value for (answer,) in await asyncio.gather(*runs)]
     finally:
         await asyncio.gather(*(link.close() for link in links))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from router.errors import LoadFailed
 from router.fleet.tickets import BEAT_S, SILENT_BEATS, UNACKED_S, Lease, Place
 from router.store.answers import Stale
-from router.store.book import STREAM_MAXLEN
+from router.store.replica import STREAM_MAXLEN
 from tests.contracts.conftest import MakePool
 from tests.contracts.store_driver import Pool, call
 from tests.contracts.test_store import granted
@@ -96,6 +96,22 @@ def test_commands_of_an_older_session_change_nothing(pool: Pool) -> None:
     assert pool.leases_on("n1") == 1
 
 
+def test_a_hello_that_comes_after_a_later_one_or_twice_changes_nothing(pool: Pool) -> None:
+    pool.ready("a", "n1", slots=2)
+    first = pool.take("a", call("1"))
+    late = pool.last_hello["a"]
+    pool.hello("a", leases=[first])
+    twice = pool.last_hello["a"]
+    second, waiting = pool.take("a", call("2")), call("3")
+    pool.take("a", waiting)
+    pool.give_back("a", first)
+    assert [lease.ticket for lease in pool.got["a"]] == ["3"]
+    for said in (late, twice):
+        assert pool.late_hello("a", said) is Stale.OLD_SESSION
+        assert pool.leases_on("n1") == 2, "the second and the third, which it does not name, stand"
+    assert pool.give_back("a", second) is None, "in the session that the latest opened"
+
+
 def test_hello_keeps_what_it_names_and_drops_the_rest(pool: Pool) -> None:
     pool.ready("a", "n1", slots=2)
     kept, dropped = pool.take("a", call("1")), pool.take("a", call("2"))
@@ -117,12 +133,56 @@ def test_hello_that_waits_for_a_ticket_with_an_unseen_grant_gets_it_again(pool: 
     assert pool.leases_on("n1") == 1
 
 
-def test_refusal_that_was_not_read_before_hello_is_told_after_it(pool: Pool) -> None:
+def test_refusal_that_was_not_read_before_hello_is_told_by_it(pool: Pool) -> None:
     pool.take("a", call("1"))
     pool.refuse("b", "m", LoadFailed("no room"))
     pool.hello("a", tickets=[call("1")])
-    pool.beat("a")
+    pool.beat("a", heard=["1"])
     assert [refused.ticket for refused in pool.refused["a"]] == ["1"]
+
+
+def test_a_refusal_is_named_by_each_beat_until_the_replica_says_that_it_heard(pool: Pool) -> None:
+    """Its answer may be lost with it, also where it was the caller's own."""
+    for who in "ab":
+        pool.take(who, call(who))
+    pool.refuse("a", "m", LoadFailed("no room"))
+    for who in "ab":
+        for _ in range(2):
+            pool.beat(who)
+            assert [refused.ticket for refused in pool.answer.refusals] == [who]
+        pool.beat(who, heard=[who])
+        assert pool.answer.refusals == ()
+        pool.beat(who)
+        assert pool.answer.refusals == ()
+
+
+def test_hello_that_still_waits_for_a_refused_ticket_is_told_in_its_answer(pool: Pool) -> None:
+    pool.take("a", call("1"))
+    pool.take("a", call("2"))
+    pool.refuse("b", "m", LoadFailed("no room"))
+    pool.beat("a", heard=["1", "2"])
+    pool.hello("a", tickets=[call("2"), call("3")])
+    assert [(told.ticket, told.refusal.text) for told in pool.answer.refusals] == [("2", "no room")]
+    assert pool.lines("a")["m"].depth == 1
+    pool.beat("a", heard=["2"])
+    assert pool.answer.refusals == ()
+
+
+def test_a_reaped_replica_hears_of_the_refusal_that_it_missed(pool: Pool) -> None:
+    pool.take("a", call("1"))
+    pool.refuse("b", "m", LoadFailed("no room"))
+    pool.wait(SILENT_BEATS, beating="b")
+    pool.hello("a", tickets=[call("1")])
+    assert [told.ticket for told in pool.answer.refusals] == ["1"]
+
+
+def test_every_refusal_of_more_than_a_stream_holds_is_told(make_pool: MakePool) -> None:
+    pool = make_pool(max_waiting=STREAM_MAXLEN + 2)
+    pool.wait(1)
+    pool.each("b", "take", [(call(str(i)),) for i in range(STREAM_MAXLEN + 2)])
+    pool.refuse("a", "m", LoadFailed("no room"))
+    pool.beat("b")
+    assert len(pool.answer.refusals) == STREAM_MAXLEN + 2
 
 
 def test_silent_replica_is_reaped_after_six_beats(pool: Pool) -> None:

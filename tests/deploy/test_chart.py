@@ -106,7 +106,8 @@ def test_pods_keep_to_the_restricted_profile_and_say_what_they_need(path: Path) 
     for one in workloads(objects_of(ci_values(path))):
         pod = pod_of(one)
         assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["runAsUser"] == 65532
+        assert pod["securityContext"].get("runAsUser", 65532) == 65532
+        assert "runAsUser" in pod["securityContext"] or "openshift" in path.name, "there the cluster chooses"
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["enableServiceLinks"] is False
         ours = [c for c in (*pod["containers"], *pod.get("initContainers", [])) if c["image"] != "busybox"]
@@ -162,6 +163,7 @@ def test_without_a_value_two_routers_share_the_chart_s_valkey() -> None:
     assert config_of(objects)["store"] == {
         "url": f"redis://{NAME}-redis:6379/0",
         "password_file": "/etc/ollama-router/redis-password",
+        "replicas": 2,
     }
     sources = pod_of(named(objects, "Deployment", NAME))["volumes"][0]["projected"]["sources"]
     (secret,) = of_kind(objects, "Secret")
@@ -300,16 +302,17 @@ def test_keys_are_known_by_their_digests_only() -> None:
 
 def test_the_store_is_the_chart_s_own_or_somebody_else_s() -> None:
     own = objects_of({"redis": {"auth": {"enabled": False}}})
-    assert config_of(own)["store"] == {"url": f"redis://{NAME}-redis:6379/0"}
+    assert config_of(own)["store"] == {"url": f"redis://{NAME}-redis:6379/0", "replicas": 2}
     assert of_kind(own, "Secret") == []
     theirs = config_of(objects_of(ci_values(CHART / "ci/external-redis-values.yaml")))["store"]
     assert theirs == {
         "url": "rediss://ollama-router@redis.example.com:6380/0",
         "password_file": "/etc/ollama-router/redis-password",
         "ca_file": "/etc/ollama-router/redis-ca.crt",
+        "replicas": 3,
     }
     by_secret = objects_of(ci_values(CHART / "ci/redis-url-values.yaml"))
-    assert "store" not in config_of(by_secret)
+    assert config_of(by_secret)["store"] == {"replicas": 2}
     (variable,) = pod_of(named(by_secret, "Deployment", NAME))["containers"][0]["env"]
     assert variable["name"] == "OLLAMA_ROUTER_STORE__URL"
 
@@ -325,6 +328,7 @@ def test_the_store_may_be_behind_sentinels_or_a_cluster() -> None:
         "ca_file": "/etc/ollama-router/redis-ca.crt",
         "cert_file": "/etc/ollama-router/redis-tls.crt",
         "key_file": "/etc/ollama-router/redis-tls.key",
+        "replicas": 2,
     }
     url = parse_url(store["url"])
     assert (url.kind, url.is_tls, url.service, url.db) == ("sentinel", True, "llm main", 2)
@@ -333,6 +337,7 @@ def test_the_store_may_be_behind_sentinels_or_a_cluster() -> None:
     assert store == {
         "url": "redis+cluster://redis-1,redis-2:7000",
         "password_file": "/etc/ollama-router/redis-password",
+        "replicas": 2,
     }
     assert parse_url(store["url"]).servers == (("redis-1", 6379), ("redis-2", 7000))
 
@@ -353,7 +358,24 @@ def test_a_client_s_certificate_goes_with_the_system_s_authorities_and_may_hold_
     assert config_of(objects)["store"] == {
         "url": "rediss://redis:6379/0",
         "cert_file": "/etc/ollama-router/redis-tls.crt",
+        "replicas": 2,
     }
+
+
+SCALED = {"autoscaling": {"enabled": True, "minReplicas": 3, "maxReplicas": 9}}
+BY_KEDA = {"keda": {"enabled": True, "minReplicaCount": 4, "maxReplicaCount": 9, "triggers": [{"type": "cpu"}]}}
+
+
+@pytest.mark.parametrize(("values", "least"), [({"replicaCount": 5}, 5), (SCALED, 3), (BY_KEDA, 4)])
+def test_a_router_that_starts_without_the_store_shares_with_as_many_as_there_are_at_least(
+    values: dict[str, Any], least: int
+) -> None:
+    assert config_of(objects_of(values))["store"]["replicas"] == least
+
+
+def test_another_number_of_routers_starts_none_of_them_anew() -> None:
+    two, three = (named(objects_of({"replicaCount": count}), "Deployment", NAME)["spec"] for count in (2, 3))
+    assert two["template"] == three["template"]
 
 
 def test_sentinels_that_a_url_names_may_have_a_password_of_their_own(tmp_path: Path) -> None:
@@ -615,6 +637,16 @@ def test_dashboards_become_config_maps_that_grafana_s_sidecar_finds() -> None:
         assert len(json.dumps(one)) < 900_000
 
 
+def test_dashboards_lead_to_the_runbooks_that_alerts_lead_to() -> None:
+    base = "https://runbooks.example.com"
+    maps = objects_of({
+        "grafanaDashboards": {"enabled": True}, "metrics": {"prometheusRule": {"runbookUrlBase": base}},
+    })  # fmt: skip
+    texts = "".join(text for one in of_kind(maps, "ConfigMap") for text in one["data"].values())
+    assert f"{base}/OllamaRouterNodeDown.md" in texts
+    assert "docs/runbooks" not in texts
+
+
 # --- what is refused
 
 WATCHED: dict[str, Any] = {"enabled": True, "masterSet": "mymaster", "nodes": ["s-1"]}
@@ -751,6 +783,13 @@ def test_the_schema_refuses_what_the_chart_does_not_know(values: dict[str, Any],
 def test_the_readme_and_the_schema_say_what_the_values_say() -> None:
     assert (CHART / "README.md").read_text() == chart_docs.readme(), "python -m tests.deploy.chart_docs"
     assert (CHART / "values.schema.json").read_text() == chart_docs.schema_text(), "python -m tests.deploy.chart_docs"
+
+
+def test_what_the_chart_says_itself_is_what_its_own_words_refuse() -> None:
+    told = problems_of({"config": {key: {"a": "b"} for key in chart_docs.SAID_BY_THE_CHART}})
+    assert set(re.findall(r"^- config\.(\w+): the chart says this itself", told, re.MULTILINE)) == set(
+        chart_docs.SAID_BY_THE_CHART
+    )
 
 
 def test_every_value_says_what_it_does() -> None:

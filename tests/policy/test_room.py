@@ -376,3 +376,12 @@ def test_a_line_that_has_cost_nothing_of_late_is_not_weighed_on_every_node(monke
     paid = replace(short_lines_for(99.0), ready_since=MappingProxyType({("a", "w:x"): NOW_S - 60.0}))
     loads(snapshot, line("x", depth=1, wait_s=0.5, drain_per_s=1.0), experience=paid)
     assert len(weighed) == placement.COSTED_MAX
+
+
+def test_what_was_learnt_of_more_models_than_a_pool_serves_goes_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.policy.experience.LEARNT_MAX", 2)
+    learnt = NOTHING_LEARNT
+    for weights in ("w:x", "w:y", "w:z"):
+        learnt = loaded(learnt, weights, 7.0)
+        learnt = looked(learnt, (), fleet(node("a", ready=weights.removeprefix("w:"))), {}, 0.0)
+    assert set(learnt.load_s) == set(learnt.resident_bytes) == {"w:y", "w:z"}

@@ -471,6 +471,7 @@ LIVE: Mapping[str, Callable[[Router], Any]] = {
     "line.comment_after_s": lambda router: router.pipeline.rules.deadlines.comment_after_s,
     "line.comment_every_s": lambda router: router.pipeline.rules.deadlines.comment_every_s,
     "line.models": lambda router: router.store.limits.of(QUICK),
+    "store.replicas": lambda router: router.settings.store.replicas,
     "client.body_s": lambda router: router.reloader._parts.inference.limits.body_s,
     "client.client_stall_s": lambda router: router.reloader._parts.inference.stall_s,
     "timeouts.connect_s": lambda router: router.connections.connect_s,

@@ -21,7 +21,7 @@ from router.store.redis.client import client, end
 from router.store.redis.link import Link
 from router.wire.names import parse_name
 from router.wiring import Router
-from tests.contracts.live_stores import address_of
+from tests.contracts.live_stores import address_of, replicas
 from tests.fakes import redis_server
 from tests.fakes.redis_server import Server
 from tests.ports import free_port
@@ -123,6 +123,32 @@ async def test_a_router_that_starts_without_redis_serves_alone_and_joins_when_it
             shared.stop()
         await until(lambda: router.store.is_alone)
         assert await status(router) == 200
+
+
+async def test_a_router_that_starts_without_redis_takes_its_share_of_as_many_as_there_are_said_to_be() -> None:
+    store = {"url": f"redis://127.0.0.1:{free_port()}", "replicas": 2}
+    async with (
+        pool_of(1, slots=4) as pool,
+        router_before(pool.nodes, nodes=slotted(pool, 4), store=store) as router,
+        Client(router.port) as first,
+        Client(router.port) as second,
+        Client(router.port) as third,
+    ):
+        await open_stream(first)
+        await open_stream(second)
+        waits = asyncio.create_task(open_stream(third))
+        await until(lambda: "1 waiting" in repr(router.pipeline))
+        router.store.expect(1)  # as a reload does
+        await waits
+
+
+async def test_what_redis_has_told_counts_before_what_settings_say() -> None:
+    async with server() as shared, replicas(shared.url, "a") as (one,):
+        one.store.expect(5)
+        shared.kill()
+        await until(lambda: one.store.is_alone)
+        assert one.store._session.alone is not None
+        assert one.store._session.alone.replicas == 1
 
 
 async def test_frozen_redis_holds_nobody_up_and_what_was_sent_to_it_leaves_nothing_behind() -> None:
@@ -268,6 +294,27 @@ async def test_one_of_two_routers_says_that_it_leads() -> None:
         assert sorted([(await scrape(router)).value("leader") for router in made]) == [0, 1]
 
 
+async def test_only_who_leads_looks_at_the_lines_and_the_next_leads_once_it_gives_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with routers(2) as (_, _, made):
+        await until(lambda: sum(router.placer.is_leading for router in made) == 1)
+        leader, follower = sorted(made, key=lambda router: not router.placer.is_leading)
+        await until(lambda: follower.store.is_led_elsewhere)
+        lines, follow = follower.store.lines, follower.placer._follow
+        asked, passes = [], []
+        monkeypatch.setattr(follower.store, "lines", lambda: asked.append(None) or lines())
+        monkeypatch.setattr(follower.placer, "_follow", lambda: passes.append(None) or follow())
+        assert await status(follower) == 200, "of a cold model, which the leader loads"
+        follower.keeper.wake_placer()
+        await until(lambda: len(passes) >= 2)
+        assert not asked
+        assert not leader.store.is_led_elsewhere
+        await leader.placer.finish(0.0)
+        await until(lambda: follower.placer.is_leading)
+        assert asked
+
+
 async def test_a_connection_whose_end_is_cancelled_is_closed_all_the_same() -> None:
     async with server() as shared:
         address = address_of(shared.url)
@@ -284,9 +331,9 @@ async def test_who_says_hello_counts_among_those_who_share() -> None:
     async with server() as shared:
         link = Link(address_of(shared.url), "a")
         await link.connect()
-        _, looked = await link.run(Caller("a", 0), [codec.hello(0, (), ()), codec.look()])
+        _, looked = await link.run(Caller("a", 0), [codec.hello(0, (), (), greeting=1), codec.look()])
         await link.close()
-        assert looked.value == (1, {})
+        assert looked.value == (1, {}, "")
 
 
 async def test_redis_that_is_lost_again_as_it_comes_back_leaves_each_router_its_share() -> None:

@@ -73,6 +73,7 @@ class Alone:
         self.replicas = replicas
         self.book = Book(rng, limits, settle_s=0.0, leases_made=FIRST_LEASE)
         self._caller = Caller(replica, 0)
+        self._greetings = 0
         self._hello((), (), now_s)
 
     def __repr__(self) -> str:
@@ -94,7 +95,9 @@ class Alone:
         return step(self.book, self._caller, now_s)
 
     def _hello(self, leases: tuple[Lease, ...], tickets: tuple[Ticket, ...], now_s: float) -> Answer[int]:
-        answer = self.book.hello(self._caller.replica, self.book.seq - 1, leases, tickets, now_s)
+        self._greetings += 1
+        last_seq, greeting = self.book.seq - 1, self._greetings
+        answer = self.book.hello(self._caller.replica, last_seq, leases, tickets, now_s, greeting=greeting)
         assert isinstance(answer.value, int)
         self._caller = Caller(self._caller.replica, answer.value)
         return answer

@@ -1,63 +1,6 @@
--- Commands: sessions, the two times, and who is told what (store/book.py).
+-- Commands: sessions and the two times (store/book.py).
 
-local OWN, STREAMS_KEPT_S = {}, 3600
-
-local function stream_of(replica)
-  return K['stream:' .. replica]
-end
-
-local function told(each) -- as JSON; false for a grant that the same step took back
-  if each[2] == 'refused' then
-    return { 'refused', each[3], each[4] }
-  end
-  local ticket = each[3]
-  if not ticket.granted or ticket.lease.id ~= each[4] then
-    return false
-  end
-  return Ledger.lease_value(ticket, ticket.lease)
-end
-
--- Sends this step's news to those they are for; answers the caller's own.
-local function spread_news(replica)
-  local own = {}
-  for _, each in ipairs(news) do
-    local value = told(each)
-    if value and each[1] == replica then
-      own[#own + 1] = value
-    elseif value and replicas.get(each[1]) then
-      local stream = stream_of(each[1])
-      call('XADD', stream, 'MAXLEN', '=', STREAM_MAXLEN, '*', 'news', cjson.encode(value))
-      call('EXPIRE', stream, STREAMS_KEPT_S)
-    end
-  end
-  news = {}
-  return own
-end
-
--- What came by the stream since it was read last, less grants that have lapsed.
-local function read_stream(replica, with_leases)
-  local found = {}
-  for _, entry in ipairs(call('XRANGE', stream_of(replica), '-', '+')) do
-    local value = cjson.decode(entry[2][2])
-    local ticket = value[1] == 'lease' and tickets.get(value[3])
-    if value[1] == 'refused' or (with_leases and ticket and ticket.granted and ticket.lease.id == value[2]) then
-      found[#found + 1] = value
-    end
-  end
-  call('XTRIM', stream_of(replica), 'MAXLEN', '=', 0)
-  return found
-end
-
-local function unclaimed_of(replica)
-  local found = {}
-  for _, member in ipairs(call('ZRANGE', K.unclaimed, 0, -1)) do
-    local ticket = string.sub(member, 1, #replica + 1) == replica .. '\0' and tickets.get(last_part(member))
-    if ticket then
-      found[#found + 1] = Ledger.lease_value(ticket, ticket.lease)
-    end
-  end
-  return found
-end
+local OWN = {}
 
 -- One more step, at this time. Store time never goes back: a clock that does is moved forward. Answering time, which
 -- deadlines are measured by, grows by at most one beat a step: a store that was frozen reaps nobody.
@@ -98,7 +41,7 @@ end
 local function drop(replica)
   replicas.drop(replica)
   local freed = Custody.drop(replica)
-  call('DEL', stream_of(replica))
+  call('DEL', News.stream_of(replica), News.owed_of(replica))
   return freed
 end
 
@@ -143,7 +86,7 @@ function commands.bye()
   Ledger.offer(drop(speaker.replica))
 end
 
-function commands.beat(acked)
+function commands.beat(acked, heard)
   local replica = speaker.replica
   local lapsed = Ledger.acknowledge(replica, acked)
   local freed = Custody.lapse()
@@ -152,19 +95,21 @@ function commands.beat(acked)
   Ledger.offer(freed)
   Ledger.forget()
   keep_alive()
-  call('EXPIRE', stream_of(replica), STREAMS_KEPT_S)
-  local refusals = read_stream(replica, false)
-  for _, each in ipairs(spread_news(replica)) do
-    if each[1] == 'refused' then
-      refusals[#refusals + 1] = each
+  call('EXPIRE', News.stream_of(replica), News.KEPT_S)
+  News.spread(replica) -- the caller's own are among what is owed and unclaimed
+  local told_again = News.owed_to(replica, heard)
+  for _, each in ipairs(News.read(replica, false)) do
+    local gone = left.get(each[2])
+    if not (gone and gone.refusal) then -- by a step of an earlier version, which owes nothing
+      told_again[#told_again + 1] = each
     end
   end
-  append(refusals, unclaimed_of(replica))
-  return lapsed, refusals
+  append(told_again, News.unclaimed(replica))
+  return lapsed, told_again
 end
 
 function commands.read()
-  return OWN, read_stream(speaker.replica, true)
+  return OWN, News.read(speaker.replica, true)
 end
 
 function commands.ack(lease_ids)
@@ -235,9 +180,10 @@ function commands.lead(wants)
   return { meta.epoch, meta.leader == speaker.replica }
 end
 
--- How many replicas there are, also those of this very run, and leases by place.
+-- How many replicas there are, also those of this very run, leases by place, and who leads.
 function commands.look()
-  return { #replicas.ids(), call('HGETALL', K.occupancy) }
+  local leader = replicas.get(meta.leader) and meta.leader or ''
+  return { #replicas.ids(), call('HGETALL', K.occupancy), leader }
 end
 
 function commands.board(since, words)
@@ -256,11 +202,16 @@ function commands.gate(node, weights, gate, until_s)
   Ledger.offer(Copies.gate(node, weights, gate, until_s))
 end
 
--- Opens a session, its number. On connecting, after 'reaped', and whenever `run` changed or `seq` went back.
-function Book.hello(clock, last_seq, leases, wanted)
+-- Opens a session, its number. On connecting, after 'reaped', and whenever `run` changed or `seq` went back. `greeting`
+-- counts the replica's hellos: one that comes after a later one, or twice, changes nothing and has no number.
+function Book.hello(clock, last_seq, leases, wanted, greeting)
   -- Also where this replica saw none of the lost writes: another may hold what they gave it.
   local is_new_life = meta.seq == 0 or meta.greeted ~= meta.run
   advance(clock)
+  local known = replicas.get(speaker.replica)
+  if known and known.greeting and greeting <= known.greeting then -- an older version's routers count none
+    return nil
+  end
   if is_new_life or last_seq >= meta.seq then
     meta.settled_at = meta.answering + speaker.settle
     meta.greeted = meta.run
@@ -269,7 +220,8 @@ function Book.hello(clock, last_seq, leases, wanted)
   -- Above any number given before a fail-over, which this life of the store may not remember.
   local session = math.max(meta.seq, last_seq + 1)
   meta.seq, speaker.session = session, session
-  replicas.set(speaker.replica, { session = session, heard = meta.answering })
+  call('DEL', News.owed_of(speaker.replica)) -- what it still waits for it names
+  replicas.set(speaker.replica, { session = session, greeting = greeting, heard = meta.answering })
   Ledger.offer(Custody.adopt(speaker.replica, leases, wanted))
   Ledger.heard(speaker.replica)
   return session
@@ -285,6 +237,7 @@ local function step(clock, command)
   local name, status, value, more = table.remove(command, 1), 'ok', nil, nil
   if name == 'hello' then
     value = Book.hello(clock, unpack(command))
+    status = value and 'ok' or 'old_session'
   else
     advance(clock)
     if name == 'reap' then
@@ -299,7 +252,7 @@ local function step(clock, command)
     end
   end
   local own = more or {}
-  append(own, spread_news(status == 'ok' and speaker.replica or ''))
+  append(own, News.spread(status == 'ok' and speaker.replica or ''))
   if value == nil then
     value = false
   end

@@ -38,16 +38,17 @@ def _command(name: str, decode: Decode, *args: Json) -> Command:
     return Command(json.dumps((name, *args), separators=(",", ":")), decode)
 
 
-def hello(last_seq: int, leases: Iterable[Lease], tickets: Iterable[Ticket]) -> Command:
-    return _command("hello", int, last_seq, [_lease_to(one) for one in leases], [_ticket_to(one) for one in tickets])
+def hello(last_seq: int, leases: Iterable[Lease], tickets: Iterable[Ticket], *, greeting: int) -> Command:
+    held, wanted = [_lease_to(one) for one in leases], [_ticket_to(one) for one in tickets]
+    return _command("hello", int, last_seq, held, wanted, greeting)
 
 
 def bye() -> Command:
     return _command("bye", _nothing)
 
 
-def beat(acked: Iterable[str]) -> Command:
-    return _command("beat", tuple, list(acked))
+def beat(acked: Iterable[str], heard: Iterable[str] = ()) -> Command:
+    return _command("beat", tuple, list(acked), list(heard))
 
 
 def read() -> Command:
@@ -133,7 +134,7 @@ def lead(*, wants: bool = True) -> Command:
 
 
 def look() -> Command:
-    """How many replicas there are, and leases by (node, weights)."""
+    """How many replicas there are, leases by (node, weights), and who leads; empty where nobody does."""
     return _command("look", _looked)
 
 
@@ -223,11 +224,11 @@ def _outdated(value: Json) -> Outdated | None:
     return Outdated(*value) if value else None
 
 
-def _looked(value: Json) -> tuple[int, dict[tuple[str, str], int]]:
-    replicas, flat = value
+def _looked(value: Json) -> tuple[int, dict[tuple[str, str], int], str]:
+    replicas, flat, leader = value
     pairs = zip(flat[::2], flat[1::2], strict=True) if flat else ()
     places = ((place.partition("\0"), int(leases)) for place, leases in pairs)
-    return replicas, {(node, weights): leases for (node, _, weights), leases in places}
+    return replicas, {(node, weights): leases for (node, _, weights), leases in places}, leader
 
 
 def _heard(value: Json) -> tuple[int, Heard]:

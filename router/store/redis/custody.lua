@@ -87,8 +87,10 @@ function Custody.adopt(replica, leases, wanted)
     append(freed, restore(replica, lease))
   end
   for _, each in ipairs(wanted) do
-    local ticket = tickets.get(each.id)
-    if not ticket and not left.get(each.id) then
+    local ticket, gone = tickets.get(each.id), left.get(each.id)
+    if gone and gone.refusal then
+      news[#news + 1] = { replica, 'refused', each.id, cjson.decode(gone.refusal) } -- the answer that told it was lost
+    elseif not ticket and not gone then
       ticket = Ledger.enter(each, replica, past.get(each.id))
       Teams.book(Teams.of(ticket.team), ticket.estimate)
       Ledger.stand(ticket)

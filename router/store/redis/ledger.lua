@@ -77,7 +77,7 @@ local function expel(ticket, key, refusal)
   end
   Ledger.step_out(ticket)
   Ledger.forget_ticket(ticket)
-  left.add(ticket.id, {})
+  left.add(ticket.id, { refusal = cjson.encode(refusal) }) -- as text: it may have members that are null
   Teams.cancel(Teams.of(ticket.team), ticket.estimate)
   news[#news + 1] = { ticket.replica, 'refused', ticket.id, refusal }
   return true

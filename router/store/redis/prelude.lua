@@ -185,7 +185,7 @@ local left, past = memory('left', LEFT_IDS_MAX), memory('past', PAST_IDS_MAX)
 local teams, lines, tickets = records('teams'), records('lines'), records('tickets')
 local nodes, copies, replicas = records('nodes'), records('copies'), records('replicas')
 local Limits, Budget, Teams, Shares, Kinds, Queues, Lines, Drain = {}, {}, {}, {}, {}, {}, {}, {}
-local Copies, Ledger, Custody, Board, Book = {}, {}, {}, {}, {}
+local Copies, Ledger, Custody, Board, News, Book = {}, {}, {}, {}, {}, {}
 
 local function flush()
   for _, each in ipairs(all_records) do

@@ -13,7 +13,7 @@ from pathlib import Path
 SCHEMA = 1  # of keys and records: another schema is another pool
 PARTS = (
     *("prelude", "teams", "shares", "queues", "lines", "order"),
-    *("copies", "nodes", "slots", "ledger", "custody", "board", "book"),
+    *("copies", "nodes", "slots", "ledger", "custody", "board", "news", "book"),
 )
 
 

@@ -64,8 +64,9 @@ class Session:
         self.limits = limits
         self.told = Told()
         self.alone: Alone | None = None
-        self.replicas = 1  # when the store was last heard
+        self.replicas = 1  # when the store was last heard; before, see `expect`
         self.occupancy: dict[tuple[str, str], int] = {}  # the pool's, when the store was last heard
+        self.leader = ""  # when the store was last heard
         self._link = link
         self._clock = clock
         self._rng = rng
@@ -78,6 +79,7 @@ class Session:
         self._believes_fewer_s = 0.0  # from then on whoever is not heard is gone
         self._again_s = 0.0  # no earlier is a server that is away tried again
         self._last_seq = 0
+        self._greetings = 0
         self._ahead_s: float | None = None  # store time less our clock; None until the store was heard
 
     def __repr__(self) -> str:
@@ -99,6 +101,13 @@ class Session:
     def loops(self) -> Mapping[str, Coroutine[object, object, None]]:
         found = {"store writer": self.write(), "store reader": self.read()}
         return {**found, "store watcher": self.watch()} if self._link.is_watched else found
+
+    def expect(self, replicas: int) -> None:
+        """Nothing where the store has told how many there are."""
+        if self._ahead_s is None:
+            self.replicas = replicas
+            if self.alone is not None:
+                self.alone.replicas = replicas  # of copies from their next report on
 
     async def open(self) -> None:
         """Also where Redis is away: then alone, until it is there."""
@@ -227,7 +236,8 @@ class Session:
         await self._trips.time("connect", self._link.connect())
         desk, was_alone = self.desk, self.alone
         leases, tickets = tuple(desk.leases.values()), tuple(desk.tickets.values())
-        hello = codec.hello(self._last_seq, leases, tickets)
+        self._greetings += 1  # also of one that gets no answer: it may come late, and must not undo the next
+        hello = codec.hello(self._last_seq, leases, tickets, greeting=self._greetings)
         asked = self._link.run(self._caller, [hello, codec.set_limits(self.limits), codec.look()])
         answers = await self._trips.time("hello", asked)
         if was_alone is not None or not self._is_up.is_set():
@@ -237,7 +247,7 @@ class Session:
         self.alone, self._must_greet = None, False
         self._believes_fewer_s = self._clock.now_s() + SILENCE_S
         session = answers[0].value
-        assert isinstance(session, int), "hello is never stale"
+        assert isinstance(session, int), "the latest hello is never stale"
         self._caller = Caller(self._caller.replica, session)
         for answer in answers:
             self._heed(answer)
@@ -265,8 +275,10 @@ class Session:
             self.tell_gate(node, weights, gate, until_s)
 
     def part(self, lost: StoreLost) -> None:
+        known = "" if self._ahead_s is not None else ", as store.replicas says"
         log.warning(
-            "redis is away (%s): deciding alone, with 1/%d of every copy, until it answers", lost, self.replicas
+            "redis is away (%s): deciding alone, with 1/%d of every copy%s, until it answers",
+            *(lost, self.replicas, known),
         )
         self._is_up.clear()
         now_s = self.now_s()
@@ -282,7 +294,7 @@ class Session:
         """None from a book of one's own."""
         if value is None:
             return
-        replicas, self.occupancy = value
+        replicas, self.occupancy, self.leader = value
         # A store that is back and empty has heard only those who said hello: the others still use their shares.
         if replicas > self.replicas or (replicas < self.replicas and self._clock.now_s() >= self._believes_fewer_s):
             log.info("%d routers share redis, %d before", replicas, self.replicas)

@@ -74,6 +74,10 @@ class RedisStore(Store):
         self._session.limits = limits
         self._session.tell(codec.set_limits(limits), lambda book, caller, now_s: book.set_limits(caller, limits, now_s))
 
+    def expect(self, replicas: int) -> None:
+        """How many share the store, for as long as it has not told."""
+        self._session.expect(replicas)
+
     # tickets
 
     async def take(self, ticket: Ticket) -> Lease | Place:
@@ -175,7 +179,10 @@ class RedisStore(Store):
         if not self.is_alone:
             # Before the beat's own answer, in the same batch.
             self._session.tell(codec.look(), lambda book, caller, now_s: book.read(caller, now_s), self._session.looked)
-        await self._session.ask(codec.beat(()), lambda book, caller, now_s: book.beat(caller, (), now_s))
+        heard = self._desk.refused_since()
+        await self._session.ask(
+            codec.beat((), heard), lambda book, caller, now_s: book.beat(caller, (), now_s, heard=heard)
+        )
 
     def now_s(self) -> float:
         return self._session.now_s()
@@ -185,6 +192,10 @@ class RedisStore(Store):
         """The pool's as of the last beat, with what this replica took and gave back since."""
         alone = self._session.alone
         return MappingProxyType(self._session.occupancy if alone is None else alone.book.ledger.copies.occupancy)
+
+    @property
+    def is_led_elsewhere(self) -> bool:
+        return not self.is_alone and self._session.leader not in ("", self._session.replica)
 
     def waiting(self) -> Mapping[str, int]:
         """This replica's part of each line, by model."""
