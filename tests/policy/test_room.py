@@ -118,9 +118,9 @@ def test_copies_that_have_just_come_show_first_what_they_make_of_the_line() -> N
     assert loads(snapshot, line("x", depth=99, wait_s=20, drain_per_s=1.0), experience=young) == []
 
 
-def full() -> Snapshot:
+def full(*, slots: int = 2) -> Snapshot:
     """A card that holds x, and has room for nothing beside it."""
-    return fleet(node("a", disk="x y", ready="x", slots=2, vram_bytes=1500))
+    return fleet(node("a", disk="x y", ready="x", slots=slots, vram_bytes=1500))
 
 
 def test_who_waits_for_a_cold_model_gets_a_turn_when_it_has_waited_as_much_as_that_costs() -> None:
@@ -134,6 +134,13 @@ def test_where_others_wait_for_what_goes_a_turn_is_three_times_as_long() -> None
     busy, others = {("a", "w:x"): 2}, line("x", depth=1, wait_s=1)
     assert loads(full(), line("y", depth=2, wait_s=59), others, occupancy=busy) == []
     assert loads(full(), line("y", depth=2, wait_s=60), others, occupancy=busy) == [("a", "y", ("w:x",))]
+
+
+def test_a_lone_call_gets_its_turn_while_it_is_still_there() -> None:
+    """Three times 160 slot-seconds would be more than anybody waits."""
+    busy, others = {("a", "w:x"): 8}, line("x", depth=9, wait_s=9)
+    assert loads(full(slots=8), line("y", depth=1, wait_s=159), others, occupancy=busy) == []
+    assert loads(full(slots=8), line("y", depth=1, wait_s=160), others, occupancy=busy) == [("a", "y", ("w:x",))]
 
 
 def short_lines_for(waited_s: float, *, is_short: bool = False, served_s: float = 60.0) -> Experience:
