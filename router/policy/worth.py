@@ -28,15 +28,19 @@ def outlasts_a_load(line: LineView, serving: Sequence[Row], pool: Pool, coming: 
     return is_line and _estimate_s(line) * now / (now + later) > load_s
 
 
-def has_paid(row: Row, serving: Sequence[Row], pool: Pool) -> bool:
-    """Whether calls have waited for the copies that serve as many slot-seconds as one more on this node costs: lines
-    that are short but come again and again never outlast a load, and cost more than it in the end. Whoever rents until
-    that was paid pays twice what foresight would, at most.
+def has_short_lines(serving: Sequence[Row], pool: Pool) -> bool:
+    """Whether calls have waited for the copies that serve, and memory is free for one more: not while something else
+    that was asked for of late is in none."""
+    has_waited = pool.experience.waited_s.get(serving[0].weights, 0.0) > 0.0
+    served_s = min(pool.ready_for_s(row.copy) for row in serving)
+    return has_waited and not pool.experience.is_short and served_s >= SECOND_AFTER_S
 
-    A copy on a slower node is worth less. Where memory is short for what is asked for, none is free for this.
+
+def has_paid(row: Row, serving: Sequence[Row], pool: Pool) -> bool:
+    """Whether short lines have waited as many slot-seconds as one more copy on this node costs: they come again and
+    again, never outlast a load, and cost more than it in the end. Whoever rents until that was paid pays twice what
+    foresight would, at most. A copy on a slower node is worth less.
     """
-    if pool.experience.is_short or min(pool.ready_for_s(each.copy) for each in serving) < SECOND_AFTER_S:
-        return False
     costs_s = pool.load_s(row.weights, pool.resident_bytes(row)) * pool.slots_of(row)
     speed = sum(each.weight for each in serving) / len(serving)
     return pool.experience.waited_s.get(row.weights, 0.0) * min(1.0, row.weight / speed) > costs_s

@@ -10,6 +10,7 @@ import pytest
 from router.fleet.node import Health
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
+from router.policy import placement
 from router.policy.experience import NOTHING_LEARNT, Experience, Utilization, did_not_fit, loaded, looked
 from router.policy.placement import Displace, Load, Mode, place
 from router.policy.room import LATE, Held, ran_out, took_room
@@ -369,6 +370,19 @@ def test_a_load_that_waits_for_memory_gets_it_by_sending_calls_elsewhere() -> No
     assert {first, second} == {"w:x", "w:y"}
     assert late(0.0, frozenset({("a", first), ("a", second)})) == [], "nothing is left that could go"
     assert late(0.0, mode=Mode.OBSERVE) == [], "the mode was turned down while it loaded"
+
+
+def test_a_line_that_has_cost_nothing_of_late_is_not_weighed_on_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass over a hundred busy lines and a thousand nodes would stop every stream for seconds."""
+    weighed: list[str] = []
+    monkeypatch.setattr(placement, "cost_of", lambda row, pool: weighed.append(row.node))
+    monkeypatch.setattr(placement, "has_paid", lambda row, serving, pool: weighed.append(row.node))
+    snapshot = fleet(node("a", disk="x", ready="x"), *(node(f"n{number}", disk="x") for number in range(200)))
+    assert loads(snapshot, line("x", depth=1, wait_s=0.5, drain_per_s=1.0)) == []
+    assert weighed == []
+    paid = replace(short_lines_for(99.0), ready_since=MappingProxyType({("a", "w:x"): NOW_S - 60.0}))
+    loads(snapshot, line("x", depth=1, wait_s=0.5, drain_per_s=1.0), experience=paid)
+    assert len(weighed) == placement.COSTED_MAX
 
 
 def test_what_was_learnt_of_more_models_than_a_pool_serves_goes_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
