@@ -40,7 +40,11 @@ NODE_STATES = {
 STEPS = 'operation="steps"'
 # Prometheus' own of the rules, which have no instance where they are about a pool.
 _ALERTS = f'max by (alertname, severity) (ALERTS{{{POOL_SCOPE}, alertname=~"OllamaRouter.+", alertstate="firing"}})'
-FIRING: list[Query] = [(_ALERTS, "{{alertname}} ({{severity}})"), (f"count({_ALERTS}) * 0 or vector(0)", "all alerts")]
+_RULES = f"ollama_router:slo_errors_per_request:ratio_rate5m{{{POOL_SCOPE}}}"
+FIRING: list[Query] = [
+    (_ALERTS, "{{alertname}} ({{severity}})"),
+    (f"count({_ALERTS}) * 0 or count({_RULES}) * 0 or vector(2)", "all alerts"),
+]
 WARM = 'start="warm"'
 PAGES = 'model=""'
 AVAILABLE = 'state="available"'
@@ -73,8 +77,8 @@ def now() -> Row:
     valid, bad = rate("requests_total", "", VALID), rate("requests_total", "", BAD)
     burn = f"max(ollama_router:slo_errors_per_request:ratio_rate1h{{{POOL_SCOPE}}}) / {1 - at.AVAILABILITY:.4g}"
     return Row("Now", [
-        watched(timeline("Firing", "Alerts that fire, over time; a click leads to the runbook. One line of 0 where none does (ALERTS).",
-                         FIRING, {"0": ("quiet", GREEN), "1": ("fires", RED)}, width=24, height=5,
+        watched(timeline("Firing", "Alerts that fire, over time; a click leads to the runbook. Grey where no rules are loaded, or no call was ever counted (ALERTS, slo_errors_per_request).",
+                         FIRING, {"0": ("quiet", GREEN), "1": ("fires", RED), "2": ("no rules, or no call yet", GREY)}, width=24, height=5,
                          link=("Runbook", f"{at.RUNBOOKS}/${{__field.labels.alertname}}.md")), "Down", "WatchdogAbsent"),
         stat("Calls", "Calls that ended, a second (requests_total).", rate("requests_total", "", CALLS), "reqps"),
         watched(stat("Success", "Share of calls that did not fail by the pool's doing; 4xx and clients that left do not count (requests_total).",

@@ -14,7 +14,7 @@ from bench.observe import RULES, Load, Prometheus, observed, prometheus
 from router.simulation.pool import SimulatedPool
 from router.wiring import Router
 from tests.observe.promtool import tool
-from tests.observe.test_dashboards import BOARDS, expressions, filled
+from tests.observe.test_dashboards import BOARDS, expressions, filled, panels
 from tests.shell.clients import ask
 
 # Loads and tokens are faster than in life, so that a minute of the test holds what dashboards show of an hour.
@@ -85,6 +85,17 @@ async def missing(found: Prometheus) -> list[str]:
     return [f"{name}: {expr}" for name, expr in asked if not await found.query(filled(expr))]
 
 
+async def silent(found: Prometheus) -> list[str]:
+    """Panels of which no query shows anything now."""
+    empty = set(await missing(found))
+    return [
+        f"{name}: {panel['title']}"
+        for name, board in BOARDS.items()
+        for panel in panels(board)
+        if all(f"{name}: {target['expr']}" in empty for target in panel["targets"])
+    ]
+
+
 async def has_begun(found: Prometheus) -> bool:
     return len(await found.query("count by (model) (ollama_router_node_decode_seconds_total)")) >= 4
 
@@ -115,11 +126,16 @@ async def test_every_panel_shows_something_and_the_right_alerts_fire(tmp_path: P
             fired.update(await found.firing())
             return fired >= EXPECTED
 
+        async def is_full() -> bool:
+            empty[:] = await silent(found)
+            return not empty
+
         async def all_shown() -> bool:
             empty[:] = await missing(found)
             return not empty
 
         await by_and_by(lambda: has_begun(found), lambda: "calls of four models")
+        await by_and_by(is_full, lambda: f"shown in a pool that is well: {empty}")
         await break_things(pool, router)
         crowd = [asyncio.create_task(insist(router)) for _ in range(CROWD)]
         await by_and_by(all_fired, lambda: EXPECTED - fired)

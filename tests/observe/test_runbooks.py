@@ -105,7 +105,7 @@ def test_a_silence_names_its_alert_by_labels_that_it_has_and_says_why_and_for_ho
 async def test_what_they_say_to_ask_of_a_router_is_answered(tmp_path: Path) -> None:
     config = tmp_path / "router.yaml"
     config.write_text("nodes: [http://gpu-1:11434]\n")
-    stands_for = {"NODE": "gpu-1", "MODEL": "llama3.2:3b", "FILE": str(config)}
+    stands_for = {"NODE": "gpu-1", "MODEL": "llama3.2:3b", "router.yaml": str(config)}
     in_text = {
         tuple(found.split()) for path in BOOKS for found in re.findall(r"`(ollama-router [^`]+)`", path.read_text())
     }

@@ -424,6 +424,7 @@ def a_change_of(path: str) -> Any:
         "log.format": "text",
         "log.level": "error",
         "tracing.endpoint": "http://collector:4318",
+        "tracing.protocol": "http/json",
         "tracing.headers_file": "headers",
         "tracing.sample_ratio": 0.5,
         "tracing.service_name": "router-9",
