@@ -7,6 +7,8 @@ from html import escape
 from typing import Any
 
 LEGEND_MAX = 5
+PER_S = {"reqps": " req/s", "cps": " c/s"}
+CHARACTER = 6.6  # pixels, at most, of a table's text
 STEP_S = 2  # between two points
 COLOURS = ("#7eb26d", "#eab839", "#6ed0e0", "#ef843c", "#e24d42", "#1f78c1", "#ba43a9", "#705da0", "#508642", "#cca300")
 NAMED = {
@@ -48,12 +50,14 @@ def told(value: float, unit: str, decimals: int | None = None) -> str:
             if 0 < size < 1
             else f"{value:.3g} s"
         )
+    if unit == "none":
+        return f"{value:.{decimals}f}" if decimals is not None else f"{value:.4g}"
     steps, suffixes = (1024, ("B", "KiB", "MiB", "GiB")) if unit == "bytes" else (1000, ("", "K", "Mil", "Bil"))
     at = 0
     while abs(value) >= steps and at < len(suffixes) - 1:
         value, at = value / steps, at + 1
     ending = f" {suffixes[at]}" if suffixes[at] else ""
-    return f"{value:.3g}{ending}{' req/s' if unit == 'reqps' else ''}"
+    return f"{value:.3g}{ending}{PER_S.get(unit, '')}"
 
 
 def text(
@@ -241,5 +245,8 @@ def _table(panel: dict[str, Any], series: list[Series], x: float, y: float, widt
     step = width / len(titles)
     parts = [text(x + step * at, y + 12, title, colour="#6e9fff") for at, title in enumerate(titles.values())]
     for line, (_, row) in enumerate(sorted(rows.items())[: int(height // 17) - 1]):
-        parts += [text(x + step * at, y + 30 + 17 * line, row.get(name, "")) for at, name in enumerate(titles)]
+        fitting = int(step / CHARACTER)
+        parts += [
+            text(x + step * at, y + 30 + 17 * line, row.get(name, "")[:fitting]) for at, name in enumerate(titles)
+        ]
     return "".join(parts)

@@ -81,7 +81,7 @@ async def observed(
 
 
 class Load:
-    """So many people at once: conversations that grow, plain calls, embeddings; some mistype, some leave early."""
+    """So many people at once: conversations that grow, plain calls, embeddings, lists; some mistype or leave early."""
 
     def __init__(self, port: int, people: int, *, pause_s: float = 1.0, seed: int = 0) -> None:
         self._url = f"http://127.0.0.1:{port}"
@@ -106,8 +106,16 @@ class Load:
         talk = partial(self._ask, session, {"Authorization": f"Bearer {key}"})
         while True:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                await self._look_round(session)
                 await (self._converse(talk) if self._rng.random() < 0.6 else talk(*self._other_call()))
             await asyncio.sleep(self._rng.expovariate(1 / self._pause_s))
+
+    async def _look_round(self, session: aiohttp.ClientSession) -> None:
+        """As clients do before they call: a list of models; a few have the wrong base_url."""
+        path = self._rng.choices(("", "/api/tags", "/v1/models", "/models"), (60, 20, 18, 2))[0]
+        if path:
+            async with session.get(self._url + path) as answer:
+                await answer.read()
 
     async def _converse(self, talk: Callable[..., Awaitable[str]]) -> None:
         model = self._rng.choice(CHAT_MODELS)

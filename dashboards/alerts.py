@@ -11,8 +11,9 @@ POOL = "namespace, job"
 PREFIX = "ollama_router_"
 
 # Outcomes that are the pool's own failing, but for those that the client was told with a 4xx; and the calls that count.
-BAD = 'outcome=~"rejected|timeout|upstream_error|upstream_truncated|drained", code!~"4.."'
-VALID = 'outcome!~"cancelled|stalled", code!~"4.."'
+CALLS = 'model!=""'  # lists and other pages have none: who polls them must not hide that calls fail
+BAD = f'outcome=~"rejected|timeout|upstream_error|upstream_truncated|drained", code!~"4..", {CALLS}'
+VALID = f'outcome!~"cancelled|stalled", code!~"4..", {CALLS}'
 # An attempt that failed by the node's doing. `busy` is no error, and what a client ended or asked wrongly neither.
 NODE_FAILED = (
     'outcome=~"connect_refused|connect_timeout|tls|reset|closed|garbage|runner_died|first_byte_timeout'
@@ -223,7 +224,8 @@ def about_nodes() -> list[Alert]:
         ),
         Alert(
             "OllamaRouterDiscoveryStale",
-            f"min by ({POOL}, source) ({PREFIX}discovery_up) == 0",
+            f"time() - min by ({POOL}, source) ({PREFIX}discovery_last_sync_timestamp_seconds) "
+            f"{above(at.DISCOVERY_AGE_S)}\nor min by ({POOL}, source) ({PREFIX}discovery_up) == 0",
             "5m",
             "warning",
             "{{ $labels.source }} does not say which nodes there are",
@@ -242,7 +244,7 @@ def about_nodes() -> list[Alert]:
 
 
 def about_models() -> list[Alert]:
-    calls = total("requests_total")
+    calls = total(f"requests_total{{{CALLS}}}")
     by_model = f"{POOL}, model"
     first = 'time_to_first_token_seconds_bucket{start="warm"}'
     return [

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from dashboards.thresholds import RUNBOOKS
 
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 TAG = "ollama-router"
@@ -38,6 +40,7 @@ class Panel:
     height: int = 8
     as_table: bool = False
     as_heatmap: bool = False
+    alerts: tuple[str, ...] = ()  # whose runbooks are linked from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,11 @@ class Row:
     title: str
     panels: Sequence[Panel]
     repeat: str = ""  # a variable: one such row for each of its values
+
+
+def watched(panel: Panel, *alerts: str) -> Panel:
+    """What it shows is what these look at."""
+    return replace(panel, alerts=tuple(f"OllamaRouter{alert}" for alert in alerts))
 
 
 def selector(name: str, more: str = "") -> str:
@@ -75,6 +83,11 @@ def parts(name: str, by: str, more: str = "") -> list[Query]:
     """A counter by its parts, and all of it, which is 0 where nothing of the kind has happened yet."""
     legend = " ".join(f"{{{{{label.strip()}}}}}" for label in by.split(","))
     return [(rate(name, by, more), legend), (f"{rate(name, '', more)} or vector(0)", "all")]
+
+
+def or_none(expr: str, label: str, text: str) -> str:
+    """0 under a legend that says why, where there is nothing of the kind. `label` stands in the query's legend."""
+    return f'{expr} or label_replace(vector(0), "{label}", "{text}", "", "")'
 
 
 def quantiles(name: str, more: str = "") -> list[Query]:
@@ -154,9 +167,16 @@ def lines(
 
 
 def timeline(
-    title: str, description: str, queries: Sequence[Query], mappings: dict[str, tuple[str, str]], *, width: int = 12
+    title: str,
+    description: str,
+    queries: Sequence[Query],
+    mappings: dict[str, tuple[str, str]],
+    *,
+    width: int = 12,
+    height: int = 8,
+    link: tuple[str, str] | None = None,
 ) -> Panel:
-    """`mappings`: a value's text and colour."""
+    """`mappings`: a value's text and colour. `link`: title and address of where a series leads; may name its labels."""
     options = {
         value: {"text": text, "color": colour, "index": at}
         for at, (value, (text, colour)) in enumerate(mappings.items())
@@ -169,6 +189,7 @@ def timeline(
                 "custom": {"fillOpacity": 80, "lineWidth": 0},
                 "color": {"mode": "thresholds"},
                 "mappings": [{"type": "value", "options": options}],
+                **({"links": [{"title": link[0], "url": link[1], "targetBlank": True}]} if link else {}),
                 "thresholds": _thresholds(((None, GREY),)),
             },
             "overrides": [],
@@ -180,7 +201,7 @@ def timeline(
             "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
         },
     }
-    return Panel(title, description, queries, body, width)
+    return Panel(title, description, queries, body, width, height)
 
 
 def bars(title: str, description: str, expr: str, unit: str, legend: str, *, width: int = 8) -> Panel:
@@ -404,8 +425,24 @@ def _shown(panel: Panel, number: int, place: Json) -> Json:
         "description": panel.description,
         "datasource": SOURCE,
         "gridPos": place,
+        "links": [_runbook(alert) for alert in panel.alerts],
         "targets": [_target(panel, at, *query) for at, query in enumerate(panel.queries)],
         **panel.body,
+    }
+
+
+def _runbook(alert: str) -> Json:
+    return {
+        "type": "link",
+        "title": f"Runbook: {alert}",
+        "url": f"{RUNBOOKS}/{alert}.md",
+        "icon": "doc",
+        "tooltip": "",
+        "tags": [],
+        "asDropdown": False,
+        "targetBlank": True,
+        "includeVars": False,
+        "keepTime": False,
     }
 
 

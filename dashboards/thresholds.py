@@ -49,5 +49,6 @@ FAILED_LOADS_SHARE = 0.5
 THRASH_PAIRS = 0
 UPSTREAM_ERROR_SHARE = 0.05
 UPSTREAM_ERRORS_PER_S_MIN = 0.05  # three a minute
+DISCOVERY_AGE_S = 120  # a watch hears a bookmark each minute, and begins anew after four
 LOOP_LAG_P99_S = 0.1
 REDIS_P99_S = 0.05

@@ -128,7 +128,7 @@ class TooLarge(Refusal):
 
 
 class GuardRefused(Refusal):
-    """An option that would change a copy which others share. `guard` is a label of `guard_actions_total`."""
+    """An option that would change a copy which others share. `guard` is the label `option` of `guard_total`."""
 
     status = 400
     guard = ""

@@ -121,27 +121,21 @@ class FleetBoard(Protocol):
     @property
     def replica(self) -> str:
         """Whose words ours are."""
-        ...
 
     async def exchange(self, words: Sequence[Word]) -> Heard | None:
         """Tells, and hears what others told since the last time. None where this replica is alone."""
-        ...
 
     def read_again(self) -> None:
         """The next exchange hears all words there are."""
-        ...
 
     def number_of(self, node: str, incarnation: int) -> int:
         """The store's own number of a start that this replica may name otherwise."""
-        ...
 
     def note(self, reports: Iterable[CopyReport]) -> None:
         """What others told the store of copies: should this replica be alone, it goes on with that."""
-        ...
 
     def note_gate(self, node: str, weights: str | None, gate: Gate, until_s: float) -> None:
         """As `note`."""
-        ...
 
 
 class Discovery(Protocol):
@@ -153,7 +147,10 @@ class Discovery(Protocol):
     @property
     def trouble(self) -> str:
         """Why what it named last may be out of date; empty while it answers."""
-        ...
+
+    @property
+    def synced_at_s(self) -> float | None:
+        """Unix time of its last word, whether that changed anything or not; None before the first."""
 
     def watch(self) -> AsyncGenerator[tuple[NodeSpec, ...], None]: ...
 
@@ -306,7 +303,7 @@ class Record:
     model: str = ""  # the resolved key
     alias: str = ""  # key of the alias that it was named by; of the configuration, so a label
     passed: tuple[str, ...] = ()  # why targets of the alias were passed over: a label of alias_fallbacks_total
-    guarded: tuple[str, ...] = ()  # what guards did: guard and action, labels of guard_actions_total
+    guarded: tuple[str, ...] = ()  # what guards did: option and action, labels of guard_total
     team: str = ""  # empty for a call that was refused before it was known whose it is
     left: Allowances | None = None  # of its team's limits, where it has any and the store has told
     node: str = ""
@@ -336,6 +333,11 @@ class Record:
     retries: list[tuple[str, str]] = field(default_factory=list)  # (node, reason) of attempts that were not the last
     error: str = ""  # text of the refusal, or of the node's error; no prompt ever stands in it
     trace: Trace | None = None
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Time to first token: from the whole body, which a slow client may take long to send."""
+        return None if self.first_token_s is None else self.first_token_s - self.read_s
 
 
 class Observer(Protocol):

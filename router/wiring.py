@@ -126,7 +126,8 @@ async def running(
         doors = worker.doors if worker is not None else meaning.doors(prepared.settings)
         if worker is not None:
             await look_first(worker, parts, loops)
-        app = App(parts.inference, await _pages(stack, prepared.settings, parts), fresh_ids())
+        pages = await _pages(stack, prepared.settings, parts)
+        app = App(parts.inference, pages, fresh_ids(), clock=SystemClock(), on_page=parts.metrics.page_answered)
         nodes = nodes_expected(prepared.settings)
         listener = await open_to_clients(stack, app, prepared.settings, doors, parts, nodes=nodes)
         metrics_port, close_probes = await listen_probes(doors.metrics, parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from router.reload import Parts, Reloader
 from router.server.admin import Admin, AdminSources
@@ -33,12 +34,14 @@ async def listen_admin(
         mode=lambda: placer.mode,
         experience=lambda: placer.experience,
         leaving=lambda: placer.leaving,
+        since_s=lambda: placer.since_s,
         declarations=lambda: placer.declarations,
         troubles=lambda: parts.watch.troubles,
     )
     host, _ = host_port(reloader.settings.admin.listen)
     door = Door(_token_file(reloader.settings), lambda name: is_loopback(name) or name == host)
-    return await listen_pages(Admin(sources, door).application(), spot)
+    admin = Admin(sources, door, partial(parts.metrics.page_answered, "admin"))
+    return await listen_pages(admin.application(), spot)
 
 
 def _token_file(settings: Settings) -> TokenFile | None:

@@ -37,6 +37,7 @@ def metrics_of(  # noqa: PLR0917 - joined here and nowhere else
         circuits=lambda: keeper().circuits.not_closed(),  # noqa: PLW0108 - it comes later
         discovered=lambda: discovery().counts,
         discovery_troubles=lambda: discovery().troubles,
+        discovery_synced=lambda: discovery().synced,
         standings=lambda: placer().declarations.standings,
         troubles=lambda: watch().troubles,
         log_lines_dropped=lambda: logs.dropped,

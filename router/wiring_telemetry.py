@@ -14,6 +14,7 @@ from router.server.listen import Spot, listen_pages
 from router.server.probes import Probes
 from router.settings import ConfigError, Loaded
 from router.settings.files import problem, read_trace_headers
+from router.settings.tracing import TraceProtocol
 from router.telemetry.logs import Logs
 from router.telemetry.metrics import Metrics
 from router.telemetry.observer import Telemetry
@@ -35,12 +36,13 @@ async def tracing(loaded: Loaded, rng: Random) -> AsyncIterator[Tracer | None]:
         return
     headers = {name.decode(): value.decode() for name, value in read_trace_headers(loaded)}
     try:
-        from router.telemetry.tracing import Tracer, exporter_to  # noqa: PLC0415 - 30 MB that most need not have
+        from router.telemetry import tracing as told_to  # noqa: PLC0415 - 30 MB that most need not have
     except ImportError as error:
         text = f"needs the extra 'tracing': pip install 'ollama-router[tracing]' ({error})"
         raise ConfigError([problem(loaded, ("tracing", "endpoint"), text)]) from None
-    exporter = exporter_to(told.endpoint, headers)
-    tracer = Tracer(exporter, sample_ratio=told.sample_ratio, service_name=told.service_name, rng=rng)
+    make = told_to.json_exporter_to if told.protocol is TraceProtocol.HTTP_JSON else told_to.exporter_to
+    exporter = make(told.endpoint, headers)
+    tracer = told_to.Tracer(exporter, sample_ratio=told.sample_ratio, service_name=told.service_name, rng=rng)
     try:
         yield tracer
     finally:

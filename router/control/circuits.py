@@ -25,11 +25,14 @@ class Circuits:
         clock: Clock,
         on_circuit: Callable[[str, Circuit], None],
         is_drained: Callable[[str], bool],
+        name_of: Callable[[str, str], str],
     ) -> None:
+        """`name_of`: a model for weights on a node, as people know it."""
         self._store = store
         self._clock = clock
         self._on_circuit = on_circuit
         self._is_drained = is_drained
+        self._name_of = name_of
         self._breakers: dict[Gated, Breaker] = {}
         self.turned: dict[Gated, tuple[float, SharedCircuit]] = {}  # how each that turned stands, and since when
 
@@ -83,10 +86,12 @@ class Circuits:
 
     def _note(self, key: Gated, new: Breaker, now_s: float) -> None:
         self._on_circuit(key[0], new.circuit)
+        node, weights = key
+        told = f"node {node}" if weights is None else f"{self._name_of(node, weights)} on {node}"
         if new.circuit is Circuit.OPEN:
-            log.warning("circuit of %s on %s is open for %.0f s", key[1] or "all", key[0], new.until_s - now_s)
+            log.warning("circuit of %s is open for %.0f s: it fails again and again", told, new.until_s - now_s)
         elif new.circuit is Circuit.CLOSED:
-            log.info("circuit of %s on %s is closed again", key[1] or "all", key[0])
+            log.info("circuit of %s is closed again", told)
 
     async def tell_gate(self, key: Gated) -> None:
         """The store keeps one gate for a node: a breaker that closes or trips does not lift its drain."""

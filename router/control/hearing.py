@@ -6,8 +6,9 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from router.control.findings import About
-from router.control.keeper import SHOWN_MAX, FleetKeeper
+from router.control.keeper import FleetKeeper
 from router.control.prober import Prober
+from router.control.shown import SHOWN_MAX
 from router.control.telling import Telling
 from router.fleet import words
 from router.fleet.adoption import reports_between, with_memory, with_named, with_reach
@@ -19,22 +20,26 @@ from router.fleet.reports import TagEntry
 from router.fleet.snapshot import apply_tags
 from router.fleet.tickets import Gate
 from router.fleet.words import Heard, SharedModel, Word, read_topic
-from router.seams import FleetBoard
+from router.seams import Clock, FleetBoard
 from router.wire.names import key_of
 
 OF_NODES = (words.DISK, words.REACH, words.MEMORY)
 OF_SLOTS = (words.SLOTS, words.SHOWN, words.QUEUED)
+SURVEY_EVERY_S = 3600.0  # the board itself forgets in an hour what nobody tells again
 
 
 class Hearing:
-    """Owns the models that disks are told by. At most SHOWN_MAX: a disk with others is not taken over."""
+    """Owns the models that disks are told by. At most SHOWN_MAX: then those are read again that the board still has,
+    and a disk with others than these is not taken over."""
 
-    def __init__(self, keeper: FleetKeeper, prober: Prober, board: FleetBoard, telling: Telling) -> None:
+    def __init__(self, keeper: FleetKeeper, prober: Prober, board: FleetBoard, telling: Telling, clock: Clock) -> None:
         self._keeper = keeper
         self._prober = prober
         self._board = board
         self._telling = telling
+        self._clock = clock
         self._models: dict[str, tuple[SharedModel, TagEntry]] = {}
+        self._surveyed_s = float("-inf")
 
     def __repr__(self) -> str:
         return f"<Hearing {len(self._models)} models>"
@@ -117,12 +122,20 @@ class Hearing:
     def _note_model(self, name: str, text: str) -> None:
         model = words.read_model(text)
         entry = words.entry_of(model, key_of) if model is not None else None
-        if model is None or entry is None or len(self._models) >= SHOWN_MAX:
+        if model is None or entry is None or not (name in self._models or self._has_room()):
             return
         self._models[name] = (model, entry)
         if model.shown is not None and model.digest:
             known = self._keeper.shown.get(model.digest)
             self._keeper.saw_show(model.digest, words.both_shown(known, model.shown))
+
+    def _has_room(self) -> bool:
+        now_s = self._clock.now_s()
+        if len(self._models) >= SHOWN_MAX and now_s - self._surveyed_s >= SURVEY_EVERY_S:
+            self._surveyed_s = now_s
+            self._models.clear()
+            self._board.read_again()
+        return len(self._models) < SHOWN_MAX
 
     def _note_named(self, name: str, weights: str, word: Word) -> None:
         num_ctx = words.read_named(word.text)

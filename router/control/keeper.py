@@ -14,7 +14,7 @@ from types import MappingProxyType
 from router.control.circuits import Circuits
 from router.control.firsthand import Firsthand
 from router.control.left import LeftNodes
-from router.control.shown import SHOW_BYTES_MAX, ShownBodies
+from router.control.shown import SHOW_BYTES_MAX, ShownBodies, ShownManifests
 from router.errors import Outcome
 from router.fleet import health
 from router.fleet.adoption import with_named
@@ -32,8 +32,7 @@ from router.seams import Clock, Store
 
 log = logging.getLogger(__name__)
 
-# Digests come from nodes: a catalog of this many different models is larger than any pool's.
-SHOWN_MAX = 20_000
+_LEVELS = dict.fromkeys(Health, logging.INFO) | dict.fromkeys((Health.DEGRADED, Health.DOWN), logging.WARNING)
 
 
 class FleetKeeper:
@@ -58,10 +57,14 @@ class FleetKeeper:
         self._vitals: dict[str, Vitals] = {}
         self._left = LeftNodes()
         self.circuits = Circuits(
-            store, clock, on_circuit, lambda name: name in self._vitals and self._vitals[name].drains
+            store,
+            clock,
+            on_circuit,
+            lambda name: name in self._vitals and self._vitals[name].drains,
+            lambda name, weights: self.snapshot.name_of(name, weights),  # noqa: PLW0108 - by then it is another one
         )
         self.firsthand = Firsthand()
-        self.shown: dict[str, Shown] = {}  # by manifest digest
+        self.shown = ShownManifests()
         self.bodies = ShownBodies(SHOW_BYTES_MAX)  # what was shown, word for word, as far as there is room
         self.snapshot = Snapshot()
         self.placer_wanted = asyncio.Event()
@@ -161,10 +164,11 @@ class FleetKeeper:
 
     def lacks(self, digest: str) -> bool:
         """Whether the node should be asked what this manifest's weights are; once for all nodes."""
-        return digest not in self.shown and len(self.shown) < SHOWN_MAX
+        return digest not in self.shown and self.shown.has_room(self.snapshot)
 
     def saw_show(self, digest: str, shown: Shown) -> None:
-        self.shown[digest] = shown
+        if digest in self.shown or self.shown.has_room(self.snapshot):
+            self.shown[digest] = shown
 
     # loads
 
@@ -280,7 +284,7 @@ class FleetKeeper:
         for name, (_, vitals) in changes.items():
             old, self._vitals[name] = self._vitals[name], vitals
             if vitals.health is not old.health:
-                log.info("node %s is %s, was %s", name, vitals.health, old.health)
+                log.log(_LEVELS[vitals.health], "node %s is %s, was %s", name, vitals.health, old.health)
         self._swap(*(node for node, _ in changes.values()))
         self.wake_placer()
 
@@ -303,7 +307,7 @@ class FleetKeeper:
         old, self._vitals[name] = self._vitals[name], new
         if new.health is old.health:
             return
-        log.info("node %s is %s, was %s", name, new.health, old.health)
+        log.log(_LEVELS[new.health], "node %s is %s, was %s", name, new.health, old.health)
         incarnation = node.incarnation
         if new.returns != old.returns:
             incarnation = await self._store.incarnate(name, new.start_of(node.spec.uid))

@@ -80,6 +80,11 @@ class Placer:
         loads = [running.load for running in self._loads.values()]
         return frozenset((load.node, weights) for load in loads for weights in load.displaces)
 
+    @property
+    def since_s(self) -> dict[str, float]:
+        """When they began, or displaced something last, by node. A renewal waits for no memory and has none."""
+        return {node: one.since_s for node, one in self._loads.items() if not one.load.is_renewal}
+
     def recent(self) -> tuple[Load, ...]:
         """Loads that run or have just ended."""
         return (*self.declarations.recent, *(running.load for running in self._loads.values()))
@@ -165,8 +170,7 @@ class Placer:
         return self._succession.leaving | self.leaving
 
     async def _weighed(self, at: Look) -> tuple[Action, ...]:
-        own_s = {node: one.since_s for node, one in self._loads.items() if not one.load.is_renewal}
-        since_s = {**self._succession.since_s, **own_s}
+        since_s = {**self._succession.since_s, **self.since_s}
         if len(at.lines) * len(at.snapshot.nodes) <= PAIRS_ON_LOOP_MAX:
             return self._placed(at, since_s)
         # Of all that is looked at only this one goes on changing: the rest is made for this pass, or is never changed.
@@ -224,7 +228,8 @@ class Placer:
             running.load = load
         elif not running.is_over:
             self._succession.began(running.load)
-            log.info("%s on %s waits for memory: %s gets no new calls there", load.key, load.node, action.weights[:19])
+            displaced = self._keeper.snapshot.name_of(load.node, action.weights)
+            log.info("%s on %s waits for memory: %s gets no new calls there", load.key, load.node, displaced)
             # A node that waits for memory may take its time to answer: other nodes' lines do not wait for it.
             offer = asyncio.create_task(self._offer(load, action.weights), name=f"offer for {load.key} on {load.node}")
             running.offers.add(offer)
@@ -234,7 +239,7 @@ class Placer:
             await self._memory.let_go(load, (weights,))
         except Exception:
             # A supervisor: the load goes on, and who displaces next tries again.
-            log.exception("%s on %s was not offered", weights[:19], load.node)
+            log.exception("%s on %s was not offered", self._keeper.snapshot.name_of(load.node, weights), load.node)
 
     def _named_by_all(self, action: Action) -> Action:
         """Without the store every replica that has tickets for a model must ask the same node: Ollama loads once."""

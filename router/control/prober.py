@@ -24,9 +24,6 @@ from router.wire.show import ShowBody
 
 log = logging.getLogger(__name__)
 
-# Reasons that do not pass by themselves: somebody has to read the log.
-_OURS_TO_MEND = ("tls", "local")
-
 LOOKUPS = 16  # names looked up at once, in threads
 
 
@@ -208,10 +205,12 @@ class Prober:
         return True
 
     async def _note_missed(self, name: str, failed: NodeFailed | MalformedReport) -> None:
-        """A probe that we could not send for want of our own says nothing about the node."""
-        if isinstance(failed, NodeFailed) and failed.reason in _OURS_TO_MEND and self._told.get(name) != failed.text:
-            self._told[name] = failed.text
-            log.warning("probe of %s failed: %s", name, failed.text)
+        """Told once for each reason until it answers. A probe that we could not send for want of our own says nothing
+        about the node."""
+        text = failed.text if isinstance(failed, NodeFailed) else str(failed)
+        if self._told.get(name) != text:
+            self._told[name] = text
+            log.warning("probe of %s failed: %s", name, text)
         if not (isinstance(failed, NodeFailed) and failed.is_local):
             await self._keeper.missed(name)
 

@@ -64,11 +64,15 @@ class Turns:
             self._fails[name] = fails
         return None if claim.by == self.me else self._claimed(name, Claim(self.me, claim.tried))
 
-    def leave(self, name: str) -> None:
-        """The node is not known here any more."""
-        self._drop(name)
-        self._orders.pop(name, None)
-        self._unclaimed_s.pop(name, None)
+    def leave(self, names: Collection[str]) -> set[str]:
+        """All that are not among `names` are not known here any more. Those of them that were ours."""
+        for of_nodes in (self.claims, self._orders, self._unclaimed_s):
+            for name in of_nodes.keys() - names:
+                del of_nodes[name]
+        left = self.mine.difference(names)
+        for name in left:
+            self._drop(name)
+        return left
 
     def all_alone(self, names: Iterable[str]) -> None:
         self.claims.clear()
@@ -97,7 +101,7 @@ class FleetSharing:
         self._clock = clock
         self.turns = Turns(board.replica)
         self._telling = Telling(keeper, board, store, clock)
-        self._hearing = Hearing(keeper, prober, board, self._telling)
+        self._hearing = Hearing(keeper, prober, board, self._telling, clock)
         self._added = 0
         self._was_alone = False
         prober.is_mine = self.is_mine
@@ -166,8 +170,7 @@ class FleetSharing:
         for name in names:
             vitals = self._keeper.vitals_of(name)
             self._tell_claim(name, self.turns.settle(name, vitals.reach, vitals.fails, now_s))
-        for name in self.turns.mine.difference(names):
-            self.turns.leave(name)
+        for name in self.turns.leave(names):
             self._tell_claim(name, NOBODY)
 
     def _tell_claim(self, name: str, claim: Claim | None) -> None:

@@ -4,10 +4,35 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from router.fleet.reports import Shown
+from router.fleet.snapshot import Snapshot
 from router.wire.show import ShowBody
+
+# Digests come from nodes: a catalog of this many different models is larger than any pool's.
+SHOWN_MAX = 20_000
 
 # An answer has 10 to 100 KB (its tensors and its licence): all models of a pool, and the least asked one goes first.
 SHOW_BYTES_MAX = 32 * 1024 * 1024
+
+
+class ShownManifests(dict[str, Shown]):
+    """What manifests are, by digest, over all nodes. At most SHOWN_MAX: what no node has any more makes room."""
+
+    _swept: Snapshot | None = None  # the last one that was looked through in vain
+
+    def has_room(self, snapshot: Snapshot) -> bool:
+        if len(self) >= SHOWN_MAX and snapshot is not self._swept:
+            self._sweep(snapshot)
+        return len(self) < SHOWN_MAX
+
+    def _sweep(self, snapshot: Snapshot) -> None:
+        self._swept = snapshot
+        had: set[str] = set()
+        for node in snapshot.nodes.values():
+            had.update(model.digest for model in node.models.values())
+            had.update(copy.digest for copy in node.copies.values())
+        for digest in self.keys() - had:
+            del self[digest]
 
 
 class ShownBodies:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from router.control.findings import About
 from router.control.keeper import FleetKeeper
+from router.control.shown import SHOWN_MAX
 from router.fleet import words
 from router.fleet.node import DiskModel, Node
 from router.fleet.snapshot import point_of
-from router.fleet.words import Finding, Reach, Word, topic
+from router.fleet.words import Finding, Reach, Word, read_topic, topic
 from router.policy.probing import is_worth_telling
 from router.seams import Clock, FleetBoard, Store
 
@@ -31,7 +32,8 @@ class Looked:
 
 
 class Telling:
-    """Owns the words on their way, and a digest of each that the board has. Bounded by the fleet: a word a topic."""
+    """Owns the words on their way, and a digest of each that the board has. Bounded by the fleet: a word a topic, and
+    none on nodes that are not known here. Digests of models go, all of them, when they are too many."""
 
     def __init__(self, keeper: FleetKeeper, board: FleetBoard, store: Store, clock: Clock) -> None:
         self._keeper = keeper
@@ -39,13 +41,13 @@ class Telling:
         self._store = store
         self._clock = clock
         self._outbox: dict[str, Word] = {}
-        self._known: dict[str, int] = {}  # hashes of texts, by topic
+        self._known: dict[str, dict[str, int]] = {}  # hashes of texts, by node ("" for models) and topic
         self._looked: dict[str, Looked] = {}
         self._found: dict[About, Finding] = {}  # as they were when they were last looked at
         self._drains: dict[str, tuple[float, bool]] = {}  # by node: when it was said, and whether it drains
 
     def __repr__(self) -> str:
-        return f"<Telling {len(self._outbox)} words | {len(self._known)} known>"
+        return f"<Telling {len(self._outbox)} words | {len(self._known)} nodes known>"
 
     def look(self, names: Collection[str], mine: Collection[str]) -> None:
         """At the nodes that this replica probes, and those of which it learnt something otherwise."""
@@ -57,6 +59,10 @@ class Telling:
         firsthand.clear()
         for name in self._looked.keys() - mine:
             del self._looked[name]
+        for name in self._known.keys() - names - {""}:
+            del self._known[name]
+        if len(self._known.get("", ())) > SHOWN_MAX:
+            del self._known[""]
         for name in names:
             self._look_at_drain(name)
         for name, of_node in self._keeper.firsthand.named.items():
@@ -78,7 +84,7 @@ class Telling:
 
     def tell(self, word: Word) -> None:
         self._outbox[word.topic] = word
-        self._known[word.topic] = hash(word.text)
+        self._know(word)
 
     def take(self) -> Sequence[Word]:
         """The oldest first, as many as one exchange may carry."""
@@ -95,7 +101,7 @@ class Telling:
 
     def heard(self, told: Iterable[Word]) -> None:
         for word in told:
-            self._known[word.topic] = hash(word.text)
+            self._know(word)
 
     def forget(self) -> None:
         """Whoever reads the board may know nothing of what was told: all of it is told again."""
@@ -112,8 +118,11 @@ class Telling:
         return self._keeper.vitals_of(name).is_drained != is_drained
 
     def _say(self, word: Word) -> None:
-        if self._known.get(word.topic) != hash(word.text):
+        if self._known.get(_node_of(word.topic), {}).get(word.topic) != hash(word.text):
             self.tell(word)
+
+    def _know(self, word: Word) -> None:
+        self._known.setdefault(_node_of(word.topic), {})[word.topic] = hash(word.text)
 
     def _look_at_drain(self, name: str) -> None:
         is_drained = self._keeper.vitals_of(name).is_drained
@@ -139,14 +148,15 @@ class Telling:
         looked.number = number
 
     def _doubt(self, node: Node) -> None:
+        of_node = self._known.get(node.name, {})
         for kind in (words.DISK, words.REACH, words.MEMORY, words.CLAIM, words.DRAIN):
-            self._known.pop(topic(kind, node.name), None)
+            of_node.pop(topic(kind, node.name), None)
         for weights in node.learnt:
-            self._known.pop(topic(words.SLOTS, node.name, weights), None)
+            of_node.pop(topic(words.SLOTS, node.name, weights), None)
             self._found.pop(About(words.SLOTS, node.name, weights), None)
         for model in node.models.values():
             listed, _ = words.listed_of(model, self._keeper.shown.get(model.digest))
-            self._known.pop(topic(words.MODEL, listed.model), None)
+            self._known.get("", {}).pop(topic(words.MODEL, listed.model), None)
 
     def _tell_disk(self, node: Node, looked: Looked) -> None:
         if node.models is looked.models or not node.is_read:
@@ -178,3 +188,8 @@ class Telling:
         at_s = self._keeper.firsthand.resident_s(node.name) or self._store.now_s()
         text = words.memory_text(words.memory_of(node, number))
         self._say(Word(topic(words.MEMORY, node.name), at_s, text))
+
+
+def _node_of(about: str) -> str:
+    kind, name, _ = read_topic(about)
+    return "" if kind == words.MODEL else name

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import socket
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from router.discovery.backoff import pause_s
@@ -37,12 +38,15 @@ class DnsDiscovery:
         rng: random.Random,
         look_up: LookUp | None = None,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._hosts = hosts
         self._on_error = on_error
         self._rng = rng
         self._look_up = look_up or resolved
         self._pause = pause
+        self._wall = wall
+        self.synced_at_s: float | None = None  # when every name was looked up
         self._addresses: dict[Address, tuple[str, ...]] = {}
         self._fails: dict[Address, int] = {}
         self._gone: dict[Address, int] = {}
@@ -59,6 +63,8 @@ class DnsDiscovery:
         last: tuple[NodeSpec, ...] | None = None
         while True:
             await asyncio.gather(*(self._look(host) for host in self._hosts))
+            if not self._fails:
+                self.synced_at_s = self._wall()
             nodes = self._nodes()
             if nodes != last and len(self._addresses) == len(self._hosts):
                 last = nodes

@@ -67,6 +67,17 @@ class JoinedDiscovery:
         return {source: discovery.trouble for source, (_, discovery) in self._running.items()}
 
     @property
+    def synced_at_s(self) -> float | None:
+        """By the source that is the furthest behind."""
+        return min(self.synced.values(), default=None)
+
+    @property
+    def synced(self) -> dict[str, float]:
+        """Unix times by source; those that have said nothing yet are left out."""
+        found = {source: discovery.synced_at_s for source, (_, discovery) in self._running.items()}
+        return {source: at_s for source, at_s in found.items() if at_s is not None}
+
+    @property
     def trouble(self) -> str:
         return "; ".join(trouble for trouble in self.troubles.values() if trouble)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -60,6 +61,7 @@ class KubernetesDiscovery:
         rng: random.Random,
         pause: Pause = asyncio.sleep,
         namespace: Callable[[], str] = own_namespace,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._api = api
         self._selection = selection
@@ -67,6 +69,7 @@ class KubernetesDiscovery:
         self._rng = rng
         self._pause = pause
         self._namespace = namespace
+        self._wall = wall
         self._crew = Crew()
         self._slices: list[Reflector[Slice]] = []
         self._pods: list[Reflector[Pod]] = []
@@ -79,6 +82,13 @@ class KubernetesDiscovery:
     @property
     def trouble(self) -> str:
         return "; ".join(sorted(self._troubles.values()))
+
+    @property
+    def synced_at_s(self) -> float | None:
+        """Of the slices that are the furthest behind: they say who is a node. Bookmarks count, and come each minute."""
+        found = [slices.synced_at_s for slices in self._slices]
+        known = [at_s for at_s in found if at_s is not None]
+        return min(known, default=None) if len(known) == len(found) else None
 
     async def watch(self) -> AsyncGenerator[tuple[NodeSpec, ...], None]:
         self._start()
@@ -116,6 +126,7 @@ class KubernetesDiscovery:
             on_change=self._crew.tell,
             on_trouble=self._note,
             is_optional=is_optional,
+            wall=self._wall,
         )
 
     def _has_listed(self) -> bool:

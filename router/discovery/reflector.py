@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ class Reflector(Generic[T]):
         on_trouble: Callable[[Part, ApiFailed | None], None],
         is_optional: bool = False,
         objects_max: int = OBJECTS_MAX,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._api = api
         self._part = part
@@ -102,6 +104,8 @@ class Reflector(Generic[T]):
         self._on_trouble = on_trouble
         self._is_optional = is_optional
         self._objects_max = objects_max
+        self._wall = wall
+        self.synced_at_s: float | None = None  # of the last list, event or bookmark
         self.objects: dict[tuple[str, str], T] = {}  # by namespace and name
         self.has_listed = asyncio.Event()  # or was told, where it is optional, that it may not
         self._fails = 0
@@ -157,6 +161,7 @@ class Reflector(Generic[T]):
         async with self._api.events(self._part, version) as events:
             self._answered()
             async for kind, item in events:
+                self.synced_at_s = self._wall()
                 version = _version(item) or version
                 if kind in ("ADDED", "MODIFIED", "DELETED") and self._takes(kind, item):
                     self._on_change()
@@ -174,6 +179,7 @@ class Reflector(Generic[T]):
             objects[_key(item)] = self._read(item)
 
     def _answered(self) -> None:
+        self.synced_at_s = self._wall()
         if self._fails:
             self._fails = 0
             self._on_trouble(self._part, None)

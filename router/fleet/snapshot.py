@@ -151,6 +151,12 @@ class Snapshot:
             if key in node.models:
                 yield node, node.models[key]
 
+    def name_of(self, node: str, weights: str) -> str:
+        """For people: the first of the models on its disk that stand for these weights; else the weights, shortened."""
+        found = self.nodes.get(node)
+        keys = found.keys_of(weights) if found is not None else ()
+        return keys[0] if keys else weights[:19]
+
     def copies(self) -> Iterator[tuple[Node, Copy]]:
         """Whatever sits in memory on nodes that are up."""
         for node in self.nodes.values():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from router.fleet.breaker import Circuit
 from router.fleet.node import CopyState
@@ -39,6 +40,7 @@ class Circumstances:
     has_cloud: bool = False
     experience: Experience = NOTHING_LEARNT
     leaving: Set[Copy] = frozenset()  # what loads that run displace
+    since_s: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))  # as in `place`
     holds: Holds = NO_HOLDS
     standings: Sequence[Standing] = ()
     troubles: Troubles = NO_TROUBLES

@@ -6,16 +6,17 @@ A value; each fold answers the next one. Whoever leads begins anew: everything h
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from router.fleet.node import CopyState, Health
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
 
 Copy = tuple[str, str]  # (node, weights)
+Number = TypeVar("Number", int, float)
 
 HEAT_S = 60.0  # over which demand is averaged: a few conversations' turns, and several loads
 LOOK_S = 1.0  # that one look stands for at most: looks are a second apart where anything happens
@@ -24,6 +25,9 @@ RESIDENT = 1.25  # of its file's size is what a model takes with its context; on
 LOAD_S = 10.0  # of a model that was never seen loading and has no size
 LOAD_S_MIN = 2.0  # a runner starts first
 LOAD_BYTES_PER_S = 1e9  # from a warm disk; only until a load was seen
+LEARNT_MAX = (
+    4096  # weights whose size and load time are remembered: more than a pool serves; what was learnt first goes
+)
 LOAD_WEIGHT = 0.5  # of the newest load in the average: disks warm up and cool down
 
 
@@ -43,7 +47,9 @@ class Utilization(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Experience:
     """By weights, but for `ready_since` and `vram_bytes`. `heat` is how many slots a model would have kept busy of
-    late, `utilization` how much of those that it had. `vram_bytes` is by node: so much did not fit."""
+    late, `utilization` how much of those that it had, and `waited_s` for how long calls have waited for them, all added
+    up, since a copy came. `vram_bytes` is by node: so much did not fit. `is_short`: what was asked for of late is in no
+    memory."""
 
     heat: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     resident_bytes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
@@ -51,6 +57,8 @@ class Experience:
     ready_since: Mapping[Copy, float] = field(default_factory=lambda: MappingProxyType({}))
     vram_bytes: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     utilization: Mapping[str, Utilization] = field(default_factory=lambda: MappingProxyType({}))
+    waited_s: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    is_short: bool = False
     at_s: float = -math.inf  # of the last look
 
     def heat_of(self, weights: str) -> float:
@@ -83,13 +91,16 @@ def looked(
     old: Experience, lines: Iterable[LineView], snapshot: Snapshot, occupancy: Mapping[Copy, int], now_s: float
 ) -> Experience:
     """After one look at the pool; `now_s` must not go back."""
-    asked = with_leases(in_line(lines, snapshot), occupancy)
+    waiting = in_line(lines, snapshot)
+    asked = with_leases(waiting, occupancy)
     kept = math.exp(-max(0.0, now_s - old.at_s) / HEAT_S)
     heat = {
         weights: old.heat_of(weights) * kept + asked.get(weights, 0.0) * (1.0 - kept)
         for weights in {**old.heat, **asked}
     }
+    heat = {weights: value for weights, value in heat.items() if value >= HEAT_MIN}
     sizes, since, slots = dict(old.resident_bytes), {}, dict.fromkeys(asked, 0)
+    coming: set[str] = set()
     # Who is down may come back with more memory, or without whoever shared it; who left is nobody's business any more.
     held = {name: 0 for name in old.vram_bytes if name in snapshot.nodes and snapshot.nodes[name].health != Health.DOWN}
     for node, copy in snapshot.copies():
@@ -100,15 +111,20 @@ def looked(
             place = (node.name, copy.weights)
             since[place] = old.ready_since.get(place, now_s)
             slots[copy.weights] = slots.get(copy.weights, 0) + copy.slots
+        elif copy.state is CopyState.LOADING:
+            coming.add(copy.weights)
+    serving = {weights for weights, count in slots.items() if count}
     return Experience(
-        heat=MappingProxyType({weights: value for weights, value in heat.items() if value >= HEAT_MIN}),
-        resident_bytes=MappingProxyType(sizes),
+        heat=MappingProxyType(heat),
+        resident_bytes=_bounded(sizes),
         load_s=old.load_s,
         ready_since=MappingProxyType(since),
         vram_bytes=MappingProxyType(
             {node: old.vram_bytes[node] for node, size in held.items() if size < old.vram_bytes[node]}
         ),
         utilization=MappingProxyType(_utilization(old, asked, slots, now_s)),
+        waited_s=MappingProxyType(_waited_s(old, waiting, serving - coming, now_s)),
+        is_short=not serving.issuperset(heat),
         at_s=now_s,
     )
 
@@ -134,6 +150,16 @@ def _utilization(
     return {weights: value for weights, value in found.items() if weights in asked or value.share >= HEAT_MIN}
 
 
+def _waited_s(old: Experience, waiting: Mapping[str, float], serving: Set[str], now_s: float) -> dict[str, float]:
+    """Over HEAT_S, as all that is of late. Who waits for a copy that comes has no use for one more."""
+    kept = math.exp(-min(now_s - old.at_s, LOOK_S) / HEAT_S)
+    found = {
+        weights: old.waited_s.get(weights, 0.0) * kept + waiting.get(weights, 0.0) * HEAT_S * (1.0 - kept)
+        for weights in serving
+    }
+    return {weights: value for weights, value in found.items() if value >= HEAT_MIN}
+
+
 def _share(asked: Mapping[str, float], slots: Mapping[str, int], weights: str) -> float:
     return min(1.0, asked.get(weights, 0.0) / max(1, slots.get(weights, 0)))
 
@@ -144,7 +170,13 @@ def loaded(old: Experience, weights: str, took_s: float, *, waited: bool = False
         return old
     known = old.load_s.get(weights, took_s)
     mean_s = known + (took_s - known) * LOAD_WEIGHT
-    return replace(old, load_s=MappingProxyType({**old.load_s, weights: mean_s}))
+    return replace(old, load_s=_bounded({**old.load_s, weights: mean_s}))
+
+
+def _bounded(learnt: dict[str, Number]) -> Mapping[str, Number]:
+    for weights in tuple(learnt)[: max(0, len(learnt) - LEARNT_MAX)]:
+        del learnt[weights]
+    return MappingProxyType(learnt)
 
 
 def in_line(lines: Iterable[LineView], snapshot: Snapshot) -> dict[str, float]:

@@ -74,6 +74,7 @@ def explain(question: Question, at: Circumstances, rng: random.Random) -> Explan
         experience=at.experience,
         leaving=at.leaving,
         holds=at.holds,
+        since_s=at.since_s,
     )
     candidates = sorted((candidate_of(key, row, facts) for key, row in rows_of(want, snapshot)), key=in_order)
     refused = _refused_at_once(question, want, decision, at)

@@ -32,12 +32,15 @@ class KeepAliveGuard(StrEnum):
 
 
 class Guarded(StrEnum):
-    """What a guard has done to a call: guard and action, the labels of `guard_actions_total`."""
+    """What a guard has done to a call: option and action, the labels of `guard_total`."""
 
+    NUM_CTX_PASSED = "num_ctx passed"
     NUM_CTX_CUT = "num_ctx cut"
     NUM_CTX_REFUSED = "num_ctx refused"
+    OPTIONS_PASSED = "options passed"
     OPTIONS_CUT = "options cut"
     OPTIONS_REFUSED = "options refused"
+    KEEP_ALIVE_PASSED = "keep_alive passed"
     KEEP_ALIVE_CUT = "keep_alive cut"
     KEEP_ALIVE_CLAMPED = "keep_alive clamped"
     KEEP_ALIVE_REFUSED = "keep_alive refused"

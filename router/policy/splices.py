@@ -56,7 +56,9 @@ def changes_of(
         is_other = intent.num_ctx is not None and num_ctx not in (0, intent.num_ctx)
         if overrides.num_ctx is None and (cuts or is_other):
             guarded.append(Guarded.NUM_CTX_CUT)
-        if intent.reload_values and not guards.keeps_context:
+        if guards.keeps_context:
+            guarded += _passed(intent, overrides)
+        elif intent.reload_values:
             splices += [Splice(span.start, span.end, b"null") for span in intent.reload_values]
             guarded.append(Guarded.OPTIONS_CUT)
         splices += _keep_alive(intent, guards, guarded, is_kept=is_kept)
@@ -65,6 +67,15 @@ def changes_of(
     if options:
         splices += _last_member(intent, b'"options":{%b}' % b",".join(options))
     return Changes(tuple(sorted(splices, key=lambda splice: splice.start)), tuple(guarded))
+
+
+def _passed(intent: Intent, overrides: Overrides) -> list[Guarded]:
+    """What may reload the copy, as the operator allowed."""
+    has_ctx = intent.num_ctx is not None and overrides.num_ctx is None
+    return [
+        *([Guarded.NUM_CTX_PASSED] if has_ctx else []),
+        *([Guarded.OPTIONS_PASSED] if intent.reload_values else []),
+    ]
 
 
 def _last_member(intent: Intent, member: bytes) -> list[Splice]:
@@ -101,7 +112,10 @@ def _cuts(intent: Intent) -> list[Splice]:
 
 def _keep_alive(intent: Intent, guards: Guards, guarded: list[Guarded], *, is_kept: bool) -> list[Splice]:
     max_s = guards.keep_alive_max_s
-    if intent.keep_alive_s is None or (guards.keep_alive is KeepAliveGuard.PASS and not is_kept):
+    if intent.keep_alive_s is None:
+        return []
+    if guards.keep_alive is KeepAliveGuard.PASS and not is_kept:
+        guarded.append(Guarded.KEEP_ALIVE_PASSED)
         return []
     if is_kept or intent.keep_alive_s < min(KEEP_ALIVE_MIN_S, max_s):
         # Obeyed, it would unload the copy under everybody, and the next call would load it again.

@@ -68,7 +68,7 @@ def lack_text(standing: Standing) -> str:
 
 
 def pair_text(pair: Pair) -> str:
-    times = f"{pair.evictions} times" if pair.evictions != 2 else "twice"
+    times = {1: "once", 2: "twice"}.get(pair.evictions, f"{pair.evictions} times")
     return f"{pair.keys[0]} and {pair.keys[1]} evict one another: {times} in {WINDOW_S / 60:.0f} minutes"
 
 

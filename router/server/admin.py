@@ -83,6 +83,7 @@ class AdminSources:
     mode: Callable[[], Mode]
     experience: Callable[[], Experience]
     leaving: Callable[[], Set[tuple[str, str]]]
+    since_s: Callable[[], Mapping[str, float]]  # of loads that run, on the clock of now_s
     declarations: Callable[[], Kept]
     troubles: Callable[[], Troubles]
 
@@ -90,9 +91,11 @@ class AdminSources:
 class Admin:
     """The handler of the admin port."""
 
-    def __init__(self, sources: AdminSources, door: Door) -> None:
+    def __init__(self, sources: AdminSources, door: Door, on_answer: Callable[[int, float], None]) -> None:
+        """`on_answer` hears of each answer's status, and how long it took."""
         self._sources = sources
         self._door = door
+        self._on_answer = on_answer
         self._pages: Mapping[str, Callable[[web.Request], Awaitable[Page]]] = {
             "nodes": self._nodes,
             "models": self._models,
@@ -108,6 +111,12 @@ class Admin:
         return app
 
     async def handle(self, request: web.Request) -> web.Response:
+        began_s = self._sources.now_s()
+        answer = await self._answer(request)
+        self._on_answer(answer.status, self._sources.now_s() - began_s)
+        return answer
+
+    async def _answer(self, request: web.Request) -> web.Response:
         try:
             self._door.check(request.method, request.headers)
             page = await self._dispatch(request)
@@ -208,6 +217,7 @@ class Admin:
             has_cloud=sources.rules().reach.has_cloud,
             experience=sources.experience(),
             leaving=sources.leaving(),
+            since_s=sources.since_s(),
             holds=kept.holds,
             standings=kept.standings,
             troubles=sources.troubles(),

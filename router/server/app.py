@@ -6,6 +6,7 @@ import itertools
 import secrets
 from collections.abc import Callable, Sequence
 
+from router.seams import Clock
 from router.server.client import ClientConnection
 from router.server.inference import Inference
 from router.server.pages import Ask, Pages
@@ -19,19 +20,33 @@ from router.wire.headers import Pair
 class App:
     """The handler of the clients' port."""
 
-    def __init__(self, inference: Inference, pages: Pages, fresh_id: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        pages: Pages,
+        fresh_id: Callable[[], str],
+        *,
+        clock: Clock,
+        on_page: Callable[[str, int, float, bool], None],
+    ) -> None:
+        """`on_page` hears of each answer that is no inference call's: its route's label, its status, how long it took,
+        and whether it is a refusal."""
         self._inference = inference
         self._pages = pages
         self._fresh_id = fresh_id
+        self._clock = clock
+        self._on_page = on_page
 
     async def handle(self, request: ClientRequest, connection: ClientConnection) -> None:
         path, query = paths.split_target(request.target.decode("latin-1"))
+        plain, began_s = paths.decoded(path) or "", self._clock.now_s()
         crossing = self._pages.cross(request.method, path, request.header)
         if crossing.answer is not None:
             request.discard()
+            self._tell(plain, crossing.answer, began_s)
             await self._send(request, connection, crossing.answer, self._request_id(request), ())
             return
-        endpoint = BY_PATH.get(paths.decoded(path) or "")
+        endpoint = BY_PATH.get(plain)
         if endpoint is not None and request.method == "POST":
             await self._inference.serve(request, connection, endpoint, crossing.headers)
             return
@@ -40,9 +55,13 @@ class App:
         try:
             ask = Ask(request.method, path, request.header, request.headers, body.read, request_id, query)
             answer = await self._pages.answer(ask)
+            self._tell(plain, answer, began_s)
         finally:
             body.release()
         await self._send(request, connection, answer, request_id, crossing.headers)
+
+    def _tell(self, path: str, answer: Answer, began_s: float) -> None:
+        self._on_page(paths.label_of(path), answer.status, self._clock.now_s() - began_s, answer.is_refused)
 
     def _request_id(self, request: ClientRequest) -> str:
         return headers.request_id(request.header("x-request-id"), self._fresh_id)

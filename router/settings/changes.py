@@ -32,6 +32,7 @@ NEED_RESTART = (
     "metrics.teams",
     "tracing.endpoint",
     "tracing.headers_file",
+    "tracing.protocol",
     "tracing.sample_ratio",
     "tracing.service_name",
 )

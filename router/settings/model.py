@@ -56,7 +56,10 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9._-]{1,63}$",
         description="The pool's name; it stands in the Via header, by which a router that is its own node is noticed.",
     )
-    listen: Address = Field(default="0.0.0.0:11435", description="Where clients connect; beside Ollama's own 11434.")
+    listen: Address = Field(
+        default="0.0.0.0:11435",
+        description="Where clients connect; beside Ollama's own 11434. `*:11435` is every address, IPv4 and IPv6.",
+    )
     tls: TlsSettings = TlsSettings()
     workers: Workers = Field(
         default=1,

@@ -56,7 +56,12 @@ class NodeSettings(Group):
         description="Video memory of the node, so that a load goes where it fits. Without it the node counts as roomy.",
     )
     weight: float = Field(
-        default=1.0, gt=0, allow_inf_nan=False, description="Its share of calls beside equally free nodes."
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How fast it is beside other nodes: 2 gets twice as many calls as 1 where both are free. "
+        "Models that are loaded nowhere go to the fastest node with room, or wait for it a while if it is about to "
+        "end a load; a further copy on a slow node must be missed for longer.",
     )
 
     ca_file: str | None = Field(

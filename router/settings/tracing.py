@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
 from router.settings.nodes import Group
+
+
+class TraceProtocol(StrEnum):
+    """As OTEL_EXPORTER_OTLP_PROTOCOL names them; gRPC is not spoken."""
+
+    HTTP_PROTOBUF = "http/protobuf"
+    HTTP_JSON = "http/json"
 
 
 class TracingSettings(Group):
@@ -16,6 +24,11 @@ class TracingSettings(Group):
         default=None,
         description="OTLP/HTTP receiver, such as http://collector:4318; without a path /v1/traces is added. Calls are "
         "traced only where this is set.",
+    )
+    protocol: TraceProtocol = Field(
+        default=TraceProtocol.HTTP_PROTOBUF,
+        description="How spans are written: http/protobuf, or http/json for receivers that take only that. gRPC is not "
+        "spoken: collectors take http/protobuf on port 4318.",
     )
     headers_file: str | None = Field(
         default=None,

@@ -22,6 +22,7 @@ WORKERS_MAX = 64  # more cores than a pool keeps busy: one of them passes 15,000
 _NO_ZONE = "a node's address has no zone (%): use a global or unique local address, or a name"
 OLLAMA_PORT = 11434
 _LABEL = re.compile(r"[A-Za-z0-9_.:%-]+\Z")  # host names and addresses; % for an IPv6 zone
+EVERYWHERE = "*"  # every address of the machine, of both families
 _DEFAULT_PORTS = {"http": 80, "https": 443}  # envconfig/config.go, Host(): a scheme brings its own port
 
 
@@ -35,9 +36,9 @@ class SaidWrong(ValueError):
 
 
 def host_port(text: str) -> tuple[str, int]:
-    """Of a checked address; the host without brackets."""
+    """Of a checked address; the host without brackets, and empty for `*`: so `create_server` takes every family."""
     host, _, port = text.rpartition(":")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    return "" if host == EVERYWHERE else host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def is_loopback(host: str) -> bool:
@@ -54,8 +55,9 @@ def _address(text: str) -> str:
     host, colon, port = text.strip().rpartition(":")
     is_bracketed = host.startswith("[") and host.endswith("]")
     bare = host[1:-1] if is_bracketed else host
-    if not colon or not bare or (":" in bare) != is_bracketed or not _LABEL.match(bare):
-        raise ValueError("should be HOST:PORT, such as 0.0.0.0:11435 or [::]:11435")
+    is_host = bare == EVERYWHERE or _LABEL.match(bare)
+    if not colon or not bare or (":" in bare) != is_bracketed or not is_host:
+        raise ValueError("should be HOST:PORT, such as 0.0.0.0:11435, [::]:11435 or *:11435")
     if not port.isascii() or not port.isdigit() or int(port[:6]) > PORT_MAX:
         raise ValueError(f"port {port!r} should be a number from 0 to {PORT_MAX}")
     return f"{_host(bare)}:{int(port)}"

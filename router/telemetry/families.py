@@ -51,12 +51,13 @@ class Family:
 
 
 _TABLE = (
-    Family("requests_total", COUNTER, ("route", "model", "outcome", "code"), "L", "Calls that ended.",
-           may_tell_team=True),
+    Family("requests_total", COUNTER, ("route", "model", "outcome", "code"), "L",
+           "Calls that ended; lists and other pages, without a model, too.", may_tell_team=True),
     Family("request_duration_seconds", HISTOGRAM, ("route", "model", "outcome"), "L",
-           "Arrival to last byte.", DURATION_S),
+           "Arrival to last byte; of pages, until they were made.", DURATION_S),
     Family("time_to_first_token_seconds", HISTOGRAM, ("route", "model", "start"), "L",
-           "Arrival to the first content of a stream; start is cold for calls that waited for a load.", FIRST_TOKEN_S),
+           "From the whole body's arrival to the first content of a stream; start is cold for calls that waited for a "
+           "load.", FIRST_TOKEN_S),
     Family("time_per_output_token_seconds", HISTOGRAM, ("route", "model"), "L",
            "(end - first token) / (tokens - 1) of streams with more than one token.", PER_TOKEN_S),
     Family("queue_wait_seconds", HISTOGRAM, ("model", "result"), "L",
@@ -90,8 +91,8 @@ _TABLE = (
            "load_failed, failed or incapable."),
     Family("alias_overflows_total", COUNTER, ("alias", "model"), "L",
            "Calls of an alias that were served by a target whose line they had joined later, by which."),
-    Family("guard_actions_total", COUNTER, ("guard", "action"), "L",
-           "Calls whose num_ctx, options, keep_alive or unload a guard cut, clamped, refused or ignored."),
+    Family("guard_total", COUNTER, ("model", "option", "action"), "L",
+           "Calls whose num_ctx, options, keep_alive or unload a guard cut, clamped, refused, ignored or passed."),
     Family("upstream_requests_total", COUNTER, ("node", "model", "outcome"), "L", "Attempts at a node that ended."),
     Family("upstream_request_duration_seconds", HISTOGRAM, ("node",), "L", "Attempts at a node.", DURATION_S),
     Family("retries_total", COUNTER, ("model", "reason"), "L", "Attempts that were followed by another one."),
@@ -145,6 +146,8 @@ _TABLE = (
     Family("discovery_nodes", GAUGE, ("source",), "S", "Nodes that a source names."),
     Family("discovery_up", GAUGE, ("source",), "S",
            "1 while a source beside the list answers; 0 while what it named may be out of date."),
+    Family("discovery_last_sync_timestamp_seconds", GAUGE, ("source",), "L",
+           "When a source beside the list said last what it has, changed or not, in Unix time."),
     Family("discovery_errors_total", COUNTER, ("source", "reason"), "L", "Questions that a source did not answer."),
     Family("config_last_reload_successful", GAUGE, (), "L",
            "1 when the configuration in force is what file and mounted secrets say; 0 after one that was bad."),

@@ -34,6 +34,7 @@ class Sources:
     circuits: Callable[[], Circuits] = dict
     discovered: Callable[[], Mapping[str, int]] = dict  # nodes by source
     discovery_troubles: Callable[[], Mapping[str, str]] = dict  # by source beside the list, '' while it answers
+    discovery_synced: Callable[[], Mapping[str, float]] = dict  # Unix times by such a source
     standings: Callable[[], Sequence[Standing]] = tuple
     troubles: Callable[[], Troubles] = Troubles
     is_leading: Callable[[], bool] = bool
@@ -52,6 +53,7 @@ class Moment:
     circuits: Circuits
     discovered: Mapping[str, int]
     discovery_troubles: Mapping[str, str]
+    discovery_synced: Mapping[str, float]
     standings: Sequence[Standing]
     troubles: Troubles
     is_leading: bool
@@ -209,6 +211,10 @@ def _discovery_up(at: Moment) -> Iterator[Sample]:
     yield from (((source,), not trouble) for source, trouble in at.discovery_troubles.items())
 
 
+def _discovery_last_sync_timestamp_seconds(at: Moment) -> Iterator[Sample]:
+    yield from (((source,), at_s) for source, at_s in at.discovery_synced.items())
+
+
 def _build_info(at: Moment) -> Iterator[Sample]:
     yield (at.version, at.revision, platform.python_version()), 1
 
@@ -248,6 +254,7 @@ GAUGES: Mapping[str, Gauge] = {
     "thrash_pairs": _thrash_pairs,
     "discovery_nodes": _discovery_nodes,
     "discovery_up": _discovery_up,
+    "discovery_last_sync_timestamp_seconds": _discovery_last_sync_timestamp_seconds,
     "build_info": _build_info,
     "leader": _leader,
     "degraded_mode": _degraded_mode,

@@ -193,7 +193,7 @@ def call_entry(record: Record) -> Entry:
         "outcome": record.outcome.value,
         "stream": record.is_stream,
         "queue_ms": _ms(record.queued_s),
-        "ttft_ms": _ms(record.first_token_s),
+        "ttft_ms": _ms(record.ttft_s),
         "duration_ms": _ms(record.duration_s),
         "input_tokens": record.input_tokens,
         "output_tokens": record.output_tokens,

@@ -10,10 +10,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 from router import __version__
-from router.errors import Rejection
+from router.errors import Outcome, Rejection
 from router.fleet.breaker import Circuit
 from router.fleet.node import Node
 from router.fleet.snapshot import Snapshot
+from router.policy.access import NO_TEAM
 from router.policy.alias import DEFAULT_TEAM
 from router.seams import Record
 from router.telemetry.families import FAMILIES, HISTOGRAM
@@ -24,6 +25,9 @@ from router.telemetry.series import Counter, Histogram, Labels, header, sample_t
 
 # Refusals that an operator alerts on stand at 0 from the start, so that their first increase is seen.
 _ALERTED = (Rejection.QUEUE_FULL, Rejection.QUEUE_TIMEOUT, Rejection.NO_NODE, Rejection.MODEL_NOT_FOUND)
+
+NO_MODEL = ""  # what Prometheus takes for no label at all
+_PAGE_OUTCOMES = {2: Outcome.OK, 3: Outcome.OK, 4: Outcome.CLIENT_ERROR, 5: Outcome.UPSTREAM_ERROR}
 
 
 class Metrics:
@@ -68,7 +72,7 @@ class Metrics:
         self._decisions = self._counter("routing_decisions_total")
         self._affinity, self._affinity_tokens = self._counter("affinity_total"), self._counter("affinity_tokens_total")
         self._passed, self._overflows = self._counter("alias_fallbacks_total"), self._counter("alias_overflows_total")
-        self._guarded = self._counter("guard_actions_total")
+        self._guarded = self._counter("guard_total")
         self._attempts = self._counter("upstream_requests_total")
         self._attempt_time = self._histogram("upstream_request_duration_seconds")
         self._retries, self._failovers = self._counter("retries_total"), self._counter("failovers_total")
@@ -143,21 +147,21 @@ class Metrics:
         if record.is_overflow:
             self._overflows.add((record.alias, model))
         for done in record.guarded:
-            guard, _, action = done.partition(" ")
-            self._guarded.add((guard, action))
+            option, _, action = done.partition(" ")
+            self._guarded.add((model, option, action))
 
     def _exemplify(self, record: Record, labels: Labels, trace_id: str) -> None:
         wall_s = record.arrived_wall_s + record.duration_s
         self._duration.exemplify(labels, record.duration_s, trace_id, wall_s)
-        if record.attempts and record.is_stream and record.first_token_s is not None:
+        if record.attempts and record.is_stream and record.ttft_s is not None:
             start = "cold" if record.is_cold else "warm"
-            self._first_token.exemplify((*labels[:2], start), record.first_token_s, trace_id, wall_s)
+            self._first_token.exemplify((*labels[:2], start), record.ttft_s, trace_id, wall_s)
 
     def _note_pace(self, record: Record, route: str, model: str) -> None:
-        first_s = record.first_token_s
-        if first_s is None or not record.is_stream:
+        first_s, ttft_s = record.first_token_s, record.ttft_s
+        if first_s is None or ttft_s is None or not record.is_stream:
             return  # a plain answer comes as a whole: its first byte tells nothing of its first token
-        self._first_token.observe((route, model, "cold" if record.is_cold else "warm"), first_s)
+        self._first_token.observe((route, model, "cold" if record.is_cold else "warm"), ttft_s)
         tokens = record.output_tokens
         if tokens is not None and tokens > 1:
             decode_s = record.duration_s - first_s
@@ -187,6 +191,12 @@ class Metrics:
             self._retries.add((model, reason))
             if following not in ("", node):
                 self._failovers.add((model, reason))
+
+    def page_answered(self, route: str, status: int, duration_s: float, is_refused: bool = False) -> None:
+        """A list, or another page, which has no model: objectives and shares of calls leave these out."""
+        outcome = Outcome.REJECTED if is_refused else _PAGE_OUTCOMES[status // 100]
+        self._requests.add((route, NO_MODEL, outcome.value, str(status), *self._team(NO_TEAM)))
+        self._duration.observe((route, NO_MODEL, outcome.value), duration_s)
 
     # what loops tell
 
@@ -296,6 +306,7 @@ class Metrics:
             circuits=sources.circuits(),
             discovered=sources.discovered(),
             discovery_troubles=sources.discovery_troubles(),
+            discovery_synced=sources.discovery_synced(),
             standings=sources.standings(),
             troubles=sources.troubles(),
             is_leading=sources.is_leading(),

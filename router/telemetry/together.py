@@ -53,6 +53,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "circuit_state": Rule.MAX,
         # Told when it is wrong with any of them.
         "discovery_up": Rule.MIN,
+        "discovery_last_sync_timestamp_seconds": Rule.MIN,
         "config_last_reload_successful": Rule.MIN,
         "config_last_reload_success_timestamp_seconds": Rule.MIN,
         "degraded_mode": Rule.MAX,

@@ -20,6 +20,7 @@ from router import __version__
 from router.errors import Outcome
 from router.seams import Record
 from router.telemetry import trace_names as names
+from router.telemetry.otlp_json import JsonSpanExporter
 from router.wire.headers import Pair
 from router.wire.trace import Hop, Trace, is_drawn, parent_of
 
@@ -78,6 +79,10 @@ class Tracer:
 
 def exporter_to(endpoint: str, headers: Mapping[str, str]) -> SpanExporter:
     return OTLPSpanExporter(endpoint=endpoint, headers=headers, timeout=EXPORT_S)
+
+
+def json_exporter_to(endpoint: str, headers: Mapping[str, str]) -> SpanExporter:
+    return JsonSpanExporter(endpoint, headers, EXPORT_S)
 
 
 def spans_of(record: Record, trace: Trace, resource: Resource) -> Iterator[ReadableSpan]:

@@ -192,7 +192,9 @@ class Passage:
         if self._waiting.hand_over():
             self._reply.write(comments.decision(errand.decision))
         else:
-            self._reply.start(attempt.status, headers.for_client(self._node_headers, errand.decision), length)
+            of_stream = headers.of_stream(self._node_headers) if self._streams else ()
+            extra = (*errand.decision, *of_stream)
+            self._reply.start(attempt.status, headers.for_client(self._node_headers, extra), length)
         for data in self._held:
             shown = attempt.meter.feed(data)
             if shown:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from time import monotonic
 
 from router.seams import Reply
+from router.wire.headers import of_stream
 
 Pair = tuple[bytes, bytes]
 
@@ -47,7 +48,7 @@ class WaitingStream:
         if not self.is_open:
             self.is_open = True
             pairs = decision or ((b"x-request-id", self._request_id.encode()),)
-            reply.start(200, ((b"Content-Type", EVENT_STREAM), *pairs), None)
+            reply.start(200, ((b"Content-Type", EVENT_STREAM), *of_stream(), *pairs), None)
         elif reply.has_unsent:
             comment = b""  # a client that reads nothing is not buried in comments
         if comment:

@@ -14,6 +14,7 @@ from hashlib import blake2b
 from router.errors import BadRequest, NodeAnswered, Outcome, Refusal
 from router.wire.endpoints import Dialect, Endpoint, Shape
 from router.wire.gojson import go_string
+from router.wire.headers import REFUSED
 
 Pair = tuple[bytes, bytes]
 
@@ -52,6 +53,11 @@ class Answer:
     status: int
     headers: tuple[Pair, ...]
     body: bytes
+
+    @property
+    def is_refused(self) -> bool:
+        """For a reason of the router's own, which its headers name."""
+        return any(name == REFUSED for name, _ in self.headers)
 
 
 def error_answer(dialect: Dialect, refusal: Refusal, request_id: str) -> Answer:

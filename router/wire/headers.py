@@ -33,6 +33,11 @@ _NOT_FOR_NODE = HOP_BY_HOP | frozenset(
     )
 )
 DECISION_PREFIX = b"x-ollama-router-"
+REFUSED = b"x-ollama-router-refused"
+
+# Of every stream. nginx, and what is built on it, collects an answer unless it says so (ngx_http_proxy_module,
+# proxy_buffering); caches between must not keep one, and Ollama says so on some of its routes only.
+UNBUFFERED, UNCACHED = (b"X-Accel-Buffering", b"no"), (b"Cache-Control", b"no-cache")
 _PREFIXES_NOT_FOR_NODE = (b"proxy-", DECISION_PREFIX)
 
 # A node is never told the Origin, so what a proxy before it says about origins is not about this client.
@@ -96,6 +101,12 @@ def for_client(raw_headers: Sequence[Pair], extra: Sequence[Pair]) -> list[Pair]
     return [*kept, *extra]
 
 
+def of_stream(raw_headers: Sequence[Pair] = ()) -> list[Pair]:
+    """What asks proxies to pass a stream on at once, beside these headers of its node."""
+    is_told = any(name.lower() == b"cache-control" for name, _ in raw_headers)
+    return [UNBUFFERED] if is_told else [UNBUFFERED, UNCACHED]
+
+
 def passed_pool(raw_headers: Iterable[Pair], pool: str) -> bool:
     """Whether the call already went through a router of this pool: a node's URL leads back to one."""
     ours = _received_by(pool)
@@ -138,7 +149,7 @@ def decision(
         (b"x-ollama-router-attempts", attempts),
         (b"x-ollama-router-queue-ms", queue_ms),
         (b"x-ollama-router-reason", reason),
-        (b"x-ollama-router-refused", refused),
+        (REFUSED, refused),
     )
     return [(name, _printable(str(value))) for name, value in values if value is not None]
 

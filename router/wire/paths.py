@@ -48,6 +48,18 @@ class Route:
     parameter: str = ""  # the segment of the path that is no constant, decoded
 
 
+# Of pages that are no inference calls: the label `route`. What stands in none of them is `other`.
+LABELS: Mapping[Page, str] = {
+    Page.VERSION: "api_version",
+    Page.TAGS: "api_tags",
+    Page.PS: "api_ps",
+    Page.SHOW: "api_show",
+    Page.MODELS: "models",
+    Page.MODEL: "models",
+    **dict.fromkeys((Page.PULL, Page.PUSH, Page.CREATE, Page.COPY, Page.DELETE, Page.BLOB), "api_manage"),
+}
+OTHER = "other"
+
 _READ = ("HEAD", "GET")
 _FIXED: Mapping[str, Route] = {
     **{path: Route(Page.INFERENCE, ("POST",)) for path in BY_PATH},
@@ -98,6 +110,15 @@ def decoded(path: str) -> str | None:
     if "%" not in path and path.isascii():
         return path
     return unquote_to_bytes(path.encode(errors="surrogateescape")).decode("utf-8", "surrogateescape")
+
+
+def label_of(path: str) -> str:
+    """Of a decoded path, a word of a closed set: of an inference route that is asked in a wrong way its own."""
+    endpoint = BY_PATH.get(path)
+    if endpoint is not None:
+        return endpoint.route
+    route = route_of(path)
+    return LABELS.get(route.page, OTHER) if route is not None else OTHER
 
 
 def route_of(path: str) -> Route | None:

@@ -14,7 +14,7 @@ def reserved(host: str, port: int) -> Iterator[tuple[str, int]]:
     What is bound and does not listen gets no connection: the kernel spreads them over the workers.
     """
     with ExitStack() as stack:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, address in dict.fromkeys(found):
             one = stack.enter_context(socket.socket(family, kind, protocol))
             port = _bind(one, (address[0], port, *address[2:]))

@@ -2,7 +2,8 @@
 
 A `# --` comment above a key describes it; `@open` lets a mapping hold anything, `@enum a b ""` and `@type a b` say what
 a default cannot. `@of string` or `@of team key` says what stands in a list: texts, or mappings of these texts.
-`@alerts` stands for the chart's alerts, by name.
+`@alerts` stands for the chart's alerts, by name; `@settings` for settings of the router, whose names alone are checked:
+what they may be the router says.
 """
 
 from __future__ import annotations
@@ -17,10 +18,23 @@ from typing import Any
 
 import yaml
 
+from router.settings import Settings
+
 CHART = Path(__file__).parents[2] / "helm" / "ollama-router"
 THRESHOLD = "# threshold"  # marks the number in an alert's expression
 BEGIN, END = "<!-- values -->", "<!-- end of values -->"
-DIRECTIVES = "open|enum|type|of|alerts"
+DIRECTIVES = "open|enum|type|of|alerts|settings"
+SAID_BY_THE_CHART = (
+    "nodes",
+    "aliases",
+    "discovery",
+    "store",
+    "auth",
+    "shutdown",
+    "tracing",
+    "listen",
+    "metrics_listen",
+)
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 
@@ -34,6 +48,7 @@ class Value:
     types: list[str] = field(default_factory=list)
     items: list[str] = field(default_factory=list)
     is_of_alerts: bool = False
+    is_of_settings: bool = False
 
     @property
     def name(self) -> str:
@@ -41,7 +56,8 @@ class Value:
 
     @property
     def is_group(self) -> bool:
-        return isinstance(self.default, dict) and not self.is_open and not self.is_of_alerts
+        is_closed = not (self.is_open or self.is_of_alerts or self.is_of_settings)
+        return isinstance(self.default, dict) and is_closed
 
 
 def values() -> list[Value]:
@@ -84,6 +100,8 @@ def _described(value: Value, text: str) -> Value:
             value.is_open = True
         elif directive == "alerts":
             value.is_of_alerts = True
+        elif directive == "settings":
+            value.is_of_settings = True
         elif directive == "of":
             value.items = rest.split()
         elif directive == "enum":
@@ -121,6 +139,8 @@ def _schema_of(value: Value) -> dict[str, Any]:
         return {**told, **_object()}
     if value.is_of_alerts:
         return {**told, **_object(), "properties": {name: _alert(rules) for name, rules in alerts().items()}}
+    if value.is_of_settings:
+        return {**told, **_names_of_settings()}
     if value.items:
         return {**told, "type": "array", "items": _item(value.items)}
     if value.enum:
@@ -131,6 +151,27 @@ def _schema_of(value: Value) -> dict[str, Any]:
     if kind == "array" and value.default and all(isinstance(one, str) for one in value.default):
         return {**told, "type": kind, "items": {"type": "string"}}
     return {**told, "type": kind, **(_bounds(value) if kind in ("integer", "number") else {})}
+
+
+def _names_of_settings() -> dict[str, Any]:
+    """Those that have a place of their own in the chart are let through: its own words for them say more."""
+    whole = Settings.model_json_schema()
+    named: dict[str, Any] = {"type": "object", **_names(whole, whole["$defs"])}
+    of_the_chart = {name: {"type": "string"} for name in ("existingConfigMap", "existingConfigMapKey")}
+    named["properties"] |= of_the_chart | {name: {} for name in SAID_BY_THE_CHART}
+    return named
+
+
+def _names(schema: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """Which keys may stand in it, and in what stands in it; a setting of several shapes may be anything."""
+    if "$ref" in schema:
+        return _names(known[schema["$ref"].rpartition("/")[2]], known)
+    if "properties" in schema:
+        inner = {name: _names(one, known) for name, one in schema["properties"].items()}
+        return {"additionalProperties": False, "properties": inner}
+    if isinstance(schema.get("additionalProperties"), dict):
+        return {"additionalProperties": _names(schema["additionalProperties"], known)}
+    return {"items": _names(schema["items"], known)} if "items" in schema else {}
 
 
 def _bounds(value: Value) -> dict[str, int]:

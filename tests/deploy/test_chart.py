@@ -106,7 +106,8 @@ def test_pods_keep_to_the_restricted_profile_and_say_what_they_need(path: Path) 
     for one in workloads(objects_of(ci_values(path))):
         pod = pod_of(one)
         assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["runAsUser"] == 65532
+        assert pod["securityContext"].get("runAsUser", 65532) == 65532
+        assert "runAsUser" in pod["securityContext"] or "openshift" in path.name, "there the cluster chooses"
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["enableServiceLinks"] is False
         ours = [c for c in (*pod["containers"], *pod.get("initContainers", [])) if c["image"] != "busybox"]
@@ -636,6 +637,16 @@ def test_dashboards_become_config_maps_that_grafana_s_sidecar_finds() -> None:
         assert len(json.dumps(one)) < 900_000
 
 
+def test_dashboards_lead_to_the_runbooks_that_alerts_lead_to() -> None:
+    base = "https://runbooks.example.com"
+    maps = objects_of({
+        "grafanaDashboards": {"enabled": True}, "metrics": {"prometheusRule": {"runbookUrlBase": base}},
+    })  # fmt: skip
+    texts = "".join(text for one in of_kind(maps, "ConfigMap") for text in one["data"].values())
+    assert f"{base}/OllamaRouterNodeDown.md" in texts
+    assert "docs/runbooks" not in texts
+
+
 # --- what is refused
 
 WATCHED: dict[str, Any] = {"enabled": True, "masterSet": "mymaster", "nodes": ["s-1"]}
@@ -772,6 +783,13 @@ def test_the_schema_refuses_what_the_chart_does_not_know(values: dict[str, Any],
 def test_the_readme_and_the_schema_say_what_the_values_say() -> None:
     assert (CHART / "README.md").read_text() == chart_docs.readme(), "python -m tests.deploy.chart_docs"
     assert (CHART / "values.schema.json").read_text() == chart_docs.schema_text(), "python -m tests.deploy.chart_docs"
+
+
+def test_what_the_chart_says_itself_is_what_its_own_words_refuse() -> None:
+    told = problems_of({"config": {key: {"a": "b"} for key in chart_docs.SAID_BY_THE_CHART}})
+    assert set(re.findall(r"^- config\.(\w+): the chart says this itself", told, re.MULTILINE)) == set(
+        chart_docs.SAID_BY_THE_CHART
+    )
 
 
 def test_every_value_says_what_it_does() -> None:

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from router.settings import load_settings
+from tests.kube import dockerfile
 from tests.ports import free_port
 from tests.shell.clients import get
 from tests.shell.scenes import QUICK, pool_of
@@ -149,12 +150,93 @@ def test_two_routers_of_the_laptop_s_pool_share_its_valkey() -> None:
     assert settings.warnings == ()
 
 
-def test_what_the_dockerfile_copies_exists_and_is_let_in() -> None:
-    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE)
-    wanted = {name for names in copied for name in names.split()}
-    assert wanted == let_in
-    assert [name for name in wanted if not (ROOT / name).exists()] == []
+def test_the_context_holds_what_the_dockerfile_copies_and_nothing_else() -> None:
+    files = dockerfile.context_files(ROOT)
+    copied = [
+        name
+        for stage in dockerfile.read(DOCKERFILE)
+        for one in stage.instructions
+        if one.word == "COPY" and not one.rest.startswith("--from")
+        for name in one.rest.split()[:-1]
+    ]
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+    assert [name for name in files if not any(name == one or name.startswith(f"{one}/") for one in copied)] == []
+    assert {name for name in files if name.startswith("router/")} == {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "router").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "is_in"),
+    [
+        ("router/wire/intent.py", True),
+        ("router/wire/__pycache__/intent.cpython-311.pyc", False),
+        ("router/secret.pyc", False),
+        ("pyproject.toml", True),
+        ("tests/pyproject.toml", False),
+        (".git/config", False),
+        ("keys.yaml", False),
+        ("helm/ollama-router/values.yaml", False),
+    ],
+)
+def test_what_is_let_into_the_context(name: str, is_in: bool) -> None:
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    assert dockerfile.is_let_in(name, lines) is is_in
+
+
+def test_the_dockerfile_is_read_as_an_engine_reads_it() -> None:
+    """The end-to-end test makes the image of it so, instruction by instruction."""
+    uv, builder, runtime = dockerfile.read(DOCKERFILE, {"UV_IMAGE": "uv:7"})
+    assert (uv.image, uv.name, uv.instructions) == ("uv:7", "uv", ())
+    assert builder.image == runtime.image == "docker.io/library/python:3.11-slim-bookworm"
+    runs = [one.rest for one in builder.instructions if one.word == "RUN"]
+    assert [run.split()[:2] for run in runs] == [["uv", "venv"], ["uv", "build"]]
+    assert all("\n" not in run for run in runs)
+    assert [one.word for one in runtime.instructions if one.word == "RUN"] == [], "it only takes the environment along"
+    assert [one.rest for one in runtime.instructions if one.word in ("ENTRYPOINT", "CMD")] == [
+        '["ollama-router"]',
+        '["serve"]',
+    ]
+
+
+def test_an_image_is_made_of_every_kind_of_instruction_that_there_is(tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    (context / "folder").mkdir(parents=True)
+    for name in ("a.txt", "folder/b.txt", "folder/left.out"):
+        (context / name).write_text(name)
+    (context / ".dockerignore").write_text("*\n!a.txt\n!folder\n**/*.out\n")
+    (context / "Dockerfile").write_text(
+        "ARG BASE=base\nFROM tools AS tools\nFROM ${BASE} AS first\nWORKDIR /in\nCOPY a.txt ./\nCOPY folder ./folder\n"
+        'FROM ${BASE}\nARG VERSION=0\nLABEL version="${VERSION}"\nCOPY --from=first /in /out\n'
+        'COPY --from=tools /tool /usr/bin/tool\nENV A=1 \\\n    B=2\nUSER 7:7\nEXPOSE 1\nENTRYPOINT ["x"]\nCMD ["y"]\n'
+    )
+    for image in ("base", "tools"):
+        (tmp_path / image).mkdir()
+    (tmp_path / "tools" / "tool").write_text("tool")
+    images = {image: tmp_path / image for image in ("base", "tools")}
+    (tmp_path / "out").mkdir()
+    config = dockerfile.build(context, tmp_path / "out" / "image", images, {"VERSION": "3"})
+    made = tmp_path / "out" / "image"
+    found = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
+    assert found == {"out/a.txt", "out/folder/b.txt", "usr/bin/tool"}
+    assert config == {
+        "Labels": {"version": "3"},
+        "User": "7:7",
+        "ExposedPorts": {"1/tcp": {}},
+        "Entrypoint": ["x"],
+        "Cmd": ["y"],
+        "Env": [f"PATH={dockerfile.SHELL_PATH}", "A=1", "B=2"],
+    }
+    assert list((tmp_path / "out").iterdir()) == [made], "nothing of the stages is left"
+
+
+def test_an_instruction_that_nobody_knows_ends_the_build(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "Dockerfile").write_text("FROM base\nVOLUME /data\n")
+    with pytest.raises(ValueError, match="VOLUME"):
+        dockerfile.build(tmp_path, tmp_path / "image", {"base": tmp_path / "base"}, {})
 
 
 def test_a_laptop_s_pool_is_as_careful_as_the_chart() -> None:
@@ -179,6 +261,9 @@ def test_a_release_publishes_what_the_chart_asks_for() -> None:
     (build,) = [step["with"] for step in jobs["image"]["steps"] if "build-push" in step.get("uses", "")]
     assert (build["sbom"], build["provenance"]) == (True, "mode=max")
     assert "arm64" in build["platforms"]
+    names = [str(step.get("uses", step.get("run"))) for step in jobs["chart"]["steps"]]
+    signs = next(number for number, name in enumerate(names) if name.startswith("cosign sign"))
+    assert any(name.startswith("docker/login-action") for name in names[:signs]), "cosign reads Docker's login alone"
     version = yaml.safe_load((ROOT / "helm/ollama-router/Chart.yaml").read_text())["version"]
     assert f"ollama-router:{version}" in (ROOT / "docker-compose.yaml").read_text()
     assert f"newTag: {version}" in (ROOT / "k8s/base/kustomization.yaml").read_text()

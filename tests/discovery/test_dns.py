@@ -49,12 +49,17 @@ async def test_a_name_that_cannot_be_looked_up_keeps_its_addresses_and_that_is_s
     async with watched(discovery) as seen:
         await seen.until(lambda: bool(seen.names))
         zone.names["ollama_headless"] = socket.gaierror(socket.EAI_AGAIN, "try again")
+        await seen.until(lambda: len(errors) >= 1)
+        synced_at_s = discovery.synced_at_s
+        assert synced_at_s is not None
         await seen.until(lambda: len(errors) >= 5)
+        assert discovery.synced_at_s == synced_at_s, "nothing was heard since"
         assert seen.names == ["10.0.0.1:11434"]
         assert "ollama-headless cannot be looked up" in discovery.trouble
         zone.names["ollama_headless"] = ("10.0.0.4",)
         await seen.until(lambda: seen.names == ["10.0.0.4:11434"])
         assert discovery.trouble == ""
+        assert discovery.synced_at_s > synced_at_s
     assert set(errors) == {"dns"}
     assert len([text for text in caplog.messages if "cannot be looked up" in text]) == 1
 

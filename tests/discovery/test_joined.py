@@ -20,6 +20,7 @@ class Source:
     """Says what it is told to; dies when told an error."""
 
     trouble = ""
+    synced_at_s: float | None = None
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -70,6 +71,18 @@ async def test_the_first_word_waits_for_every_source() -> None:
         sources.made["dns", 1].say(())
         await seen.until(lambda: seen.names == ["gpu-1", "ollama-0"])
         assert joined.counts == {"static": 1, "dns": 0, "kubernetes": 1}
+
+
+async def test_who_has_said_nothing_yet_has_no_age() -> None:
+    sources = Sources()
+    joined = JoinedDiscovery(LISTED, {"dns": 1, "kubernetes": 2}, sources.make, first_word_s=NEVER_S)
+    async with watched(joined) as seen:
+        await seen.until(lambda: len(sources.made) == 2)
+        assert (joined.synced, joined.synced_at_s) == ({}, None)
+        sources.made["kubernetes", 2].synced_at_s = 7.0
+        assert joined.synced == {"kubernetes": 7.0}
+        sources.made["dns", 1].synced_at_s = 5.0
+        assert joined.synced_at_s == 5.0, "it is as old as its oldest part"
 
 
 async def test_names_do_not_depend_on_who_answers_first() -> None:

@@ -106,6 +106,18 @@ async def test_an_annotation_drains_and_its_end_resumes() -> None:
             await at.watched.until(lambda presence=presence: at.watched.said[-1][0].presence is presence)
 
 
+async def test_a_bookmark_says_that_a_quiet_watch_still_hears() -> None:
+    async with scene(slice_of(*BOTH)) as at:
+        assert at.discovery.synced_at_s is None
+        await at.watches()
+        await at.shows("ollama-0", "ollama-1")
+        synced_at_s = at.discovery.synced_at_s
+        assert synced_at_s is not None
+        await at.api.bookmark()
+        await at.watched.until(lambda: (at.discovery.synced_at_s or 0) > synced_at_s)
+        assert len(at.watched.said) == 1
+
+
 async def test_what_changes_nothing_says_nothing() -> None:
     async with scene(slice_of(*BOTH)) as at:
         await at.watches()

@@ -60,12 +60,12 @@ async def renewed(router: Router, page: str) -> str:
     """The page with what its commands say now, in their order."""
     for block in SAMPLE.findall(page):
         lines = [line for line in block.splitlines() if line.startswith("$ ")]
-        said = [f"{line}\n{await _run(router, shlex.split(line[2:])[1:])}" for line in lines]
+        said = [f"{line}\n{await run(router, shlex.split(line[2:])[1:])}" for line in lines]
         page = page.replace(block, "\n".join(said), 1)
     return page
 
 
-async def _run(router: Router, arguments: list[str]) -> str:
+async def run(router: Router, arguments: list[str]) -> str:
     url = f"http://127.0.0.1:{router.admin_port}"
     child = await asyncio.create_subprocess_exec(
         sys.executable,

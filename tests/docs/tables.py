@@ -16,6 +16,7 @@ from dashboards.rules import groups
 from router.settings.changes import NEED_RESTART
 from router.settings.load import setting_paths
 from router.telemetry.families import FAMILIES, PREFIX, Family
+from router.telemetry.words import Words, closed
 
 
 def settings() -> list[str]:
@@ -34,6 +35,18 @@ def _metric(family: Family) -> str:
     if family.may_tell_team:
         labels += " (and `team`)"
     return f"| `{PREFIX}{family.name}` | {family.kind} | {labels} | {family.scope} | {family.help} |"
+
+
+def words() -> list[str]:
+    """What closed labels may say: one row where several metrics have the same words."""
+    of: dict[tuple[str, Words], list[str]] = {}
+    for family, label, told in closed():
+        of.setdefault((label, told), []).append(f"`{family}`")
+    everywhere = {label for label in {label for label, _ in of} if len([1 for known, _ in of if known == label]) == 1}
+    return [
+        f"| {label} | {'-' if label in everywhere else ', '.join(names)} | {', '.join(told)} |"
+        for (label, told), names in of.items()
+    ]
 
 
 def alerts() -> list[str]:
@@ -70,4 +83,4 @@ def _default(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join({"settings": settings, "metrics": metrics, "alerts": alerts}[sys.argv[1]]()))
+    print("\n".join({"settings": settings, "metrics": metrics, "words": words, "alerts": alerts}[sys.argv[1]]()))

@@ -29,6 +29,12 @@ def test_every_metric_is_documented_and_none_that_does_not_exist() -> None:
     assert rows_of("metrics.md") == tables.metrics(), "python -m tests.docs.tables metrics prints the table"
 
 
+def test_every_word_of_a_label_is_documented() -> None:
+    told = (ROOT / "docs/metrics.md").read_text().partition("## Words")[2]
+    rows = [line for line in told.splitlines() if (line.startswith("| ") and "`" in line) or " | - | " in line]
+    assert rows == tables.words(), "python -m tests.docs.tables words prints the table"
+
+
 def test_every_alert_is_documented_and_none_that_does_not_exist() -> None:
     told = [line for line in (ROOT / "docs/observing.md").read_text().splitlines() if line.startswith("| [Olla")]
     assert told == tables.alerts(), "python -m tests.docs.tables alerts prints the table"

@@ -37,6 +37,13 @@ def recorded(ps: str = "ps", *, shown: bool = True) -> Node:
     return apply_ps(fresh, entries, known, node_now_s=now_s, interval_s=2.0, leased=())
 
 
+def test_weights_are_called_after_the_first_of_their_models_and_by_themselves_where_there_is_none() -> None:
+    shared = fleet(node("a", disk="llama3 gemma", weights={"llama3": "w:1", "gemma": "w:1"}))
+    assert shared.name_of("a", "w:1") == "gemma"
+    assert shared.name_of("a", "sha256-0123456789abcdef0123456789abcdef") == "sha256-0123456789ab"
+    assert shared.name_of("elsewhere", "w:1") == "w:1"
+
+
 def test_a_context_that_a_load_of_ours_named_is_remembered_while_the_copy_still_has_it() -> None:
     entries = parse_ps(recording("catalog/ps").response.body, key_of)
     (seen,) = recorded().copies.values()

@@ -109,9 +109,23 @@ class Cluster:
             for router in self.routers()
         )
 
-    def begin_load(self, streams: int, seconds: float) -> Load:
+    def kill(self, pod: str, container: str) -> None:
+        """By SIGKILL, as for want of memory: nobody is told, and nothing ends in order. Kubelet starts it anew."""
+        identity = self._status(pod, container)["containerID"].removeprefix("containerd://")
+        address = ("-a", str(self._state / "containerd.sock"), "-n", "k8s.io")
+        self.run("ctr", *address, "tasks", "kill", "--signal", "SIGKILL", identity)
+
+    def is_started_anew(self, pod: str, container: str) -> bool:
+        status = self._status(pod, container)
+        return status["ready"] and status["restartCount"] > 0
+
+    def _status(self, pod: str, container: str) -> dict[str, Any]:
+        found = json.loads(self.kubectl("get", "pod", pod, "-o", "json"))["status"]["containerStatuses"]
+        return next(one for one in found if one["name"] == container)
+
+    def begin_load(self, streams: int, seconds: float, service: str = f"{RELEASE}.{NAMESPACE}") -> Load:
         """Returns when the program has begun."""
-        name, base_url = f"load-{time.monotonic_ns()}", f"http://{RELEASE}.{NAMESPACE}:11434/v1"
+        name, base_url = f"load-{time.monotonic_ns()}", f"http://{service}:11434/v1"
         container = {
             "name": "load",
             "image": CLIENT,

@@ -16,6 +16,8 @@ from openai import AsyncOpenAI, OpenAIError
 
 MODEL = "llama3.2:3b"
 PAUSE_S = 0.05
+# After a failure, as long as the SDK waits before its first retry: who is refused does not ask a thousand times.
+RETRY_S = 0.5
 
 
 async def main(base_url: str, streams: int, seconds: float) -> None:
@@ -47,6 +49,7 @@ async def main(base_url: str, streams: int, seconds: float) -> None:
             done[kind] += 1
         except (OpenAIError, AssertionError) as error:
             failed[f"{kind}: {type(error).__name__}: {error}"[:300]] += 1
+            await asyncio.sleep(RETRY_S)
 
     print("begun", flush=True)
     await asyncio.gather(plain(), plain(), *(stream() for _ in range(streams)))

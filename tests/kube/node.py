@@ -1,5 +1,7 @@
-"""A simulated Ollama in a pod: it listens like Ollama, and ends what it has before it leaves, as a preStop hook would
-have it. Its slots are those of OLLAMA_NUM_PARALLEL."""
+"""A simulated Ollama in a pod: it listens like Ollama, and its slots are those of OLLAMA_NUM_PARALLEL.
+
+With ENDS_ITS_CALLS it ends what it has before it leaves, as with a preStop hook; without it cuts all, as Ollama does.
+"""
 
 import asyncio
 import os
@@ -18,17 +20,22 @@ LEAVING_S = 5.0
 
 
 async def main() -> None:
-    limits = NodeLimits(num_parallel=int(os.environ["OLLAMA_NUM_PARALLEL"]))
+    limits = NodeLimits(num_parallel=int(os.environ.get("OLLAMA_NUM_PARALLEL", "1")))
     node = SimulatedNode(os.environ["HOSTNAME"], models=DEMO_MODELS, limits=limits, time_scale=SCALE)
     await node.start("0.0.0.0", 11434)
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told.set)
     await told.wait()
+    if "ENDS_ITS_CALLS" in os.environ:
+        await ended(node)
+    await node.stop()
+
+
+async def ended(node: SimulatedNode) -> None:
     await asyncio.sleep(LEAVING_S)
     while any(copy.running or copy.prefilling for copy in node.model.copies.values()):  # noqa: ASYNC110
         await asyncio.sleep(0.1)
-    await node.stop()
 
 
 uvloop.run(main())

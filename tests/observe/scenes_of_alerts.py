@@ -189,8 +189,13 @@ SCENES: dict[str, Scene] = {
         "90m", {**JOB, "node": "gpu-1", "model": "m"}, value="3Gi",
     ),
     "OllamaRouterDiscoveryStale": Scene(
-        {of("discovery_up", source="kubernetes"): "0x60"},
-        {of("discovery_up", source="kubernetes"): "1x60"},
+        # One replica hears nothing any more, and does not know it.
+        {of("discovery_last_sync_timestamp_seconds", source="kubernetes"): "0x60",
+         of("discovery_last_sync_timestamp_seconds", source="kubernetes", instance="r-2"): "0+60x60",
+         of("discovery_up", source="kubernetes"): "1x60"},
+        # Four minutes without a word are a watch that is quiet: then it begins anew.
+        {of("discovery_last_sync_timestamp_seconds", source="kubernetes"): "0x3 240x3 480x3 720x3 960x3 1200x3",
+         of("discovery_up", source="kubernetes"): "1x60"},
         "20m", {**JOB, "source": "kubernetes"},
     ),
     "OllamaRouterNodeVersionSkew": Scene(

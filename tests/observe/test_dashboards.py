@@ -10,10 +10,12 @@ from typing import Any
 
 import promql_parser
 import pytest
+import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.rules import groups
+from dashboards.thresholds import RUNBOOKS
 from router.telemetry.families import FAMILIES, HISTOGRAM, PREFIX
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +24,7 @@ EACH = pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
 
 # As Grafana fills them in.
 VARIABLES = {"$__rate_interval": "1m", "$__range": "1h", "$namespace": ".*", "$team": ".*"}
-UNITS = {"reqps", "s", "short", "percentunit", "bytes", "none"}
+UNITS = {"reqps", "cps", "s", "short", "percentunit", "bytes", "none"}
 FOREIGN = {"up", "process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds",
            "kube_deployment_status_replicas_available", "kube_deployment_spec_replicas"}  # fmt: skip
 
@@ -132,6 +134,22 @@ def test_every_query_is_narrowed_to_the_chosen_routers(board: dict[str, Any]) ->
             assert 'job=~"$job"' in matchers, expr
             # What is recorded is about a pool and has no instance.
             assert ('instance=~"$instance"' in matchers) == (not name.startswith("ollama_router:")), expr
+
+
+def test_what_the_linter_shall_leave_out_is_only_what_rules_make() -> None:
+    exclusions = yaml.safe_load((ROOT / "dashboards" / ".lint").read_text())["exclusions"]
+    assert list(exclusions) == ["target-instance-rule"]
+    left_out = {(each["dashboard"], each["panel"]) for each in exclusions["target-instance-rule"]["entries"]}
+    for board in BOARDS.values():
+        for panel in panels(board):
+            made = any("ollama_router:" in target["expr"] or "ALERTS{" in target["expr"] for target in panel["targets"])
+            assert ((board["title"], panel["title"]) in left_out) == made, panel["title"]
+
+
+def test_every_alert_has_a_panel_that_leads_to_its_runbook() -> None:
+    links = [link for board in BOARDS.values() for panel in panels(board) for link in panel["links"]]
+    led_to = {link["url"].removeprefix(f"{RUNBOOKS}/").removesuffix(".md") for link in links}
+    assert led_to == {rule["alert"] for group in groups()["groups"] for rule in group["rules"] if "alert" in rule}
 
 
 @EACH

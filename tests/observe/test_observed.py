@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,8 +44,7 @@ NEVER = {
 }
 
 
-@pytest.fixture
-def impatient(tmp_path: Path) -> Path:
+def impatient(folder: Path, expected: Container[str]) -> Path:
     """The rules, but for how long something must hold: nobody waits five minutes for a test.
 
     What must not fire holds longer: a busy machine may miss a scrape.
@@ -55,8 +54,8 @@ def impatient(tmp_path: Path) -> Path:
         group.pop("interval", None)
         for rule in group["rules"]:
             if "for" in rule:
-                rule["for"] = "1s" if rule["alert"] in EXPECTED else "20s"
-    path = tmp_path / "rules.yaml"
+                rule["for"] = "1s" if rule["alert"] in expected else "20s"
+    path = folder / "rules.yaml"
     path.write_text(yaml.safe_dump(rules))
     return path
 
@@ -101,14 +100,14 @@ async def by_and_by(holds: Callable[[], Awaitable[bool]], what: Callable[[], obj
 
 
 @pytest.mark.timeout(400)
-async def test_every_panel_shows_something_and_the_right_alerts_fire(impatient: Path) -> None:
+async def test_every_panel_shows_something_and_the_right_alerts_fire(tmp_path: Path) -> None:
     tool("prometheus")
     fired: set[str] = set()
     empty: list[str] = []
 
     async with (
         observed(3, time_scale=FAST, line=SHORT_LINE, probe={"interval_s": 0.5}) as (pool, router),
-        prometheus([router.metrics_port], scrape_s=1, rules=impatient) as found,
+        prometheus([router.metrics_port], scrape_s=1, rules=impatient(tmp_path, EXPECTED)) as found,
     ):
         load = asyncio.create_task(Load(router.port, 20, pause_s=0.3).run())
 

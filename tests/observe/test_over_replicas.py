@@ -17,10 +17,11 @@ from router.telemetry.families import FAMILIES, GAUGE
 from router.telemetry.together import RULES, Rule
 from tests.observe.promtool import tool
 from tests.observe.test_dashboards import BOARDS, expressions, filled, known, rule_expressions
+from tests.observe.test_observed import by_and_by, impatient
 from tests.shell.clients import Client
 from tests.shell.house import until
-from tests.shell.scenes import ENDLESS
-from tests.shell.test_shared_store import open_stream, routers
+from tests.shell.scenes import ENDLESS, MODELS
+from tests.shell.test_shared_store import all_back, open_stream, routers
 
 RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
 IN_BOOKS = [
@@ -67,15 +68,28 @@ def test_a_gauge_of_scope_s_is_added_nowhere_not_even_over_workers() -> None:
     assert [name for name, family in FAMILIES.items() if family.scope == "S" and RULES.get(name) is Rule.SUM] == []
 
 
-def of_panel(title: str) -> str:
+def of_panel(title: str, number: int = 0) -> str:
     found = next(panel for panel in BOARDS["ollama-router-overview"]["panels"] if panel["title"] == title)
-    return filled(found["targets"][0]["expr"])
+    return filled(found["targets"][number]["expr"])
 
 
 @pytest.mark.timeout(120)
-async def test_calls_that_wait_at_two_routers_before_one_redis_are_counted_once_each() -> None:
+async def test_what_two_routers_before_one_redis_and_one_node_tell_is_counted_once_each() -> None:
+    """A slot that is taken, three calls in line at both of them; every panel's number is the pool's."""
     tool("prometheus")
-    asked = {of_panel(title): waiting for title, waiting in (("In line", 3), ("How full lines are", 3 / 10))}
+    asked = {
+        of_panel("In line"): 3.0,
+        of_panel("How full lines are"): 3 / 10,
+        of_panel("At nodes"): 1.0,
+        of_panel("Slots"): 1.0,
+        of_panel("Slots", 1): 1.0,
+        of_panel("Slots taken"): 1.0,
+        of_panel("Nodes"): 1.0,
+        of_panel("Nodes up"): 1.0,
+        of_panel("Models"): float(len(MODELS)),
+        of_panel("Replicas"): 2.0,
+        of_panel("Nodes by source"): 1.0,
+    }
     async with routers(2, line={"max_waiting_per_model": 10}) as (_, _, (here, there)), AsyncExitStack() as stack:
         ports = (here.port, here.port, there.port, here.port)
         clients = [await stack.enter_async_context(Client(port)) for port in ports]
@@ -89,9 +103,36 @@ async def test_calls_that_wait_at_two_routers_before_one_redis_are_counted_once_
         async def values(expr: str) -> set[float]:
             return {value for each in await found.query(expr) if (value := float(each["value"][1]))}
 
-        for expr, expected in asked.items():
-            while await values("count(ollama_router_build_info)") != {2.0} or not await values(expr):  # noqa: ASYNC110
-                await asyncio.sleep(0.2)  # Prometheus tells no one when it has scraped
-            assert await values(expr) == {expected}
+        while await values("count(ollama_router_build_info)") != {2.0}:  # noqa: ASYNC110
+            await asyncio.sleep(0.2)  # Prometheus tells no one when it has scraped
+        assert {expr: await values(expr) for expr in asked} == {expr: {value} for expr, value in asked.items()}
         for client in clients:
             client.leave()
+
+
+@pytest.mark.timeout(300)
+async def test_while_redis_is_gone_the_dashboard_and_the_alerts_say_so_and_then_that_it_is_back(tmp_path: Path) -> None:
+    tool("prometheus")
+    expected = {"OllamaRouterDegradedMode", "OllamaRouterRedisDown"}
+    rules = impatient(tmp_path, expected)
+    store, failures, fires = of_panel("Shared store", 2), of_panel("Shared store's failures"), of_panel("Firing")
+    async with routers(2) as (server, _, made), AsyncExitStack() as stack:
+        ports = [router.metrics_port for router in made]
+        found = await stack.enter_async_context(prometheus(ports, scrape_s=1, rules=rules))
+
+        async def is_told(expr: str, value: float) -> bool:
+            return value in {float(each["value"][1]) for each in await found.query(expr)}
+
+        async def is_well() -> bool:
+            return await is_told(store, 0.0) and not await found.firing() & expected
+
+        async def is_alone() -> bool:
+            fired = await found.firing() >= expected and len(await found.query(fires)) >= len(expected)
+            return fired and await is_told(store, 1.0) and bool(await found.query(f"{failures} > 0"))
+
+        await by_and_by(is_well, lambda: "two routers that Redis answers")
+        server.kill()
+        await by_and_by(is_alone, lambda: f"{expected}, and in the panels")
+        server.start()
+        await all_back(made)
+        await by_and_by(is_well, lambda: "Redis answers again")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -268,3 +269,14 @@ def test_more_copies_than_are_scored_are_said_to_be_a_sample() -> None:
     many = snapshot_of(node(f"n{number}", disk="x", ready="x") for number in range(SAMPLE_MAX + 1))
     assert about(at(many)).is_sampled
     assert not about(at(fleet(node("a", ready="x")))).is_sampled
+
+
+@pytest.mark.parametrize(("began_s_ago", "node_told"), [(1.0, ""), (0.0, "slow")])
+def test_a_load_that_runs_is_taken_for_as_long_as_it_has_to_go(began_s_ago: float, node_told: str) -> None:
+    """The fast node is half as fast again: whatever is there in less than 10 s is worth waiting for."""
+    fast = node("fast", disk="x y", loading="y", weight=1.5, vram_bytes=3000)
+    snapshot = fleet(fast, node("slow", disk="x", vram_bytes=3000))
+    learnt = replace(NOTHING_LEARNT, load_s=MappingProxyType({"w:x": 10.0, "w:y": 10.0}))
+    since_s = {"fast": NOW_S - began_s_ago}
+    said = about(at(snapshot, loading={"fast": "w:y"}, since_s=since_s, experience=learnt))
+    assert ending(said) == (End.WAITS, node_told, "cold_load")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
+import pytest
+
 from router.fleet.node import Health
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
@@ -124,6 +126,77 @@ def test_who_waits_for_a_cold_model_gets_a_turn_when_it_has_waited_as_much_as_th
     busy = {("a", "w:x"): 2}
     assert loads(full(), line("y", depth=2, wait_s=19), occupancy=busy) == []
     assert loads(full(), line("y", depth=2, wait_s=20), occupancy=busy) == [("a", "y", ("w:x",))]
+
+
+def test_where_others_wait_for_what_goes_a_turn_is_three_times_as_long() -> None:
+    """A memory too small for both lines would spend half of its time loading."""
+    busy, others = {("a", "w:x"): 2}, line("x", depth=1, wait_s=1)
+    assert loads(full(), line("y", depth=2, wait_s=59), others, occupancy=busy) == []
+    assert loads(full(), line("y", depth=2, wait_s=60), others, occupancy=busy) == [("a", "y", ("w:x",))]
+
+
+def short_lines_for(waited_s: float, *, is_short: bool = False, served_s: float = 60.0) -> Experience:
+    """Of x, which is never in use for a whole minute; a load of it costs 20 slot-seconds."""
+    return replace(
+        OLD,
+        utilization=MappingProxyType({"w:x": Utilization(0.5, 1.0)}),
+        waited_s=MappingProxyType({"w:x": waited_s}),
+        is_short=is_short,
+        ready_since=MappingProxyType({("a", "w:x"): NOW_S - served_s}),
+    )
+
+
+def pair(*, weight: float = 1.0) -> Snapshot:
+    """Of x, which has two slots on a; on b it may be loaded."""
+    return fleet(node("a", disk="x", ready="x", slots=2), node("b", disk="x", slots=2, weight=weight))
+
+
+def test_a_further_copy_comes_when_short_lines_have_waited_as_long_as_it_costs() -> None:
+    short = line("x", depth=1, wait_s=0.5, drain_per_s=1.0)
+    assert loads(pair(), short, experience=short_lines_for(20.1)) == [("b", "x", ())]
+    assert loads(pair(), short, experience=short_lines_for(20.0)) == []
+    assert loads(pair(), short, experience=short_lines_for(99.0, served_s=1.9)) == [], "that was before it came"
+
+
+def test_a_slower_node_must_be_paid_for_longer() -> None:
+    short = line("x", depth=1, wait_s=0.5, drain_per_s=1.0)
+    assert loads(pair(weight=0.5), short, experience=short_lines_for(40.0)) == []
+    assert loads(pair(weight=0.5), short, experience=short_lines_for(40.1)) == [("b", "x", ())]
+    assert loads(pair(weight=9.0), short, experience=short_lines_for(20.0)) == [], "and a faster one is no cheaper"
+
+
+def test_for_short_lines_nothing_is_displaced_and_no_memory_taken_that_others_need() -> None:
+    short = line("x", depth=1, wait_s=0.5, drain_per_s=1.0)
+    assert loads(pair(), short, experience=short_lines_for(99.0, is_short=True)) == []
+    on_b = node("b", disk="x y", ready="y", slots=2, vram_bytes=1500)
+    full_up = fleet(node("a", disk="x", ready="x", slots=2), on_b)
+    assert loads(full_up, short, experience=short_lines_for(99.0)) == [], "y is idle, and stays"
+
+
+def test_what_short_lines_have_waited_is_forgotten_when_a_copy_comes() -> None:
+    serving = fleet(node("a", disk="x", ready="x", slots=2), node("b", disk="x", slots=2))
+    seen = NOTHING_LEARNT
+    for second in range(10):
+        seen = looked(seen, (line("x", 3, 1.0),), serving, {("a", "w:x"): 2}, float(second))
+    assert 27 < seen.waited_s["w:x"] < 30
+    later = looked(seen, (), serving, {}, 9.0 + 60.0)
+    assert later.waited_s["w:x"] == pytest.approx(seen.waited_s["w:x"], rel=0.02), "a pause that nobody saw is none"
+    coming = fleet(node("a", disk="x", ready="x", slots=2), node("b", disk="x", loading="x", slots=2))
+    assert looked(seen, (line("x", 3, 1.0),), coming, {("a", "w:x"): 2}, 10.0).waited_s == {}
+
+
+def test_who_waits_for_a_first_copy_does_not_ask_for_a_second() -> None:
+    cold = fleet(node("a", disk="x"), node("b", disk="x"))
+    assert looked(NOTHING_LEARNT, (line("x", 9, 30.0),), cold, {}, 0.0).waited_s == {}
+
+
+def test_memory_is_short_while_something_that_was_asked_for_is_in_none() -> None:
+    warm = fleet(node("a", disk="x y", ready="x"))
+    assert not looked(NOTHING_LEARNT, (line("x", 1, 1.0),), warm, {}, 0.0).is_short
+    seen = looked(NOTHING_LEARNT, (line("x", 1, 1.0), line("y", 1, 1.0)), warm, {}, 0.0)
+    assert seen.is_short
+    assert looked(seen, (), warm, {}, 60.0).is_short, "that was a minute ago"
+    assert not looked(seen, (), warm, {}, 3600.0).is_short
 
 
 def test_what_nobody_uses_makes_room_at_once() -> None:
@@ -289,3 +362,12 @@ def test_a_load_that_waits_for_memory_gets_it_by_sending_calls_elsewhere() -> No
     assert {first, second} == {"w:x", "w:y"}
     assert late(0.0, frozenset({("a", first), ("a", second)})) == [], "nothing is left that could go"
     assert late(0.0, mode=Mode.OBSERVE) == [], "the mode was turned down while it loaded"
+
+
+def test_what_was_learnt_of_more_models_than_a_pool_serves_goes_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.policy.experience.LEARNT_MAX", 2)
+    learnt = NOTHING_LEARNT
+    for weights in ("w:x", "w:y", "w:z"):
+        learnt = loaded(learnt, weights, 7.0)
+        learnt = looked(learnt, (), fleet(node("a", ready=weights.removeprefix("w:"))), {}, 0.0)
+    assert set(learnt.load_s) == set(learnt.resident_bytes) == {"w:y", "w:z"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,6 +12,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from router.telemetry.families import FAMILIES, PREFIX
+from router.telemetry.words import is_told
 from router.wiring import Router
 
 WITHIN_S = 20.0  # for what must come at all
@@ -73,6 +75,14 @@ class Client:
                 self.got += data
         return self.got
 
+    async def more(self) -> bytes:
+        """Whatever comes next, with all that came before it."""
+        async with asyncio.timeout(WITHIN_S):
+            data = await self._reader.read(65536)
+        assert data, f"closed: {self.got!r}"
+        self.got += data
+        return self.got
+
     async def answer(self) -> Answer:
         """The whole of the next answer, to its end or the connection's."""
         async with asyncio.timeout(WITHIN_S):
@@ -123,10 +133,20 @@ async def get(port: int, path: str) -> Answer:
 
 
 class Scrape:
-    """One page of /metrics, as Prometheus reads it."""
+    """One page of /metrics, as Prometheus reads it. Labels say nothing but what `telemetry.words` has."""
 
     def __init__(self, text: str) -> None:
         self.families = {family.name: family for family in text_string_to_metric_families(text)}
+        assert not (strange := sorted(set(self._strange()))), strange
+
+    def _strange(self) -> Iterator[tuple[str, str, str]]:
+        for found in self.families.values():
+            name = found.name.removeprefix(PREFIX)
+            family = name if name in FAMILIES else f"{name}_total"
+            for sample in found.samples if family in FAMILIES else ():
+                for label, value in sample.labels.items():
+                    if not is_told(family, label, value):
+                        yield family, label, value
 
     def value(self, name: str, **labels: str) -> float:
         """The sum over all samples with these labels."""

@@ -104,11 +104,11 @@ def asked(node: SimulatedNode) -> int:
 
 @asynccontextmanager
 async def holding(
-    nodes: int, *names: str, slots: int = 1, **settings: Any
+    nodes: int, *names: str, slots: int = 1, models: Sequence[DiskModel] = MODELS, **settings: Any
 ) -> AsyncIterator[tuple[SimulatedPool, Router]]:
     """A router that has seen these models (QUICK, if none is named) in the memory of every node."""
     names = names or (QUICK,)
-    async with pool_of(nodes, slots=slots) as pool:
+    async with pool_of(nodes, slots=slots, models=models) as pool:
         for node in pool.nodes:
             for name in names:
                 load_into(node, name)

@@ -113,7 +113,7 @@ def test_bad_configuration_is_a_line_for_each_mistake_and_exit_code_2(
     config.write_text("limits:\n  bodybytes: 3\nlisten: nowhere\n")
     assert main(["check-config", str(config)]) == MISUSED
     assert capsys.readouterr().err.splitlines() == [
-        f"ollama-router: {config}:3: listen: should be HOST:PORT, such as 0.0.0.0:11435 or [::]:11435",
+        f"ollama-router: {config}:3: listen: should be HOST:PORT, such as 0.0.0.0:11435, [::]:11435 or *:11435",
         f"ollama-router: {config}:2: limits.bodybytes: unknown setting; did you mean limits.body_bytes?",
     ]
     assert main(["check-config", str(tmp_path / "nowhere.yaml")]) == MISUSED

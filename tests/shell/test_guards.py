@@ -182,8 +182,8 @@ async def test_an_unload_is_answered_as_ollama_does_and_neither_obeyed_nor_turne
 
 async def counted(router: Router) -> dict[tuple[str, str], float]:
     page = await scrape(router)
-    samples = page.families["ollama_router_guard_actions"].samples
-    return {(each.labels["guard"], each.labels["action"]): each.value for each in samples}
+    samples = page.families["ollama_router_guard"].samples
+    return {(each.labels["option"], each.labels["action"]): each.value for each in samples}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,11 @@ async def test_what_passes_is_what_was_sent() -> None:
         assert (await ask(router, "/api/generate", call)).status == 200
         (seen,) = [seen.body for seen in pool.nodes[0].journal.calls if b'"prompt"' in seen.body]
         assert json.loads(seen) == call
-        assert await counted(router) == {}
+        assert await counted(router) == {
+            ("num_ctx", "passed"): 1,
+            ("options", "passed"): 1,
+            ("keep_alive", "passed"): 1,
+        }
 
 
 async def test_what_a_guard_does_is_counted_once_for_each_call() -> None:

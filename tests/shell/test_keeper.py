@@ -384,15 +384,6 @@ def test_a_node_that_leaves_and_comes_back_is_shut_for_nothing_that_is_forgotten
     assert [house.lease(f"t{number}").node for number in range(2)] == ["a", "a"]
 
 
-def test_what_a_manifest_shows_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.control.keeper.SHOWN_MAX", 1)
-    house = House()
-    assert house.keeper.lacks("d1")
-    house.keeper.saw_show("d1", Shown("w"))
-    assert not house.keeper.lacks("d1")
-    assert not house.keeper.lacks("d2"), "full: digests stand in for weights"
-
-
 class Histories(RuleBasedStateMachine):
     """Whatever is told in whatever order: the snapshot and the store agree on who may serve."""
 

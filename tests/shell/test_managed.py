@@ -133,7 +133,7 @@ async def test_neither_an_unload_nor_a_keep_alive_of_a_client_takes_a_declared_c
         await passes(router)
         assert is_kept(router)
         assert pool.loads_started == 1
-        assert (await scrape(router)).value("guard_actions_total", guard="keep_alive", action="cut") == 1
+        assert (await scrape(router)).value("guard_total", option="keep_alive", action="cut") == 1
 
 
 async def test_a_keep_alive_under_another_name_of_the_same_weights_is_left_out_too() -> None:

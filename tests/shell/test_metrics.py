@@ -72,6 +72,7 @@ def metrics_of(
         queue_limit=lambda key: 256,
         circuits=lambda: circuits or {},
         discovered=lambda: {"static": len(nodes)},
+        discovery_synced=lambda: {"dns": 1_700_000_000.0},
         log_lines_dropped=lambda: 3,
     )
     return Metrics(sources, models_max=models_max, named=named, teams_max=teams_max, clock=clock)
@@ -151,6 +152,32 @@ async def test_pace_is_the_time_between_tokens_after_the_first() -> None:
     cold = {"route": "chat_completions", "model": LLAMA, "start": "cold"}
     assert value(page, "time_to_first_token_seconds_bucket", **cold, le="0.75") == 0
     assert value(page, "time_to_first_token_seconds_bucket", **cold, le="1.0") == 1  # le is inclusive
+
+
+async def test_a_client_that_sends_its_body_slowly_makes_no_first_token_late() -> None:
+    metrics = metrics_of(node_with("a", LLAMA))
+    metrics.observe(record_of(is_stream=True, read_s=40.0, first_token_s=41.0, duration_s=43.0, output_tokens=3))
+
+    page = await page_of(metrics)
+
+    labels = {"route": "chat_completions", "model": LLAMA}
+    assert value(page, "time_to_first_token_seconds_sum", **labels, start="warm") == 1.0
+    assert value(page, "time_per_output_token_seconds_sum", **labels) == 1.0
+    assert value(page, "request_duration_seconds_sum", **labels, outcome="ok") == 43.0
+
+
+async def test_pages_are_counted_without_a_model() -> None:
+    metrics = metrics_of(node_with("a", LLAMA))
+    metrics.page_answered("models", 200, 0.001)
+    metrics.page_answered("other", 404, 0.001)
+    metrics.page_answered("api_manage", 403, 0.001, is_refused=True)
+
+    page = await page_of(metrics)
+
+    def of(route: str, outcome: str, code: str) -> float | None:
+        return value(page, "requests_total", route=route, model="", outcome=outcome, code=code)
+
+    assert of("models", "ok", "200") == of("other", "client_error", "404") == of("api_manage", "rejected", "403") == 1
 
 
 async def test_one_token_has_no_pace() -> None:
@@ -458,7 +485,7 @@ async def test_label_values_are_escaped() -> None:
 def test_labels_are_of_a_closed_set_that_holds_nothing_of_a_client() -> None:
     """No user, key, address, path, request, prompt or session; a team only where metrics.teams says so."""
     known = {"route", "model", "outcome", "code", "start", "result", "type", "reason", "phase", "policy", "alias"}
-    known |= {"guard", "action", "node", "state", "version", "zone", "gpus", "kind", "cause", "source", "revision"}
+    known |= {"option", "action", "node", "state", "version", "zone", "gpus", "kind", "cause", "source", "revision"}
     known |= {"python", "operation"}
     assert {label for family in FAMILIES.values() for label in family.labels} - known == {"team"}
     assert [family.name for family in FAMILIES.values() if "team" in family.labels] == ["team_gpu_seconds_total"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 
 import pytest
 
+from router.fleet.node import Health
 from router.simulation.facts import Event
 from router.wire.names import parse_name
 from router.wiring import Router
@@ -402,3 +404,18 @@ async def test_after_a_mixed_run_the_page_is_valid_and_the_log_tells_each_call_o
         assert not any(secret in str(line) or key in str(line) or "exception" in line for line in lines)
     finally:
         os.close(descriptor)
+
+
+async def test_a_node_that_goes_is_told_with_its_reason_once_and_as_a_warning_and_its_return_as_news(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with holding(1) as (pool, router):
+        await pool.nodes[0].set_fault("refuse")
+        await until(lambda: router.keeper.snapshot.nodes["sim-1"].health is Health.DOWN)
+        await pool.nodes[0].clear_faults()
+        await until(lambda: router.keeper.snapshot.nodes["sim-1"].health is Health.HEALTHY)
+    told = [(record.levelname, record.getMessage()) for record in caplog.records if "sim-1" in record.getMessage()]
+    assert len([text for _, text in told if text.startswith("probe of sim-1 failed: ")]) == 1
+    assert ("WARNING", "node sim-1 is down, was degraded") in told
+    assert ("INFO", "node sim-1 is healthy, was down") in told

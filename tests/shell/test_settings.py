@@ -389,7 +389,7 @@ def test_one_ipv6_address_is_one_text() -> None:
     assert "is no IPv6 address" in problem_with(listen="[::g]:1")
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0:11435", "[::]:11435", "localhost:0", "[fe80::1%eth0]:1"])
+@pytest.mark.parametrize("address", ["0.0.0.0:11435", "[::]:11435", "*:11435", "localhost:0", "[fe80::1%eth0]:1"])
 def test_addresses_are_host_and_port(address: str) -> None:
     assert load_settings(overrides={"listen": address}).settings.listen == address
 
@@ -401,6 +401,7 @@ def test_other_addresses_are_refused(address: str) -> None:
 
 def test_an_address_loses_its_brackets_for_the_socket() -> None:
     assert host_port("[::]:11435") == ("::", 11435)
+    assert host_port("*:11435") == ("", 11435)
     assert host_port("0.0.0.0:9464") == ("0.0.0.0", 9464)
 
 
@@ -415,7 +416,9 @@ def test_the_admin_api_listens_on_loopback_without_more_ado(listen: str) -> None
     assert load_settings(overrides={"admin": {"listen": listen}}).settings.admin.token_file is None
 
 
-@pytest.mark.parametrize("listen", ["0.0.0.0:9465", "[::]:9465", "10.0.0.1:9465", "gpu-1:9465", "localhost.lan:9465"])
+@pytest.mark.parametrize(
+    "listen", ["0.0.0.0:9465", "[::]:9465", "*:9465", "10.0.0.1:9465", "gpu-1:9465", "localhost.lan:9465"]
+)
 def test_elsewhere_the_admin_api_listens_only_with_a_token(listen: str) -> None:
     problem = problem_with(admin={"listen": listen})
     assert problem.startswith(f"admin: listen is {listen}, which other machines reach: give admin.token_file")

@@ -293,7 +293,7 @@ async def test_the_unload_of_another_team_changes_nothing() -> None:
             answer = await ask(router, "/api/generate", UNLOAD, **headers)
             assert (answer.status, answer.json["done_reason"]) == (200, "unload")
         assert pool.nodes[0].journal.counts[Event.EXPIRED] == 0
-        assert (await scrape(router)).value("guard_actions_total", guard="unload", action="ignored") == 2
+        assert (await scrape(router)).value("guard_total", option="unload", action="ignored") == 2
 
 
 async def test_a_copy_that_serves_somebody_is_not_unloaded_under_him() -> None:

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from oteltap import OtelTapHttpProtobufReceiver, OtelTapHttpProtobufReceiverSettings
 
 from router.settings import ConfigError, Settings
@@ -128,6 +130,58 @@ async def test_a_stream_with_a_retry_is_one_trace_with_the_right_parents() -> No
         assert call.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
         assert span.end_time_unix_nano <= call.end_time_unix_nano
     assert first.end_time_unix_nano <= second.start_time_unix_nano
+
+
+async def test_a_receiver_that_takes_only_json_gets_the_same_spans(tmp_path: Any) -> None:
+    came: list[Any] = []
+
+    async def take(request: web.Request) -> web.Response:
+        assert (request.content_type, request.headers["x-key"]) == ("application/json", "k")
+        came.append(await request.json())
+        return web.json_response({})
+
+    (tmp_path / "headers").write_text("x-key: k\n")
+    app = web.Application()
+    app.router.add_post("/v1/traces", take)
+    async with TestServer(app, host="127.0.0.1") as server:
+        tracing = {"endpoint": str(server.make_url("")), "protocol": "http/json", "sample_ratio": 0}
+        async with holding(1, tracing={**tracing, "headers_file": str(tmp_path / "headers")}) as (pool, router):
+            assert (await ask(router, "/api/chat", chat(QUICK), **CALLER)).status == 200
+            (told_node,) = told_nodes(pool)
+
+    spans = {
+        span["name"]: span
+        for told in came
+        for resource in told["resourceSpans"]
+        for scope in resource["scopeSpans"]
+        for span in scope["spans"]
+    }
+    assert spans.keys() == {"route", "queue", f"chat {QUICK}", "POST /api/chat"}
+    assert {span["traceId"] for span in spans.values()} == {TRACE_ID.hex()}
+    call, attempt = spans["POST /api/chat"], spans[f"chat {QUICK}"]
+    assert (call["kind"], call["parentSpanId"], call["traceState"]) == (2, "00f067aa0ba902b7", "vendor=1")
+    assert (attempt["kind"], attempt["parentSpanId"]) == (3, call["spanId"])
+    assert told_node == f"00-{TRACE_ID.hex()}-{attempt['spanId']}-01"
+    assert {"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}} in attempt["attributes"]
+    assert int(call["startTimeUnixNano"]) <= int(attempt["startTimeUnixNano"]) < int(call["endTimeUnixNano"])
+
+
+async def test_a_json_receiver_that_is_away_or_refuses_costs_no_call(caplog: pytest.LogCaptureFixture) -> None:
+    async with TestServer(web.Application(), host="127.0.0.1") as server:  # it has no such path
+        for endpoint in (f"http://127.0.0.1:{free_port()}", str(server.make_url(""))):
+            async with holding(1, tracing={"endpoint": endpoint, "protocol": "http/json", "sample_ratio": 1}) as (
+                _,
+                router,
+            ):
+                assert (await ask(router, "/api/chat", chat(QUICK))).status == 200
+    told = [text for text in caplog.messages if "4 spans were not taken by" in text]
+    assert len(told) == 2
+    assert "HTTP Error 404" in told[1]
+
+
+def test_what_is_no_protocol_of_ours_is_refused_with_those_that_are() -> None:
+    with pytest.raises(ValueError, match="'http/protobuf' or 'http/json'"):
+        Settings(tracing={"protocol": "grpc"})
 
 
 async def test_a_client_that_leaves_in_line_and_one_that_leaves_its_stream_are_told_apart() -> None:

@@ -173,6 +173,28 @@ async def test_a_call_that_is_served_in_time_has_its_headers_and_no_comment() ->
         assert (answer.node, b"ollama-router" in answer.body) == ("sim-1", False)
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate", *STREAMS])
+async def test_proxies_are_asked_to_pass_streams_on_and_keep_none(path: str) -> None:
+    asked = {"x-accel-buffering": "no", "cache-control": "no-cache"}
+    async with holding(1) as (_, router):
+        streamed = await ask(router, path, {"model": QUICK, **CALL})
+        plain = await ask(router, path, {"model": QUICK, **CALL, "stream": False})
+    assert {name: streamed.headers.get(name) for name in asked} == asked
+    assert "x-accel-buffering" not in plain.headers
+
+
+@ON_EACH_STREAM
+async def test_they_are_asked_so_in_a_stream_that_is_opened_early_as_well(path: str) -> None:
+    async with holding(1, SILENT, line=SOON) as (pool, router), Client(router.port) as client:
+        client.send(path, {"model": SILENT, **CALL})
+        await client.first(b"reason=prefill")
+        await asyncio.sleep(0)
+        let_run(pool.nodes[0])
+        answer = await client.answer()
+        assert (answer.headers["x-accel-buffering"], answer.headers["cache-control"]) == ("no", "no-cache")
+        await rest(router)
+
+
 # What comes after the early 200.
 
 

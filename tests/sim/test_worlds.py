@@ -23,7 +23,7 @@ from router.simulation.world.scenario import Scenario, scenario_of
 from router.simulation.world.workload import Request
 from router.simulation.world.world import POLICY_NAMES, World
 from router.store import check, copies, queues
-from tests.sim.worlds import flood, one_card, small, uneven
+from tests.sim.worlds import configured, flood, one_card, small, uneven
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 200
@@ -48,6 +48,12 @@ def checked(seed: int, policy: str, make: Make = small) -> World:
 def test_invariants_hold_after_every_event_of_random_scenarios(shard: int) -> None:
     for seed in range(shard, SEEDS, SHARDS):
         checked(seed, "ours")
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_invariants_hold_with_aliases_bands_declared_copies_and_memory_that_nobody_declared(shard: int) -> None:
+    for seed in range(shard, LONG_SEEDS, SHARDS):
+        checked(seed, "ours", configured)
 
 
 @pytest.mark.parametrize("make", [flood, one_card, uneven])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -81,6 +82,35 @@ def uneven(seed: int) -> tuple[Scenario, list[Request]]:
     }
     scenario = scenario_of(value, Path())
     return scenario, requests(scenario, rng, 80)
+
+
+def configured(seed: int) -> tuple[Scenario, list[Request]]:
+    """As `small`, with aliases that overflow, bands, declared copies, and memory that nobody declares."""
+    rng = Random(f"configured {seed}")
+    models = [model(name, rng) for name in ("m0", "m1", "m2")]
+    declared = [{"name": "m0", "copies": rng.randint(1, 2), "pin": rng.random() < 0.3}]
+    after_s = {"overflow_after_s": rng.choice((0, 2))}
+    value = {
+        "name": f"configured-{seed}",
+        "seed": seed,
+        "trace": {"file": "none.csv", "format": "azure", "duration_s": DURATION_S},
+        "models": models,
+        "aliases": [{"name": "any", "share": 1, "targets": [{"model": "m1"}], "fallbacks": ["m0", "m2"], **after_s}],
+        "nodes": [
+            {"name": "n", "count": rng.randint(1, 2), "vram_gib": 16, "declares_vram": rng.random() < 0.5},
+            {"name": "k", "vram_gib": 8},
+        ],
+        "teams": [{"name": "a", "share": 1, "priority": "low"}, {"name": "b", "share": 1, "priority": "high"}],
+        "placement": {"mode": "managed", "models": declared[: rng.randint(0, 1)]},
+        "routers": {"replicas": rng.randint(1, 3), "store_latency_ms": rng.choice((0, 0.5, 20))},
+        "client": {"patience_s": rng.choice((10, 30))},
+    }
+    value["faults"] = faults(rng, value)
+    scenario = scenario_of(value, Path())
+    (alias,) = scenario.aliases
+    asked = requests(scenario, rng, rng.randint(5, 40))
+    by_alias = [replace(one, plan=alias.meaning.plans[0], model=scenario.models[1]) for one in asked[::2]]
+    return scenario, sorted([*asked[1::2], *by_alias], key=lambda request: request.number)
 
 
 def model(name: str, rng: Random) -> dict[str, Any]:

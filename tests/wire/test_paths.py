@@ -178,6 +178,24 @@ def test_every_inference_route_is_a_path() -> None:
         assert (route.page, route.methods) == (Page.INFERENCE, ("POST",))
 
 
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [
+        ("/v1/models", "models"),
+        ("/v1/models/x", "models"),
+        ("/api/tags", "api_tags"),
+        ("/api/show", "api_show"),
+        ("/api/pull", "api_manage"),
+        ("/api/blobs/sha256-0", "api_manage"),
+        ("/api/chat", "api_chat"),
+        ("/", "other"),
+        ("/chat/completions", "other"),
+    ],
+)
+def test_a_page_has_a_label_of_few_words_whatever_was_asked_for(path: str, label: str) -> None:
+    assert paths.label_of(path) == label
+
+
 def test_the_dialect_is_that_of_the_route() -> None:
     dialects = [paths.dialect_of(path) for path in ("/v1/messages", "/v1/models/x", "/api/show", "/nope")]
     assert dialects == [Dialect.ANTHROPIC, Dialect.OPENAI, Dialect.OLLAMA, Dialect.OLLAMA]

@@ -3,17 +3,23 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
+{{/* 45: a StatefulSet's name may have 52, since a label of its pods is that name and 11 more; ours adds -ollama. */}}
 {{- define "ollama-router.fullname" -}}
 {{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- .Values.fullnameOverride | trunc 45 | trimSuffix "-" }}
 {{- else }}
 {{- $name := include "ollama-router.name" . }}
 {{- if contains $name .Release.Name }}
-{{- .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- .Release.Name | trunc 45 | trimSuffix "-" }}
 {{- else }}
-{{- printf "%s-%s" .Release.Name $name | trunc 50 | trimSuffix "-" }}
+{{- printf "%s-%s" .Release.Name $name | trunc 45 | trimSuffix "-" }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* What the router itself speaks to clients. */}}
+{{- define "ollama-router.scheme" -}}
+{{- if (.Values.config.tls | default dict).cert_file }}https{{ else }}http{{ end }}
 {{- end }}
 
 {{- define "ollama-router.namespace" -}}
@@ -35,15 +41,12 @@ app.kubernetes.io/instance: {{ .at.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
+{{/* With what else is said of this object; none of it takes the place of a label by which others choose. */}}
 {{- define "ollama-router.labels" -}}
-{{ include "ollama-router.selectorLabels" . }}
-app.kubernetes.io/version: {{ .at.Chart.AppVersion | quote }}
-app.kubernetes.io/part-of: ollama-router
-app.kubernetes.io/managed-by: {{ .at.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .at.Chart.Name .at.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{- with .at.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $chosen := include "ollama-router.selectorLabels" . | fromYaml }}
+{{- $chart := printf "%s-%s" .at.Chart.Name .at.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- $standard := dict "app.kubernetes.io/version" .at.Chart.AppVersion "app.kubernetes.io/part-of" "ollama-router" "app.kubernetes.io/managed-by" .at.Release.Service "helm.sh/chart" $chart }}
+{{- toYaml (merge $chosen (deepCopy (.labels | default dict)) (deepCopy .at.Values.commonLabels) $standard) }}
 {{- end }}
 
 {{/* Metadata: (dict "at" . "component" "router" "suffix" "-x" "labels" {} "annotations" {} "namespace" "") */}}
@@ -52,9 +55,6 @@ name: {{ include "ollama-router.fullname" .at }}{{ .suffix | default "" }}
 namespace: {{ .namespace | default (include "ollama-router.namespace" .at) }}
 labels:
   {{- include "ollama-router.labels" . | nindent 2 }}
-  {{- with .labels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
 {{- with merge (dict) (.annotations | default dict) .at.Values.commonAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
@@ -117,7 +117,7 @@ redis://{{ include "ollama-router.fullname" . }}-redis:6379/0
 {{- else if $redis.cluster.enabled -}}
 {{ $scheme }}+cluster://{{ $user }}{{ join "," $redis.cluster.nodes }}
 {{- else -}}
-{{ $scheme }}://{{ $user }}{{ $redis.host }}:{{ $redis.port }}/{{ $redis.database }}
+{{ $scheme }}://{{ $user }}{{ ternary (printf "[%s]" $redis.host) $redis.host (regexMatch "^[^\\[].*:.*:" $redis.host) }}:{{ $redis.port }}/{{ $redis.database }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -175,6 +175,34 @@ redis://{{ include "ollama-router.fullname" . }}-redis:6379/0
 {{- .Values.auth.existingSecret | default (printf "%s-keys" (include "ollama-router.fullname" .)) }}
 {{- end }}
 
+{{/* Whether labels are chosen by a selector: (dict "labels" {} "selector" ""); "unsure" of terms that are no equality. */}}
+{{- define "ollama-router.isChosen" -}}
+{{- $labels := .labels }}{{ $answer := "true" }}
+{{- if regexMatch "[!()]|^[^=]*$" .selector }}{{ $answer = "unsure" }}
+{{- else }}
+{{- range $term := splitList "," .selector }}
+{{- $pair := regexSplit "={1,2}" (trim $term) 2 }}
+{{- if ne (get $labels (first $pair | trim) | default "") (last $pair | trim) }}{{ $answer = "false" }}{{ end }}
+{{- end }}
+{{- end }}
+{{- $answer }}
+{{- end }}
+
+{{/* Ports of nodes, with commas, as the router reads their addresses. */}}
+{{- define "ollama-router.nodePorts" -}}
+{{- $ports := list (toString (int .Values.discovery.kubernetes.port)) }}
+{{- range $node := .Values.nodes }}
+{{- $url := $node }}
+{{- if kindIs "map" $node }}{{ $url = $node.url | default "" }}{{ end }}
+{{- $usual := ternary "443" (ternary "80" "11434" (hasPrefix "http://" $url)) (hasPrefix "https://" $url) }}
+{{- $ports = append $ports (regexFind ":[0-9]+$" (trimSuffix "/" $url) | trimPrefix ":" | default $usual) }}
+{{- end }}
+{{- if .Values.discovery.dns.enabled }}
+{{- range .Values.discovery.dns.hosts }}{{ $ports = append $ports (regexFind ":[0-9]+$" . | trimPrefix ":" | default "11434") }}{{ end }}
+{{- end }}
+{{- $ports | uniq | join "," }}
+{{- end }}
+
 {{/* A pod needs both parts of leaving and 15 s. */}}
 {{- define "ollama-router.leavingSeconds" -}}
 {{- add (int .Values.shutdown.drainDelaySeconds) (int .Values.shutdown.streamDrainSeconds) 15 }}
@@ -207,8 +235,8 @@ redis://{{ include "ollama-router.fullname" . }}-redis:6379/0
 {{/* The router's configuration, as YAML. */}}
 {{- define "ollama-router.config" -}}
 {{- $config := omit (deepCopy .Values.config) "existingConfigMap" "existingConfigMapKey" }}
-{{- $_ := set $config "listen" "0.0.0.0:11435" }}
-{{- $_ := set $config "metrics_listen" (printf "0.0.0.0:%d" (int .Values.metrics.port)) }}
+{{- $_ := set $config "listen" "*:11435" }}
+{{- $_ := set $config "metrics_listen" (printf "*:%d" (int .Values.metrics.port)) }}
 {{- with .Values.nodes }}{{ $_ := set $config "nodes" . }}{{ end }}
 {{- with .Values.aliases }}{{ $_ := set $config "aliases" . }}{{ end }}
 {{- $kubernetes := .Values.discovery.kubernetes }}
@@ -228,7 +256,7 @@ redis://{{ include "ollama-router.fullname" . }}-redis:6379/0
 {{- $least := int (include "ollama-router.replicasMin" .) }}
 {{- if and (include "ollama-router.hasStore" .) (gt $least 1) }}{{ $_ := set $config "store" (merge (dict "replicas" $least) ($config.store | default dict)) }}{{ end }}
 {{- if .Values.tracing.enabled }}
-{{- $_ := set $config "tracing" (dict "endpoint" .Values.tracing.endpoint "sample_ratio" .Values.tracing.samplerRatio "service_name" .Values.tracing.serviceName) }}
+{{- $_ := set $config "tracing" (dict "endpoint" .Values.tracing.endpoint "protocol" .Values.tracing.protocol "sample_ratio" .Values.tracing.samplerRatio "service_name" .Values.tracing.serviceName) }}
 {{- if .Values.tracing.headersExistingSecret }}{{ $_ := set $config.tracing "headers_file" "/etc/ollama-router/tracing-headers" }}{{ end }}
 {{- end }}
 {{- $_ := set $config "shutdown" (dict "drain_delay_s" .Values.shutdown.drainDelaySeconds "stream_drain_s" .Values.shutdown.streamDrainSeconds) }}

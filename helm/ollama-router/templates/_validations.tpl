@@ -50,6 +50,24 @@
 - discovery.kubernetes.namespaces names "*" and others: "*" is all of them already
 {{- end }}
 {{- end }}
+{{- include "ollama-router.problemsOfDiscovery" . }}
+{{- include "ollama-router.problemsOfService" . }}
+{{- range $index, $node := .Values.nodes }}
+{{- if not (or (and (kindIs "string" $node) $node) (and (kindIs "map" $node) (get (ternary $node dict (kindIs "map" $node)) "url"))) }}
+- nodes[{{ $index }}] has no url: write http://HOST:11434, or {url: http://HOST:11434, slots: 4}
+{{- end }}
+{{- end }}
+{{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
+- ingress.enabled and ingress.hosts is empty: under which name?
+{{- end }}
+{{- with .Values.autoscaling }}
+{{- if and .enabled (not .targetCPUUtilizationPercentage) (not .targetMemoryUtilizationPercentage) (not .metrics) }}
+- autoscaling.enabled and it has no target and no metrics: by what shall it scale?
+{{- end }}
+{{- end }}
+{{- if has (int .Values.metrics.port) (list 11435 9465) }}
+- metrics.port {{ .Values.metrics.port }} is taken, by clients (11435) or the admin API (9465): take another one
+{{- end }}
 {{- if lt (int (include "ollama-router.gracePeriod" .)) (int (include "ollama-router.leavingSeconds" .)) }}
 - terminationGracePeriodSeconds {{ .Values.terminationGracePeriodSeconds }} is less than shutdown.drainDelaySeconds + shutdown.streamDrainSeconds + 15 = {{ include "ollama-router.leavingSeconds" . }}: streams would be killed. Leave it null, or shorten shutdown.streamDrainSeconds
 {{- end }}
@@ -72,6 +90,47 @@
 {{- end }}
 {{- end }}
 
+{{- define "ollama-router.problemsOfDiscovery" -}}
+{{- $kubernetes := .Values.discovery.kubernetes }}
+{{- $name := include "ollama-router.fullname" . }}
+{{- $labels := include "ollama-router.labels" (dict "at" . "component" "router" "labels" .Values.service.labels) | fromYaml }}
+{{- $looksHere := or (not $kubernetes.namespaces) (has "*" $kubernetes.namespaces) (has (include "ollama-router.namespace" .) $kubernetes.namespaces) }}
+{{- if and $kubernetes.enabled $looksHere }}
+{{- if has $name $kubernetes.serviceNames }}
+- discovery.kubernetes.serviceNames names {{ $name }}, which is this router: it would call itself
+{{- else if and (not $kubernetes.serviceNames) (eq "true" (include "ollama-router.isChosen" (dict "labels" $labels "selector" $kubernetes.labelSelector))) }}
+- discovery.kubernetes.labelSelector {{ $kubernetes.labelSelector }} chooses this router's own Service: it would call itself. Choose by another label, or leave nameOverride and commonLabels
+{{- end }}
+{{- end }}
+{{- if .Values.ollama.enabled }}
+{{- $servers := printf "%s-ollama" $name }}
+{{- $labels = include "ollama-router.labels" (dict "at" . "component" "ollama") | fromYaml }}
+{{- $isNamed := or (has $servers $kubernetes.serviceNames) (and (not $kubernetes.serviceNames) (ne "false" (include "ollama-router.isChosen" (dict "labels" $labels "selector" $kubernetes.labelSelector)))) }}
+{{- $isLooked := and .Values.discovery.dns.enabled (contains $servers (join "," .Values.discovery.dns.hosts)) }}
+{{- if not (or $isLooked (and $kubernetes.enabled $looksHere $isNamed)) }}
+- ollama.enabled runs servers that this router does not look for: let discovery.kubernetes cover the Service {{ $servers }} of {{ include "ollama-router.namespace" . }}, or set discovery.dns={enabled: true, hosts: [{{ $servers }}]}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "ollama-router.problemsOfService" -}}
+{{- with .Values.service }}
+{{- range $field := list "nodePort" "externalTrafficPolicy" }}
+{{- if and (get $.Values.service $field) (eq $.Values.service.type "ClusterIP") }}
+- service.{{ $field }} goes with service.type NodePort or LoadBalancer, and it is ClusterIP
+{{- end }}
+{{- end }}
+{{- range $field := list "loadBalancerClass" "loadBalancerSourceRanges" }}
+{{- if and (get $.Values.service $field) (ne $.Values.service.type "LoadBalancer") }}
+- service.{{ $field }} goes with service.type LoadBalancer, and it is {{ $.Values.service.type }}
+{{- end }}
+{{- end }}
+{{- if and (eq (toString .clusterIP) "None") (ne (int .port) 11435) }}
+- service.clusterIP None leads to the pods themselves, which listen on 11435: set service.port=11435
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "ollama-router.problemsOfExternalRedis" -}}
 {{- $url := include "ollama-router.redisUrl" . }}
 {{- with .Values.externalRedis }}
@@ -81,6 +140,12 @@
 {{- end }}
 {{- if gt (len $ways) 1 }}
 - externalRedis says more than once where it is, by {{ $ways | sortAlpha | join ", " }}: keep one of them
+{{- end }}
+{{- if and .host (not (regexMatch "^([A-Za-z0-9_.-]+|\\[?[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\\]?)$" .host)) }}
+- externalRedis.host {{ .host }} is no host: its port goes to externalRedis.port, TLS to externalRedis.tls, a whole URL to externalRedis.url
+{{- end }}
+{{- if and .url (not (regexMatch "^rediss?(\\+(sentinel|cluster))?://[^/]" .url)) }}
+- externalRedis.url begins with redis:// or rediss://, or with redis+sentinel://, redis+cluster:// or these with rediss (docs/store.md)
 {{- end }}
 {{- if regexMatch "://[^/]*:[^/]*@" .url }}
 - externalRedis.url holds a password, which a ConfigMap would show: name its Secret in externalRedis.existingSecret and existingSecretPasswordKey

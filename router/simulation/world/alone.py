@@ -8,7 +8,8 @@ from router.fleet.tickets import Lease
 from router.policy.degraded import choose_alone, loading_node
 
 if TYPE_CHECKING:
-    from router.simulation.world.replica import Case, Replica
+    from router.simulation.world.call import Case
+    from router.simulation.world.replica import Replica
 
 PASS_S = 1.0  # as often as the placer looks at the lines
 

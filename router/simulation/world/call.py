@@ -1,11 +1,14 @@
-"""One call of one client, as it fares; and one attempt of it at a node."""
+"""One call of one client, as it fares; one attempt of it at a node; and what a replica of ours knows of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from router.fleet.tickets import Lease, Ticket
+from router.policy.overflow import Overflow
 from router.policy.retry import Failure
 from router.simulation.facts import Began, Busy, Died, Ended, Token, Work
 from router.simulation.world.card import Card, Gone, Heard
@@ -28,7 +31,7 @@ class Call:
     """Mutable, and owned by `Clients`; whoever serves it writes down what the client would see."""
 
     __slots__ = (
-        *("attempts", "began_s", "cached_tokens", "ended_s", "fate", "first_token_s", "front", "node"),
+        *("attempts", "began_s", "cached_tokens", "ended_s", "fate", "first_token_s", "front", "key", "node"),
         *("request", "tries"),
     )
 
@@ -38,6 +41,7 @@ class Call:
         self.tries = 0  # at how many routers
         self.attempts = 0  # at nodes
         self.node = ""
+        self.key = request.model.key  # of the model that serves it
         self.began_s: float | None = None  # got a slot at a node, last time
         self.first_token_s: float | None = None  # an embedding's is its answer
         self.ended_s: float | None = None
@@ -58,8 +62,7 @@ class Call:
         return self.first_token_s is not None
 
 
-def work_of(request: Request, card: Card) -> Work:
-    key = request.model.key
+def work_of(request: Request, key: str, card: Card) -> Work:
     return Work(
         name=key,
         weights=card.weights[key],
@@ -80,8 +83,9 @@ class Passage:
     `on_end` hears of a Failure, or None where the answer came whole or broke in the middle: then `is_broken`.
     """
 
-    def __init__(self, call: Call, card: Card, began: Callable[[Call], None], on_end: OnEnd) -> None:
+    def __init__(self, call: Call, key: str, card: Card, began: Callable[[Call], None], on_end: OnEnd) -> None:
         self.call = call
+        self.key = key
         self.card = card
         self.is_broken = False
         self.is_over = False
@@ -92,11 +96,11 @@ class Passage:
     def start(self) -> None:
         call = self.call
         call.attempts += 1
-        call.node = self.card.name
+        call.node, call.key = self.card.name, self.key
         if not self.card.is_up:
             self._end(Failure.CONNECT_REFUSED)
             return
-        self._number = self.card.submit(work_of(call.request, self.card), self._hear)
+        self._number = self.card.submit(work_of(call.request, self.key, self.card), self._hear)
 
     def cut(self) -> None:
         """Our side closes: the node stops generating."""
@@ -130,3 +134,18 @@ class Passage:
         if self._number:
             self.card.leave(self._number)
         self._on_end(self, failure)
+
+
+@dataclass(slots=True, eq=False)
+class Case:
+    """A call at this replica: it waits, has a grant on its way, or is at a node."""
+
+    call: Call
+    ticket: Ticket
+    lease: Lease | None = None
+    passage: Passage | None = None
+    made: int = 0
+    has_met_dead_runner: bool = False
+    is_counted: bool = False
+    is_taken: bool = False  # its take reached the store
+    overflow: Overflow | None = None

@@ -79,7 +79,7 @@ class Card:
             host=facts.name,
             port=11434,
             model_slots={key: model.slots for key, model in self.models.items()},
-            vram_bytes=None if is_free else round(facts.vram_gib * GIB),
+            vram_bytes=round(facts.vram_gib * GIB) if facts.declares_vram and not is_free else None,
             weight=facts.speed,
         )
         self.is_up = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from router.policy.placement import BACKOFF_S_MIN
 from router.simulation.world.call import Fate
 from router.simulation.world.scenario import FaultKind
@@ -65,7 +67,10 @@ class Checker:
     def _nobody_starves(self, book: Book) -> None:
         assert self._turns is not None
         if self._cold is None:
-            self._cold = ColdLines(book, turns_s(self._world.scenario, self._world.requests))
+            scenario = self._world.scenario
+            # Who fits only in the place of a pin may wait for ever.
+            bound_s = math.inf if scenario.placement.has_pins else turns_s(scenario, self._world.requests)
+            self._cold = ColdLines(book, bound_s)
         if self._is_within_an_outage():
             self._turns.begin_anew()
         else:

@@ -6,12 +6,14 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from random import Random
 
+from router.fleet.tickets import Priority
 from router.simulation.world.agenda import Agenda, Timer
 from router.simulation.world.call import Call, Fate
 from router.simulation.world.front import Front
 from router.simulation.world.workload import Request
 
 REPEAT_S = 0.5  # the official SDKs wait about so long before they repeat a call
+Line = tuple[str, Priority]  # a model's, of one band: teams of another are served before or after it, by design
 BACKLOGGED_S = 0.05  # who waits longer than this for a slot waits for somebody else's
 
 
@@ -24,22 +26,22 @@ class Backlog:
     """
 
     def __init__(self) -> None:
-        self._lines: dict[str, dict[str, OrderedDict[int, float]]] = {}  # model -> team -> call -> since when
+        self._lines: dict[Line, dict[str, OrderedDict[int, float]]] = {}  # -> team -> call -> since when
         self.got: dict[str, float] = {}
         self.due: dict[str, float] = {}
         self.turns = 0
 
     def add(self, call: Call, now_s: float) -> None:
-        teams = self._lines.setdefault(call.request.model.name, {})
+        teams = self._lines.setdefault(_line_of(call), {})
         teams.setdefault(call.request.team.name, OrderedDict())[call.request.number] = now_s
 
     def drop(self, call: Call) -> None:
-        teams = self._lines.get(call.request.model.name, {})
+        teams = self._lines.get(_line_of(call), {})
         teams.get(call.request.team.name, OrderedDict()).pop(call.request.number, None)
 
     def charge(self, call: Call, weights: dict[str, float], now_s: float) -> None:
         """A call got a slot while several teams had a backlog: its tokens are what its own got and all had coming."""
-        line, own = self._lines.get(call.request.model.name, {}), call.request.team.name
+        line, own = self._lines.get(_line_of(call), {}), call.request.team.name
         teams = [team for team, calls in line.items() if _is_backlog(calls, now_s)]
         if len(teams) < 2 or own not in teams:
             return
@@ -49,6 +51,10 @@ class Backlog:
         self.got[own] = self.got.get(own, 0.0) + tokens
         for team in teams:
             self.due[team] = self.due.get(team, 0.0) + tokens * weights[team] / total
+
+
+def _line_of(call: Call) -> Line:
+    return call.request.model.name, call.request.team.priority
 
 
 def _is_backlog(calls: OrderedDict[int, float], now_s: float) -> bool:

@@ -74,6 +74,12 @@ class Fields:
             raise self._wrong(key, f"a whole number from {least}", value)
         return value
 
+    def flag(self, key: str, *, default: bool) -> bool:
+        value = self._value(key, default)
+        if not isinstance(value, bool):
+            raise self._wrong(key, "true or false", value)
+        return value
+
     def part(self, key: str) -> Fields:
         return Fields(self._value(key, {}), self._at(key))
 

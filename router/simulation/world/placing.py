@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from router.control.declarations import Declarations, Look
 from router.control.keeper import FleetKeeper
 from router.errors import LoadFailed, NoNode
 from router.fleet.snapshot import Row
 from router.policy.experience import NOTHING_LEARNT, did_not_fit, loaded, looked
-from router.policy.placement import Displace, Load, LoadFailure, Mode, Refuse, failed_again, hopeless, place
+from router.policy.placement import Action, Displace, Load, LoadFailure, Refuse, failed_again, hopeless, place
 from router.policy.room import OFFERED_S, Held, took_room
 from router.simulation.facts import Ready, Want, Work
 from router.simulation.world.agenda import at_once
 from router.simulation.world.card import Heard
+from router.simulation.world.configured import Placement
 from router.simulation.world.link import SharedStore
 
 if TYPE_CHECKING:
@@ -40,11 +42,21 @@ class Loading:
 class Placing:
     """Owns the loads of one replica. Only the leader passes over the lines; the epoch is the store's to compare."""
 
-    def __init__(self, replica: Replica, store: SharedStore, keeper: FleetKeeper, leads: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        store: SharedStore,
+        keeper: FleetKeeper,
+        leads: Callable[[], bool],
+        placement: Placement,
+    ) -> None:
         self._replica = replica
         self._store = store
         self._keeper = keeper
         self._leads = leads
+        self._mode = placement.mode
+        self._declarations = Declarations()
+        self._declarations.declared = placement.declared
         self._loads: dict[str, Loading] = {}  # by node
         self._failures: dict[tuple[str, str], LoadFailure] = {}
         self._experience = NOTHING_LEARNT
@@ -84,25 +96,63 @@ class Placing:
         self._loads.clear()
 
     def _pass(self) -> None:
-        if not self._leads() or self._store.is_cut_off:
+        if not self._replica.is_up or self._store.is_cut_off:
             return
-        self._passed_s = now_s = self._replica.agenda.now_s()
+        if not self._leads():
+            if self._declarations.declared:
+                at = self._look()
+                self._declarations.look(at)
+                self._declarations.follow(at)
+            return
+        self._passed_s = self._replica.agenda.now_s()
+        at = self._look()
+        self._experience = at.experience
+        self._declarations.look(at)
+        if at.lines:
+            self._carry(self._placed(at))
+            self._refuse_hopeless(at)
+        if self._declarations.declared:
+            self._carry(self._declarations.keep(replace(at, loading=self._loading, leaving=self._leaving)))
+
+    def _look(self) -> Look:
+        now_s, snapshot, occupancy = self._replica.agenda.now_s(), self._keeper.snapshot, self._store.occupancy
         lines = [line for line in at_once(self._store.lines()) if line.depth]
-        self._experience = looked(self._experience, lines, self._keeper.snapshot, self._store.occupancy, now_s)
-        if not lines:
-            return
-        actions = place(
+        return Look(
             lines,
-            self._keeper.snapshot,
-            loading={node: running.load.weights for node, running in self._loads.items()},
-            since_s={node: running.since_s for node, running in self._loads.items()},
-            backoff={copy: failure.until_s for copy, failure in self._failures.items()},
-            now_s=now_s,
-            mode=Mode.ON_DEMAND,
-            occupancy=self._store.occupancy,
-            experience=self._experience,
-            leaving={(node, weights) for node, running in self._loads.items() for weights in running.load.displaces},
+            snapshot,
+            occupancy,
+            looked(self._experience, lines, snapshot, occupancy, now_s),
+            self._loading,
+            self._leaving,
+            {copy: failure.until_s for copy, failure in self._failures.items()},
+            now_s,
+            self._mode,
         )
+
+    @property
+    def _loading(self) -> dict[str, str]:
+        return {node: running.load.weights for node, running in self._loads.items()}
+
+    @property
+    def _leaving(self) -> set[tuple[str, str]]:
+        return {(node, weights) for node, running in self._loads.items() for weights in running.load.displaces}
+
+    def _placed(self, at: Look) -> tuple[Action, ...]:
+        return place(
+            at.lines,
+            at.snapshot,
+            loading=at.loading,
+            backoff=at.backoff,
+            now_s=at.now_s,
+            mode=at.mode,
+            occupancy=at.occupancy,
+            experience=at.experience,
+            leaving=at.leaving,
+            holds=self._declarations.holds,
+            since_s={node: one.since_s for node, one in self._loads.items() if not one.load.is_renewal},
+        )
+
+    def _carry(self, actions: Iterable[Action]) -> None:
         for action in actions:
             if isinstance(action, Refuse):
                 at_once(self._store.refuse(action.key, NoNode("no node that has it is up")))
@@ -112,8 +162,10 @@ class Placing:
                 for weights in action.displaces:
                     self._let_go(action.node, weights)
                 self._load(action)
-        for line in lines:
-            words = hopeless(line, self._keeper.snapshot, self._failures, now_s)
+
+    def _refuse_hopeless(self, at: Look) -> None:
+        for line in at.lines:
+            words = hopeless(line, self._keeper.snapshot, self._failures, at.now_s)
             if words is not None:
                 at_once(self._store.refuse(line.model, LoadFailed(words)))
 
@@ -158,6 +210,7 @@ class Placing:
         else:
             self._failed(load)
         self._tell_displaced(load)
+        self._declarations.ended(load, self._replica.agenda.now_s())
         self._replica.alone.freed()
         self.wake()
 

@@ -6,7 +6,7 @@ Its decisions, keeper and store are those of production; its waiting and its soc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 
 from router.control.keeper import FleetKeeper
@@ -18,9 +18,11 @@ from router.policy.retry import Budget, Failure, Retry, Tries, verdict
 from router.policy.schedule import Want, schedule
 from router.simulation.world.agenda import Agenda, at_once
 from router.simulation.world.alone import Alone
-from router.simulation.world.call import Call, Fate, Passage
+from router.simulation.world.call import Call, Case, Fate, Passage
 from router.simulation.world.card import Card
+from router.simulation.world.configured import Placement
 from router.simulation.world.front import Desk
+from router.simulation.world.further import Further
 from router.simulation.world.link import SharedStore, StoreGone
 from router.simulation.world.placing import Placing
 from router.store.book import Book
@@ -39,25 +41,19 @@ class Keeper(FleetKeeper):
         self.on_wake()
 
 
-@dataclass(slots=True, eq=False)
-class Case:
-    """A call at this replica: it waits, has a grant on its way, or is at a node."""
-
-    call: Call
-    ticket: Ticket
-    lease: Lease | None = None
-    passage: Passage | None = None
-    made: int = 0
-    has_met_dead_runner: bool = False
-    is_counted: bool = False
-    is_taken: bool = False  # its take reached the store
-
-
 class Replica:
     """Fills `Front`. `take` to `ended` is the way of a call; everything else is what probes, beats and luck do."""
 
     def __init__(
-        self, name: str, *, agenda: Agenda, rng: Random, desk: Desk, cards: Mapping[str, Card], latency_s: float
+        self,
+        name: str,
+        *,
+        agenda: Agenda,
+        rng: Random,
+        desk: Desk,
+        cards: Mapping[str, Card],
+        latency_s: float,
+        placement: Placement,
     ) -> None:
         self.name = name
         self.is_up = False
@@ -65,7 +61,8 @@ class Replica:
         self.agenda = agenda
         self.rng = rng
         self._desk = desk
-        self._half_s = latency_s / 2
+        self.latency_s, self._half_s = latency_s, latency_s / 2
+        self._placement = placement
         self._lives = 0
         self.cases: dict[str, Case] = {}  # by ticket id, oldest first
         self.counted = 0  # retries at nodes
@@ -87,8 +84,9 @@ class Replica:
         identity = f"{self.name}.{self._lives}"
         self.store = SharedStore(self.agenda, self.rng, identity, self._book, self._on_step)
         self.keeper = Keeper(self.store, self.agenda, interval_s=PROBE_S, on_circuit=lambda node, circuit: None)
-        self.placing = Placing(self, self.store, self.keeper, lambda: self._is_leader(self.name))
+        self.placing = Placing(self, self.store, self.keeper, lambda: self._is_leader(self.name), self._placement)
         self.alone = Alone(self)
+        self.further = Further(self)
         at_once(self.store.open(self._granted, self._refused))
         for card in self.cards.values():
             at_once(self.keeper.add(card.spec))
@@ -114,9 +112,9 @@ class Replica:
     def _every(self, seconds: float, do: Callable[[], None]) -> None:
         def again() -> None:
             do()
-            self._soon(seconds, again)
+            self.soon(seconds, again)
 
-        self._soon(self.rng.random() * seconds, again)
+        self.soon(self.rng.random() * seconds, again)
 
     def _beat(self) -> None:
         if not self.store.is_cut_off:
@@ -126,9 +124,12 @@ class Replica:
 
     def take(self, call: Call) -> None:
         asked = call.request
+        plan = self.further.plan_of(asked)
         # What it answers is not known before.
-        ticket = Ticket(call.ticket, (asked.model.key,), team=asked.team.name, estimate_tokens=asked.prompt_tokens)
-        self._take(Case(call, ticket))
+        ticket = Ticket(call.ticket, (plan.first.model,), team=asked.team.name, estimate_tokens=asked.prompt_tokens)
+        case = Case(call, ticket)
+        self.further.expect(case, plan)
+        self._take(case)
 
     def _take(self, case: Case) -> None:
         want = self.want_of(case)
@@ -136,22 +137,22 @@ class Replica:
         case.ticket = replace(case.ticket, attempt=case.made + 1, preferred=decision.preferred)
         case.lease, case.passage, case.is_taken = None, None, False
         self.cases[case.ticket.id] = case
-        self._soon(self._half_s, lambda: self._ask_store(case))
+        self.soon(self._half_s, lambda: self._ask_store(case))
 
     def want_of(self, case: Case) -> Want:
         return Want(case.ticket.targets, case.call.request.affinity, excluded=case.ticket.excluded)
 
     def _ask_store(self, case: Case) -> None:
-        if not self._is_open(case) or case.lease is not None:
+        if not self.is_open(case) or case.lease is not None:
             return
         try:
             answer = at_once(self.store.take(case.ticket))
         except StoreGone:
             self.store.stand(case.ticket)
-            self._soon(STORE_TIMEOUT_S, lambda: self.alone.serve(case))
+            self.soon(STORE_TIMEOUT_S, lambda: self.alone.serve(case))
             return
         except QueueFull:
-            self._soon(self._half_s, lambda: self._give_up(case, Fate.REFUSED))
+            self.soon(self._half_s, lambda: self._give_up(case, Fate.REFUSED))
             return
         except Unavailable:
             return  # it left before
@@ -171,19 +172,23 @@ class Replica:
     def _refused(self, ticket_id: str, refusal: Refusal) -> None:
         case = self.cases.get(ticket_id)
         if case is not None and case.lease is None:
-            self._soon(self._half_s, lambda: self._give_up(case, Fate.REFUSED))
+            self.soon(self._half_s, lambda: self._give_up(case, Fate.REFUSED))
 
     def use(self, case: Case, lease: Lease, after_s: float) -> None:
         case.lease = lease
-        self._soon(after_s, lambda: self._forward(case, lease))
+        self.soon(after_s, lambda: self._forward(case, lease))
 
     def _forward(self, case: Case, lease: Lease) -> None:
-        if not self._is_open(case) or case.lease is not lease:
+        if not self.is_open(case) or case.lease is not lease:
             return
         self.running += 1
         self.counted += case.is_counted
         case.passage = Passage(
-            case.call, self.cards[lease.node], self._desk.began, lambda passage, failure: self._ended(case, failure)
+            case.call,
+            lease.model,
+            self.cards[lease.node],
+            self._desk.began,
+            lambda passage, failure: self._ended(case, failure),
         )
         case.passage.start()
 
@@ -231,14 +236,14 @@ class Replica:
         if judged.excludes_node:
             case.ticket = replace(case.ticket, excluded=excluded)
         # After the slot went back: a take of the next attempt must not overtake it.
-        self._soon(REFUSED_S, lambda: self._take_again(case))
+        self.soon(REFUSED_S, lambda: self._take_again(case))
 
     def _take_again(self, case: Case) -> None:
         if case.call.fate is None and case.call.front is self:
             self._take(case)
 
     def _give_up(self, case: Case, fate: Fate) -> None:
-        if self._is_open(case) and case.lease is None:
+        if self.is_open(case) and case.lease is None:
             del self.cases[case.ticket.id]
             self._desk.ended(case.call, fate)
 
@@ -246,7 +251,7 @@ class Replica:
         self.running -= 1
         self.counted -= case.is_counted
 
-    def _is_open(self, case: Case) -> bool:
+    def is_open(self, case: Case) -> bool:
         return self.cases.get(case.ticket.id) is case and case.call.fate is None
 
     def _tell_store(self, tell: Callable[[], None], case: Case) -> None:
@@ -263,9 +268,9 @@ class Replica:
                 self.store.forget(case.ticket.id)
                 self.alone.freed()
 
-        self._soon(self._half_s, arrive)
+        self.soon(self._half_s, arrive)
 
-    def _soon(self, seconds: float, do: Callable[[], None]) -> None:
+    def soon(self, seconds: float, do: Callable[[], None]) -> None:
         """If this process still lives by then."""
         life = self._lives
 
@@ -279,7 +284,7 @@ class Replica:
 
     def fetch_mail(self) -> None:
         """Grants and refusals that other replicas' steps made are here half a round trip later."""
-        self._soon(self._half_s, self._read)
+        self.soon(self._half_s, self._read)
 
     def _read(self) -> None:
         if not self.store.is_cut_off and self.store.has_mail:
@@ -288,7 +293,7 @@ class Replica:
     def store_lost(self) -> None:
         self.store.cut()
         if self.is_up:
-            self._soon(STORE_TIMEOUT_S, self.alone.begin)
+            self.soon(STORE_TIMEOUT_S, self.alone.begin)
 
     def store_back(self) -> None:
         if not self.is_up:
@@ -317,7 +322,7 @@ class Replica:
 
         node = self.keeper.snapshot.nodes[card.name]
         fails = self.keeper.fails_of(card.name)
-        self._soon(next_probe_in_s(node.health, fails, PROBE_S, self.rng), again)
+        self.soon(next_probe_in_s(node.health, fails, PROBE_S, self.rng), again)
 
     def _look(self, card: Card) -> None:
         keeper = self.keeper

@@ -33,6 +33,7 @@ def results_of(world: World) -> dict[str, Any]:
         "evictions": history.evictions,
         "output_tps": _rounded(sum(call.request.output_tokens for call in served) / scenario.trace.duration_s),
         "prompt_tokens_saved": sum(call.cached_tokens for call in served),
+        "overflowed": sum(call.key != call.request.model.key for call in served),
         "jain": jain(world.clients.backlog),
         "contended_turns": world.clients.backlog.turns,
         "shares": _shares(world.clients.backlog),

@@ -152,7 +152,7 @@ class Rival:
         card = self._choose(call, cards, self._sight)
         self._sight.connections[card.name] = self._sight.connections.get(card.name, 0) + 1
         self._tried[number].add(card.name)
-        passage = Passage(call, card, self._desk.began, self._ended)
+        passage = Passage(call, key, card, self._desk.began, self._ended)
         self._passages[number] = passage
         passage.start()
 

@@ -10,11 +10,12 @@ from typing import TypeVar
 
 import yaml
 
-from router.errors import BadRequest
+from router.fleet.tickets import Priority
+from router.simulation.world.configured import AS_WAITED_FOR, Alias, Placement, aliases_in, key_of, placement_in
 from router.simulation.world.fields import Fields, ScenarioError
-from router.wire.names import parse_name
 
 NODES_MAX = 10_000  # of one entry: more is a slip of the finger
+PRIORITIES = tuple(priority.name.lower() for priority in Priority)
 NAMED_MAX = 8  # of what would have been right, in an error
 
 
@@ -67,6 +68,7 @@ class NodeFacts:
     speed: float
     max_loaded: int
     models: frozenset[str]  # keys of what lies on its disk
+    declares_vram: bool = True  # to the router, as `nodes[].vram_gib`
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class Team:
     name: str
     share: float
     weight: float
+    priority: Priority = Priority.NORMAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,8 @@ class Scenario:
     store_latency_s: float  # of a round trip
     patience_s: float
     faults: tuple[Fault, ...] = ()
+    aliases: tuple[Alias, ...] = ()
+    placement: Placement = AS_WAITED_FOR
 
 
 Named = TypeVar("Named", Model, NodeFacts, Team)
@@ -114,8 +119,12 @@ def read_scenario(path: Path) -> Scenario:
 
 def scenario_of(value: object, folder: Path) -> Scenario:
     with Fields(value) as fields:
-        models = _distinct("models", [_model(part) for part in fields.parts("models", least=1)])
+        share_above = None if fields.has("aliases") else 0.0
+        models = _distinct("models", [_model(part, share_above) for part in fields.parts("models", least=1)])
         _are_different(models)
+        keys = {model.key for model in models}
+        aliases = aliases_in(fields.parts("aliases"), keys)
+        _are_asked_for(models, aliases)
         nodes = [node for part in fields.parts("nodes", least=1) for node in _nodes(part, models)]
         with fields.part("routers") as routers, fields.part("client") as client:
             scenario = Scenario(
@@ -128,6 +137,8 @@ def scenario_of(value: object, folder: Path) -> Scenario:
                 replicas=routers.count("replicas", 1),
                 store_latency_s=routers.number("store_latency_ms", 0.0) / 1000.0,
                 patience_s=client.number("patience_s", 60.0, above=0.0),
+                aliases=aliases,
+                placement=placement_in(fields.part("placement"), keys, {node.name for node in nodes}),
             )
         faults = tuple(_fault(part, scenario) for part in fields.parts("faults"))
     return replace(scenario, faults=faults)
@@ -147,19 +158,15 @@ def _trace(fields: Fields, folder: Path) -> TraceFile:
         )
 
 
-def _model(fields: Fields) -> Model:
+def _model(fields: Fields, share_above: float | None) -> Model:
     with fields:
         kind = Kind(fields.choice("kind", tuple(Kind)))
         is_chat = kind is Kind.CHAT
         name = fields.text("name")
-        try:
-            key = parse_name(name).key
-        except BadRequest as refusal:
-            raise ScenarioError(f"{fields.path}.name: {refusal.text}") from None
         return Model(
             name=name,
-            key=key,
-            share=fields.number("share", above=0.0),
+            key=key_of(name, f"{fields.path}.name"),
+            share=fields.number("share", above=share_above),
             kind=kind,
             slots=fields.count("slots", 1),
             vram_gib=fields.number("vram_gib", above=0.0),
@@ -180,7 +187,8 @@ def _nodes(fields: Fields, models: Sequence[Model]) -> list[NodeFacts]:
         stored = _stored(fields, models)
         vram_gib, speed = fields.number("vram_gib", above=0.0), fields.number("speed", 1.0, above=0.0)
         max_loaded = fields.count("max_loaded", 3)
-        return [NodeFacts(name, vram_gib, speed, max_loaded, stored) for name in names]
+        declares_vram = fields.flag("declares_vram", default=True)
+        return [NodeFacts(name, vram_gib, speed, max_loaded, stored, declares_vram) for name in names]
 
 
 def _stored(fields: Fields, models: Sequence[Model]) -> frozenset[str]:
@@ -197,7 +205,13 @@ def _stored(fields: Fields, models: Sequence[Model]) -> frozenset[str]:
 
 def _team(fields: Fields) -> Team:
     with fields:
-        return Team(fields.text("name"), fields.number("share", above=0.0), fields.number("weight", 1.0, above=0.0))
+        priority = fields.choice("priority", PRIORITIES) if fields.has("priority") else Priority.NORMAL.name
+        return Team(
+            fields.text("name"),
+            fields.number("share", above=0.0),
+            fields.number("weight", 1.0, above=0.0),
+            Priority[priority.upper()],
+        )
 
 
 def _fault(fields: Fields, scenario: Scenario) -> Fault:
@@ -220,6 +234,14 @@ def _targets(kind: FaultKind, scenario: Scenario) -> tuple[str, ...]:
     if kind is FaultKind.ROUTER_DOWN:
         return tuple(str(number) for number in range(scenario.replicas))
     return tuple(node.name for node in scenario.nodes)
+
+
+def _are_asked_for(models: Sequence[Model], aliases: Sequence[Alias]) -> None:
+    """A share of 0 says that only aliases lead to it."""
+    led_to = {target.model for alias in aliases for plan in alias.meaning.plans for target in plan.targets}
+    idle = next((model for model in models if not model.share and model.key not in led_to), None)
+    if idle is not None:
+        raise ScenarioError(f"models: {idle.name!r} has no share, and no alias leads to it")
 
 
 def _are_different(models: Sequence[Model]) -> None:

@@ -20,6 +20,7 @@ from router.fleet.node import CopyState
 from router.policy.experience import NOTHING_LEARNT
 from router.policy.fair_queue import LOOKAHEAD, LOOKAHEAD_TOKENS
 from router.policy.shares import BANDS, DEBT_MAX_TOKENS, Standing
+from router.policy.worth import BACKLOGGED
 from router.simulation.facts import GIB
 from router.simulation.world.scenario import Scenario
 from router.simulation.world.workload import Request
@@ -159,19 +160,20 @@ def _cost(entry: Entry) -> float:
 def turns_s(scenario: Scenario, requests: Iterable[Request]) -> float:
     """By when the placer has come to the oldest in any line, if nothing dies: each model has had TURNS turns.
 
-    A turn pays for the loads there and back, with every slot that calls miss meanwhile, and ends with the longest call
-    that began in it. Loads take as long as the placer thinks before it has seen one, or as they do.
+    A turn pays for the loads there and back, BACKLOGGED times for every slot that calls miss meanwhile, and ends with
+    the longest call that began in it. Loads take as long as the placer thinks before it has seen one, or as they do.
     """
     longest_s = dict.fromkeys((model.key for model in scenario.models), 0.0)
     speed = min(node.speed for node in scenario.nodes)
-    for request in requests:
-        model = request.model
+    by_key = {model.key: model for model in scenario.models}
+    asked = ((request, by_key[target.model]) for request in requests for target in request.targets)
+    for request, model in asked:
         decode_tps = model.decode_tps * model.slots ** (model.decode_exponent - 1.0)
         call_s = request.prompt_tokens / model.prefill_tps + request.output_tokens / decode_tps
         longest_s[model.key] = max(longest_s[model.key], call_s / speed)
     guess_s = [NOTHING_LEARNT.load_s_of("", round(model.vram_gib * GIB)) for model in scenario.models]
     load_s = max(*guess_s, *(model.load_s for model in scenario.models))
-    turns_s = (2.0 * load_s * (1 + model.slots) + longest_s[model.key] for model in scenario.models)
+    turns_s = (2.0 * load_s * (1 + BACKLOGGED * model.slots) + longest_s[model.key] for model in scenario.models)
     return TURNS * sum(turns_s)
 
 
@@ -188,7 +190,7 @@ class ColdLines:
         ledger = self._book.ledger
         oldest_s: dict[str, float] = {}
         for entry in ledger.waiting.values():
-            for key in entry.keys:
+            for key in entry.keys[:1]:  # for those who overflowed to a line nothing is displaced
                 oldest_s[key] = min(entry.arrived_s, oldest_s.get(key, entry.arrived_s))
         cold = [key for key in oldest_s if not self._is_ready(key)]
         self._since_s = {key: self._since_s.get(key, now_s) for key in cold}

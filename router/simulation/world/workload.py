@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate
@@ -14,6 +14,8 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
+from router.policy.alias import RoutePlan, Target
+from router.simulation.world.configured import Alias
 from router.simulation.world.fields import ScenarioError
 from router.simulation.world.scenario import Kind, Model, Scenario, Team, TraceFile, TraceFormat
 
@@ -36,7 +38,8 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What one client asks, before anybody has seen it."""
+    """What one client asks, before anybody has seen it. `model` is the target that was drawn where it names an alias;
+    `plan` is empty where it names the model."""
 
     number: int
     at_s: float
@@ -45,6 +48,11 @@ class Request:
     prompt_tokens: int
     output_tokens: int
     blocks: tuple[int, ...]
+    plan: RoutePlan | None = None
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return (Target(self.model.key),) if self.plan is None else self.plan.targets
 
     @property
     def affinity(self) -> str:
@@ -56,14 +64,17 @@ class Request:
 def requests_of(scenario: Scenario) -> list[Request]:
     """In order of time, within the scenario's duration."""
     rng = Random(f"requests {scenario.seed}")
-    model_of = _drawing(rng, scenario.models, [model.share for model in scenario.models])
+    named: tuple[Model | Alias, ...] = (*scenario.models, *scenario.aliases)
+    name_of = _drawing(rng, named, [name.share for name in named])
+    plan_rng, by_key = Random(f"aliases {scenario.seed}"), {model.key: model for model in scenario.models}
     team_of = _drawing(rng, scenario.teams, [team.share for team in scenario.teams])
     requests: list[Request] = []
     for arrival in _window(scenario.trace):
-        model, team = next(model_of), next(team_of)
+        name, team = next(name_of), next(team_of)
+        model, plan = _asked(name, by_key, plan_rng)
         output_tokens = 0 if model.kind is Kind.EMBEDDING else max(1, arrival.output_tokens)
         prompt_tokens = max(1, arrival.prompt_tokens)
-        request = Request(len(requests), arrival.at_s, model, team, prompt_tokens, output_tokens, arrival.blocks)
+        request = Request(len(requests), arrival.at_s, model, team, prompt_tokens, output_tokens, arrival.blocks, plan)
         requests.append(request)
     return requests
 
@@ -72,6 +83,14 @@ def _drawing(rng: Random, items: tuple[T, ...], shares: list[float]) -> Iterator
     bounds = list(accumulate(shares))
     while True:
         yield rng.choices(items, cum_weights=bounds)[0]
+
+
+def _asked(name: Model | Alias, models: Mapping[str, Model], rng: Random) -> tuple[Model, RoutePlan | None]:
+    """The same target under every policy."""
+    if isinstance(name, Model):
+        return name, None
+    plan = name.meaning.plan(rng)
+    return models[plan.first.model], plan
 
 
 def _window(trace: TraceFile) -> Iterator[Arrival]:

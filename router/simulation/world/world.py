@@ -90,13 +90,20 @@ class World:
                 rival = Rival(choose, sight, self.agenda, self.clients, self.cards, polls=number == 0)
                 self.fronts.append(rival)
             return
-        teams = TeamTable({team.name: TeamLimits(weight=team.weight) for team in self.scenario.teams})
+        limits = {team.name: TeamLimits(weight=team.weight, priority=team.priority) for team in self.scenario.teams}
+        teams = TeamTable(limits)
         self.book = Book(Random(f"store {self.scenario.seed}"), Limits(teams=teams))
         for number in range(count):
             rng = Random(f"replica {self.scenario.seed} {number}")
             latency_s = self.scenario.store_latency_s
             replica = Replica(
-                str(number), agenda=self.agenda, rng=rng, desk=self.clients, cards=self.cards, latency_s=latency_s
+                str(number),
+                agenda=self.agenda,
+                rng=rng,
+                desk=self.clients,
+                cards=self.cards,
+                latency_s=latency_s,
+                placement=self.scenario.placement,
             )
             self.replicas.append(replica)
             self.fronts.append(replica)
