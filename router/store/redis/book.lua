@@ -97,18 +97,13 @@ function commands.beat(acked, heard)
   call('EXPIRE', News.stream_of(replica), News.KEPT_S)
   News.spread(replica) -- the caller's own are among what is owed and unclaimed
   local told_again = News.owed_to(replica, heard)
-  for _, each in ipairs(News.read(replica, false)) do
-    local gone = left.get(each[2])
-    if not (gone and gone.refusal) then -- by a step of an earlier version, which owes nothing
-      told_again[#told_again + 1] = each
-    end
-  end
+  append(told_again, News.read(replica, true))
   append(told_again, News.unclaimed(replica))
   return lapsed, told_again
 end
 
 function commands.read()
-  return OWN, News.read(speaker.replica, true)
+  return OWN, News.read(speaker.replica, false)
 end
 
 function commands.ack(lease_ids)
