@@ -42,74 +42,58 @@ class Store(Protocol):
 
     async def take(self, ticket: Ticket) -> Lease | Place:
         """Raises RateLimited, TeamQueueFull, QueueFull. Repeated with the same id and attempt it answers the same."""
-        ...
 
     async def widen(self, ticket_id: str, targets: tuple[str, ...]) -> Lease | Place:
         """Into further lines, but for full ones. Raises Unavailable for a ticket that neither waits nor is served."""
-        ...
 
     async def place_of(self, ticket_id: str) -> Place | None:
         """Where it stands by now; None when it does not wait, or when nobody can say at once."""
-        ...
 
     async def leave(self, ticket_id: str, tokens: int = 0) -> None:
         """Final and idempotent: out of all lines, or its lease is given back. `tokens` as in `give_back`."""
-        ...
 
     async def give_back(self, lease: Lease, outcome: Outcome, tokens: int) -> None:
         """`tokens`: prompt and output that were really used; they take the place of the ticket's estimate."""
-        ...
 
     async def refuse(self, model: str, refusal: Refusal) -> int:
         """Refuses everybody in the line of a model that cannot be had (its loads failed). Answers how many."""
-        ...
 
     async def set_copy(self, report: CopyReport) -> None: ...
 
     async def drop_node(self, node: str, incarnation: int) -> None:
         """The node went down or left: its copies serve nobody. Running leases stay until they are given back."""
-        ...
 
     async def incarnate(self, node: str, uid: str) -> int:
         """A number that is one more for each start of the node; the same while it is the same start."""
-        ...
 
     async def lead(self, *, wants: bool = True) -> Leading:
         """Who places: from now on this replica, if it `wants` to and nobody does; one that does not makes room."""
-        ...
 
     async def begin(self, node: str, weights: str, *, loading: bool, epoch: int) -> bool:
         """The placer starts a load (or an unload); False for an older leader or while one runs already."""
-        ...
 
     async def gate(self, node: str, weights: str | None, gate: Gate, until_s: float) -> None:
         """For one copy, or for the whole node with None. `until_s` is store time."""
-        ...
 
     async def beat(self) -> None:
         """Once a second: proves that this replica lives, reaps the silent ones, passes on unclaimed grants."""
-        ...
 
     async def lines(self) -> Sequence[LineView]: ...
 
     def now_s(self) -> float:
         """Store time, as far as this replica knows it."""
-        ...
 
     @property
     def is_alone(self) -> bool:
         """This replica decides on what it knows, with its share of every copy: what it shares is away."""
-        ...
 
     @property
     def is_led_elsewhere(self) -> bool:
         """Another replica places models, as of the last beat: nobody here need ask."""
-        ...
 
     @property
     def occupancy(self) -> Mapping[tuple[str, str], int]:
         """Leases by (node, weights), advisory: to choose by, never to decide on."""
-        ...
 
 
 class FleetBoard(Protocol):
@@ -160,17 +144,14 @@ class NodeApi(Protocol):
 
     async def ps(self, node: NodeSpec) -> tuple[bytes, float | None]:
         """The body, and the node's wall clock as its Date header tells it (Unix seconds)."""
-        ...
 
     async def tags(self, node: NodeSpec) -> bytes: ...
 
     async def show(self, node: NodeSpec, model: str, more: Mapping[str, object] = NO_MORE) -> bytes:
         """`more`: further members of the question."""
-        ...
 
     async def load(self, node: NodeSpec, model: str, num_ctx: int, keep_alive_s: float | None) -> float:
         """Seconds it took. The load lives as long as this coroutine: it must not be cancelled because a client left."""
-        ...
 
 
 class FleetView(Protocol):
@@ -181,25 +162,20 @@ class FleetView(Protocol):
 
     def spec_of(self, node: str) -> NodeSpec:
         """Of a node that there is a lease on: it may have left since, and its running calls still end there."""
-        ...
 
     async def attempt_ended(
         self, lease: Lease, failure: Failure | None, outcome: Outcome, ran: Ran | None = None
     ) -> None:
         """What traffic showed of a copy; never of a client that left. `ran`: of an answer that came at its own pace."""
-        ...
 
     def loaded_ctx(self, node: str, weights: str) -> int:
         """The context that a load of ours named for this copy; 0 where it has its node's default."""
-        ...
 
     def unload(self, model: str) -> None:
         """A team that may asks that no idle copy of these weights stays in memory. `model` is a key."""
-        ...
 
     def wake_placer(self) -> None:
         """A ticket went to stand in line: it may need a load."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +206,6 @@ class Flow(Protocol):
 
     def stalled(self) -> None:
         """The client took next to nothing for `client_stall_s`."""
-        ...
 
 
 class Reply(Protocol):
@@ -246,12 +221,10 @@ class Reply(Protocol):
     @property
     def has_unsent(self) -> bool:
         """What was written before still waits for its client."""
-        ...
 
     @property
     def status(self) -> int:
         """As sent; 0 before `start`."""
-        ...
 
     def start(self, status: int, headers: Sequence[tuple[bytes, bytes]], length: int | None) -> None: ...
 
@@ -259,17 +232,14 @@ class Reply(Protocol):
 
     def pass_chunk(self, framed: bytes, data: bytes) -> None:
         """`write` and `flush` in one, for data that came in a chunk of its own: `framed` is that chunk."""
-        ...
 
     def flush(self) -> None:
         """What was written since goes out; `end` and `cut` flush by themselves."""
-        ...
 
     def end(self) -> None: ...
 
     def cut(self) -> None:
         """Closes without a terminator, so that the client sees a broken answer."""
-        ...
 
     def flow_to(self, flow: Flow | None) -> None: ...
 
@@ -343,7 +313,6 @@ class Observer(Protocol):
 
     def forwarding(self, route: str, model: str, delta: int) -> None:
         """+1 when a call is at a node, -1 when it no longer is: `requests_in_flight`."""
-        ...
 
     def attempt_ended(self, node: str, model: str, outcome: str, duration_s: float) -> None: ...
 

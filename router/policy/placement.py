@@ -21,7 +21,7 @@ from router.fleet.tickets import LineView
 from router.policy.experience import NOTHING_LEARNT, Experience
 from router.policy.filters import has_context, usable
 from router.policy.room import LATE, LATE_S_MIN, NO_HOLDS, Cost, Holds, Pool, cost_of, in_the_way, pool_of
-from router.policy.worth import has_paid, is_better_awaited, is_spare, is_worth, outlasts_a_load
+from router.policy.worth import has_paid, has_short_lines, is_better_awaited, is_spare, is_worth, outlasts_a_load
 
 COSTED_MAX = 64  # nodes whose cost is looked at, those with the fewest models first: a pass stays short in large pools
 BACKOFF_S_MIN = 5.0  # a node that just failed to load is not asked at once again
@@ -197,20 +197,21 @@ def _choose(
 ) -> tuple[Row, tuple[str, ...]] | None:
     """Of the nodes that load nothing the one where a load does the least harm, if what waits is worth it; and what the
     load displaces there. `serving`: the copies that serve this line already, and `possible`: also nodes that load."""
-    is_long = bool(serving) and outlasts_a_load(line, serving, pool, coming)
-    if serving and not is_long:
-        possible = [] if coming else [row for row in possible if has_paid(row, serving, pool)]
-    takes_free_memory_only = bool(coming) or (bool(serving) and not is_long)
+    is_long = not serving or outlasts_a_load(line, serving, pool, coming)
+    if not is_long and (coming or not has_short_lines(serving, pool)):
+        return None
     nodes = pool.snapshot.nodes
     idle = [row for row in possible if row.node not in pool.ends_in_s]
     if len(idle) > COSTED_MAX:
         idle = nsmallest(COSTED_MAX, idle, key=lambda row: (not row.is_resident, len(nodes[row.node].copies)))
+    if not is_long:
+        idle = [row for row in idle if has_paid(row, serving, pool)]
     costs = [(cost_of(row, pool), row) for row in idle]
     if line.own:
         worth = [each for each in costs if is_worth(line, each[0], pool.slots_of(each[1]), has_copy=bool(serving))]
     else:
         worth = [(cost, row) for cost, row in costs if is_spare(row, cost, nodes[row.node])]
-    if takes_free_memory_only:
+    if coming or not is_long:
         worth = [(cost, row) for cost, row in worth if not cost.displaced]
     if not worth:
         return None

@@ -14,6 +14,7 @@ BUSY = 0.7  # of its slots in use: below it a model has enough of them, and a li
 SWAPS = 2.0  # a further copy in the place of one that is used must pay for its own load and for the way back
 TURN = 1.0  # slot-seconds that a line waits for each that its load costs others: about half of the time is serving
 BACKLOGGED = 3.0  # so many for those whom others wait for: what is short goes into serving, three quarters of its time
+PATIENCE_S = 150.0  # half of the default `line.max_wait_s`: then TURN again, or a lone call would wait in vain
 
 
 def outlasts_a_load(line: LineView, serving: Sequence[Row], pool: Pool, coming: Sequence[Row]) -> bool:
@@ -27,15 +28,19 @@ def outlasts_a_load(line: LineView, serving: Sequence[Row], pool: Pool, coming: 
     return is_line and _estimate_s(line) * now / (now + later) > load_s
 
 
-def has_paid(row: Row, serving: Sequence[Row], pool: Pool) -> bool:
-    """Whether calls have waited for the copies that serve as many slot-seconds as one more on this node costs: lines
-    that are short but come again and again never outlast a load, and cost more than it in the end. Whoever rents until
-    that was paid pays twice what foresight would, at most.
+def has_short_lines(serving: Sequence[Row], pool: Pool) -> bool:
+    """Whether calls have waited for the copies that serve, and memory is free for one more: not while something else
+    that was asked for of late is in none."""
+    has_waited = pool.experience.waited_s.get(serving[0].weights, 0.0) > 0.0
+    served_s = min(pool.ready_for_s(row.copy) for row in serving)
+    return has_waited and not pool.experience.is_short and served_s >= SECOND_AFTER_S
 
-    A copy on a slower node is worth less. Where memory is short for what is asked for, none is free for this.
+
+def has_paid(row: Row, serving: Sequence[Row], pool: Pool) -> bool:
+    """Whether short lines have waited as many slot-seconds as one more copy on this node costs: they come again and
+    again, never outlast a load, and cost more than it in the end. Whoever rents until that was paid pays twice what
+    foresight would, at most. A copy on a slower node is worth less.
     """
-    if pool.experience.is_short or min(pool.ready_for_s(each.copy) for each in serving) < SECOND_AFTER_S:
-        return False
     costs_s = pool.load_s(row.weights, pool.resident_bytes(row)) * pool.slots_of(row)
     speed = sum(each.weight for each in serving) / len(serving)
     return pool.experience.waited_s.get(row.weights, 0.0) * min(1.0, row.weight / speed) > costs_s
@@ -54,7 +59,8 @@ def _estimate_s(line: LineView) -> float:
 def is_worth(line: LineView, cost: Cost, slots: int, *, has_copy: bool) -> bool:
     """Collating: what is in memory serves on until those who wait for something else have waited as many slot-seconds
     as its going costs, and BACKLOGGED times as many while it has a line of its own: where memory is too small for all
-    lines, the less it loads the more is served. Waiting grows and harm does not, so everybody's turn comes."""
+    lines, the less it loads the more is served. Waiting grows and harm does not, so everybody's turn comes; for a lone
+    call after PATIENCE_S, unless its harm asks for more."""
     if cost.needs_pinned or not cost.is_foreseeable:
         return False
     if not cost.harm:
@@ -64,7 +70,7 @@ def is_worth(line: LineView, cost: Cost, slots: int, *, has_copy: bool) -> bool:
     gained = min(line.own, slots)
     if has_copy and (cost.is_waited_for or gained <= cost.lost_slots or _estimate_s(line) < SWAPS * cost.loads_s):
         return False  # one more copy here for one less there, and back again
-    turn = BACKLOGGED if cost.is_waited_for else TURN
+    turn = BACKLOGGED if cost.is_waited_for and line.oldest_wait_s < PATIENCE_S else TURN
     return gained * line.oldest_wait_s >= turn * cost.harm
 
 

@@ -38,12 +38,13 @@ def mentioned(page: Path) -> set[str]:
 
 
 def is_known(name: str) -> bool:
-    """A value, a group of them, or what stands in one that is open."""
+    """A value, a group of them, what stands in one that is open, or a setting, under `config` as well."""
     parts = name.split(".")
     above = [".".join(parts[: count + 1]) for count in range(len(parts))]
     setting = name.removeprefix("config.")
     is_setting = any(one == setting or one.startswith(f"{setting}.") for one in SETTINGS)
-    return is_setting or name in VALUES or any(one in VALUES and VALUES[one].is_open for one in above)
+    of_config = name in ("config.existingConfigMap", "config.existingConfigMapKey")
+    return is_setting or of_config or name in VALUES or any(one in VALUES and VALUES[one].is_open for one in above)
 
 
 @each_page

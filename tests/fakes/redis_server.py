@@ -46,7 +46,9 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def mode(self) -> tuple[str, ...]:
-        return ("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction")
+        # A machine with other things to do may take seconds for the largest steps: then nobody is told that it is busy.
+        patient = ("--busy-reply-threshold", "60000")
+        return ("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction", *patient)
 
     def start(self) -> Server:
         process = self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

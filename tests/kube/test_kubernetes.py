@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,17 @@ def restricted(at: Cluster, namespace: str) -> None:
 
 def settle(at: Cluster) -> None:
     until(lambda: at.all_see(SETTLED), "both nodes are healthy for every router")
+
+
+def busiest(at: Cluster, asked: Callable[[], dict[str, dict[str, Any]]]) -> str:
+    """The node with most calls, once there are several: to take one away that has none would prove nothing."""
+
+    def used() -> dict[str, int]:
+        return {name: node["used"] for name, node in asked().items()}
+
+    until(lambda: max(used().values(), default=0) > 1, "a node has calls")
+    counts = used()
+    return max(counts, key=lambda name: counts[name])
 
 
 def test_it_installs_without_a_value_and_tells_what_it_found(at: Cluster) -> None:
@@ -115,19 +127,21 @@ def test_an_annotation_empties_a_node_and_status_says_when_it_is_safe(at: Cluste
 
 def test_a_pod_that_is_deleted_ends_what_it_has_and_its_successor_is_another_start(at: Cluster) -> None:
     load = at.begin_load(streams=10, seconds=25)
-    at.kubectl("delete", "pod", "ollama-1", "--wait=false")
-    until(lambda: at.states().get("ollama-1") != "healthy", "it is seen leaving")
+    leaving = busiest(at, at.nodes)
+    at.kubectl("delete", "pod", leaving, "--wait=false")
+    until(lambda: at.states().get(leaving) != "healthy", "it is seen leaving")
     until(lambda: at.all_see(SETTLED), "its successor is healthy")
     assert load.result()["failed"] == {}
 
 
 def test_a_node_that_is_killed_costs_its_open_streams_and_nothing_after_them(at: Cluster) -> None:
     load = at.begin_load(streams=10, seconds=20)
-    at.kill("ollama-1", "ollama")
-    until(lambda: at.is_started_anew("ollama-1", "ollama"), "it is started anew")
+    killed = busiest(at, at.nodes)
+    at.kill(killed, "ollama")
+    until(lambda: at.is_started_anew(killed, "ollama"), "it is started anew")
     settle(at)
     failed = load.result()["failed"]
-    assert sum(failed.values()) <= 12, failed
+    assert 0 < sum(failed.values()) <= 12, failed
     assert at.begin_load(streams=4, seconds=3).result()["failed"] == {}
 
 
@@ -281,22 +295,26 @@ def test_packed_and_with_servers_of_its_own_it_serves_and_their_replacement_cuts
     small += ",ollama.resources.requests.cpu=50m,ollama.resources.requests.memory=64Mi"
     values = f"ollama.enabled=true,ollama.replicaCount=2,ollama.models={{llama3.2:3b}},ollama.numParallel=32,{small}"
     # 20 s for streams of a few seconds, before the servers are told to stop and cut what is left.
-    leaving = "ollama.terminationGracePeriodSeconds=35"
-    told = ("--set", f"{values},{leaving}", "--wait", "--timeout", "200s")
+    grace = "ollama.terminationGracePeriodSeconds=35"
+    told = ("--set", f"{values},{grace}", "--wait", "--timeout", "200s")
     at.run("helm", "-n", "own", "install", RELEASE, str(archive), *told)
     pods = [f"{RELEASE}-ollama-{number}" for number in (0, 1)]
 
-    def states() -> dict[str, str]:
+    def nodes() -> dict[str, dict[str, Any]]:
         asked = ("exec", f"deploy/{RELEASE}", "--", "ollama-router", "nodes", "--json")
         answer = at.run("kubectl", "-n", "own", *asked, may_fail=True)
-        return {node["name"]: node["state"] for node in json.loads(answer or "[]")}
+        return {node["name"]: node for node in json.loads(answer or "[]")}
+
+    def states() -> dict[str, str]:
+        return {name: node["state"] for name, node in nodes().items()}
 
     until(lambda: states() == dict.fromkeys(pods, "healthy"), "its own servers are found")
     pulled = at.run("kubectl", "-n", "own", "exec", pods[0], "-c", "ollama", "--", "cat", "/models/pulled")
     assert pulled.split() == ["llama3.2:3b"]
     load = at.begin_load(streams=10, seconds=45, service=f"{RELEASE}.own")
-    at.run("kubectl", "-n", "own", "delete", "pod", pods[1], "--wait=false")
-    until(lambda: states().get(pods[1]) != "healthy", "it is seen leaving")
+    leaving = busiest(at, nodes)
+    at.run("kubectl", "-n", "own", "delete", "pod", leaving, "--wait=false")
+    until(lambda: states().get(leaving) != "healthy", "it is seen leaving")
     until(lambda: states() == dict.fromkeys(pods, "healthy"), "its successor is healthy")
     assert load.result()["failed"] == {}
     at.run("helm", "-n", "own", "uninstall", RELEASE, "--wait", "--timeout", "120s")

@@ -10,6 +10,7 @@ import pytest
 from router.fleet.node import Health
 from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
+from router.policy import placement
 from router.policy.experience import NOTHING_LEARNT, Experience, Utilization, did_not_fit, loaded, looked
 from router.policy.placement import Displace, Load, Mode, place
 from router.policy.room import LATE, Held, ran_out, took_room
@@ -117,9 +118,9 @@ def test_copies_that_have_just_come_show_first_what_they_make_of_the_line() -> N
     assert loads(snapshot, line("x", depth=99, wait_s=20, drain_per_s=1.0), experience=young) == []
 
 
-def full() -> Snapshot:
+def full(*, slots: int = 2) -> Snapshot:
     """A card that holds x, and has room for nothing beside it."""
-    return fleet(node("a", disk="x y", ready="x", slots=2, vram_bytes=1500))
+    return fleet(node("a", disk="x y", ready="x", slots=slots, vram_bytes=1500))
 
 
 def test_who_waits_for_a_cold_model_gets_a_turn_when_it_has_waited_as_much_as_that_costs() -> None:
@@ -133,6 +134,13 @@ def test_where_others_wait_for_what_goes_a_turn_is_three_times_as_long() -> None
     busy, others = {("a", "w:x"): 2}, line("x", depth=1, wait_s=1)
     assert loads(full(), line("y", depth=2, wait_s=59), others, occupancy=busy) == []
     assert loads(full(), line("y", depth=2, wait_s=60), others, occupancy=busy) == [("a", "y", ("w:x",))]
+
+
+def test_a_lone_call_gets_its_turn_while_it_is_still_there() -> None:
+    """Three times 160 slot-seconds would be more than anybody waits."""
+    busy, others = {("a", "w:x"): 8}, line("x", depth=9, wait_s=9)
+    assert loads(full(slots=8), line("y", depth=1, wait_s=159), others, occupancy=busy) == []
+    assert loads(full(slots=8), line("y", depth=1, wait_s=160), others, occupancy=busy) == [("a", "y", ("w:x",))]
 
 
 def short_lines_for(waited_s: float, *, is_short: bool = False, served_s: float = 60.0) -> Experience:
@@ -362,6 +370,19 @@ def test_a_load_that_waits_for_memory_gets_it_by_sending_calls_elsewhere() -> No
     assert {first, second} == {"w:x", "w:y"}
     assert late(0.0, frozenset({("a", first), ("a", second)})) == [], "nothing is left that could go"
     assert late(0.0, mode=Mode.OBSERVE) == [], "the mode was turned down while it loaded"
+
+
+def test_a_line_that_has_cost_nothing_of_late_is_not_weighed_on_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass over a hundred busy lines and a thousand nodes would stop every stream for seconds."""
+    weighed: list[str] = []
+    monkeypatch.setattr(placement, "cost_of", lambda row, pool: weighed.append(row.node))
+    monkeypatch.setattr(placement, "has_paid", lambda row, serving, pool: weighed.append(row.node))
+    snapshot = fleet(node("a", disk="x", ready="x"), *(node(f"n{number}", disk="x") for number in range(200)))
+    assert loads(snapshot, line("x", depth=1, wait_s=0.5, drain_per_s=1.0)) == []
+    assert weighed == []
+    paid = replace(short_lines_for(99.0), ready_since=MappingProxyType({("a", "w:x"): NOW_S - 60.0}))
+    loads(snapshot, line("x", depth=1, wait_s=0.5, drain_per_s=1.0), experience=paid)
+    assert len(weighed) == placement.COSTED_MAX
 
 
 def test_what_was_learnt_of_more_models_than_a_pool_serves_goes_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -152,10 +151,9 @@ def test_a_model_gets_its_memory_where_none_is_declared_and_the_card_is_busy_all
     """What Ollama would have to evict is never idle by itself; what was learnt the first time is known the second."""
     chat = {"share": 1, "kind": "chat", "slots": 2, "vram_gib": 9, "load_s": 3, "prefill_tps": 1000, "decode_tps": 50}
     models = [{**chat, "name": name, "decode_exponent": 0.75} for name in "xyz"]
-    scenario = scenario_of(pool(models=models, nodes=[{"name": "n", "count": 1, "vram_gib": 24}]), Path())
+    nodes = [{"name": "n", "vram_gib": 24, "declares_vram": False}]
+    scenario = scenario_of(pool(models=models, nodes=nodes, client={"patience_s": 120}), Path())
     world = World(scenario, "ours")
-    for card in world.cards.values():
-        card.spec = replace(card.spec, vram_bytes=None)
     team = scenario.teams[0]
     busy = [Request(number, number / 2, scenario.models[number % 2], team, 500, 100, ()) for number in range(240)]
     late = [Request(1000 + number, 20.0 + 40.0 * number, scenario.models[2], team, 500, 100, ()) for number in range(2)]
