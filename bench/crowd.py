@@ -145,6 +145,10 @@ class Pool:
         await store.lines()
         await store.lead()
 
+    async def exchange(self, number: int) -> None:
+        """What nodes show, of which nothing is new."""
+        await self.stores[number % len(self.stores)].board.exchange(())
+
     async def served(self) -> None:
         """A store that has just begun hands nothing out for a beat."""
         await self.take(self.stores[0])

@@ -21,6 +21,7 @@ from bench.measure import cores, quantile
 from bench.redis_server import Reading, RedisServer, Spent, spent
 from bench.report import Report
 from bench.rivals import Stable
+from router.control.sharing import EXCHANGE_EVERY_S
 from router.errors import Outcome, Refusal
 from router.fleet.tickets import BEAT_S, Lease
 from router.store.redis.store import RedisStore
@@ -64,6 +65,8 @@ class Measured:
         self._keep("scale_each", "a question alone in its run of the script", asked.us_each)
         passes = await self._phase(len(pool.stores), pool.look)
         self._keep("scale_each", "a placer's look at the lines", passes.us_each)
+        exchanges = await self._phase(len(pool.stores) / EXCHANGE_EVERY_S, pool.exchange)
+        self._keep("scale_each", "an exchange of what nodes show, with nothing new", exchanges.us_each)
         probes_per_s = size.nodes / size.probe_s
         probes = await self._phase(probes_per_s, pool.report)
         self._keep("scale_each", f"a probe's report of a node with {size.copies} copies", probes.us_each)
@@ -80,6 +83,7 @@ class Measured:
         pool, size = self._pool, self._pool.size
         works = (
             paced(pool, LOOKS_PER_S, size.window_s, pool.look),
+            paced(pool, len(pool.stores) / EXCHANGE_EVERY_S, size.window_s, pool.exchange),
             paced(pool, probes_per_s, size.window_s, pool.report),
             paced(pool, size.calls_per_s, size.window_s, lambda _: pool.call()),
         )

@@ -97,10 +97,8 @@ class Store(Protocol):
 
 
 class FleetBoard(Protocol):
-    """Where replicas tell one another what they see of nodes (`fleet.words`); there is none where there is one replica.
-
-    What is told is known to all within a fifth of a second; of two words on a topic the later counts.
-    """
+    """Where replicas tell one another what they see of nodes (`fleet.words`); None where there is one replica. What is
+    told all know within a fifth of a second; of two words on a topic the later counts."""
 
     @property
     def replica(self) -> str:

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 def make_store(
-    stack: AsyncExitStack, prepared: Prepared, clock: Clock, rng: Random, observe: Callable[[str, float, str], None]
+    stack: AsyncExitStack,
+    prepared: Prepared,
+    clock: Clock,
+    rng: Random,
+    observe: Callable[[str, float | None, str], None],
 ) -> PoolStore:
     """`observe`: of each round trip to a shared store its operation, its seconds, and why it failed."""
     store: PoolStore

@@ -28,6 +28,7 @@ SUPERVISORS = {
     "router/control/prober.py",
     "router/control/replicas.py",
     "router/control/sharing.py",
+    "router/control/succession.py",
     "router/pipeline.py",
     "router/server/pages.py",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from router.control.findings import Findings
+from router.control.shared_loads import SharedLoads
 
 
 class Firsthand:
@@ -12,6 +13,7 @@ class Firsthand:
         self.names: set[str] = set()
         self.named: dict[str, dict[str, tuple[float, int]]] = {}  # by node and weights: see `named_ctx`
         self.findings = Findings()
+        self.loads = SharedLoads()
         self._reached_s: dict[str, float] = {}
         self._resident_s: dict[str, float] = {}  # of the youngest fact on a node's memory
 
@@ -43,5 +45,6 @@ class Firsthand:
         self.named.pop(name, None)
         self.names.discard(name)
         self.findings.forget(name)
+        self.loads.forget(name)
         self._reached_s.pop(name, None)
         self._resident_s.pop(name, None)

@@ -53,6 +53,8 @@ class Hearing:
             elif kind == words.NAMED:
                 self._note_named(name, weights, word)
                 of_nodes.setdefault(name, {})
+            elif kind == words.LOAD:
+                self._note_load(name, weights, word)
             elif kind in OF_SLOTS:
                 self._note_slots(About(kind, name, weights), word)
             elif kind in OF_NODES:
@@ -139,6 +141,10 @@ class Hearing:
         num_ctx = words.read_named(word.text)
         if num_ctx is not None and name in self._keeper.snapshot.nodes:
             self._keeper.firsthand.named_ctx(name, weights, word.at_s, num_ctx)
+
+    def _note_load(self, name: str, by: str, word: Word) -> None:
+        if by != self._board.replica and name in self._keeper.snapshot.nodes:
+            self._keeper.firsthand.loads.heard(name, by, words.read_load(word.text), word.at_s)
 
     def _note_slots(self, about: About, word: Word) -> None:
         finding = words.read_finding(word.text)

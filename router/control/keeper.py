@@ -277,7 +277,8 @@ class FleetKeeper:
     # the picture
 
     def vitals_of(self, name: str) -> Vitals:
-        return self._vitals.get(name, Vitals())
+        known = self._vitals.get(name)
+        return known if known is not None else Vitals()  # asked for each node, five times a second
 
     def adopt(self, changes: Mapping[str, tuple[Node, Vitals]]) -> None:
         """What other replicas have seen, and told the store. One swap for all of it."""

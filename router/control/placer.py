@@ -9,19 +9,21 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import MappingProxyType
 
 from router.control.declarations import Declarations, Look
 from router.control.keeper import FleetKeeper
+from router.control.loading import Loading, refusal_of, result_of
 from router.control.node_memory import NodeMemory, PlacerApi, too_much_for
-from router.errors import LoadFailed, NoNode, NotLoaded, Refusal, Rejection
+from router.control.succession import Succession
+from router.errors import LoadFailed
 from router.fleet.tickets import LineView
 from router.policy.degraded import loading_node
 from router.policy.experience import NOTHING_LEARNT, did_not_fit, loaded, looked
 from router.policy.guard import KEEP_ALIVE_MIN_S
 from router.policy.placement import Action, Displace, Load, LoadFailure, Mode, Refuse, failed_again, hopeless, place
-from router.policy.room import Held, ran_out
+from router.policy.room import ran_out
 from router.seams import Clock, NodeFailed, Store
 
 log = logging.getLogger(__name__)
@@ -31,21 +33,7 @@ RESTS = 4.0  # after a pass, in passes: they take a fifth of the loop at most
 # Pairs of a line and a node that one pass weighs, at 1.5 us each. More are weighed in a thread: 100 lines on 1,000
 # nodes would stop every stream for 150 ms.
 PAIRS_ON_LOOP_MAX = 2_000
-RETRY_AFTER_S = 5.0
 FAILURES_MAX = 1000  # copies with a failed load remembered; a pool has fewer (node, model) pairs that fail at once
-
-
-@dataclass(slots=True)
-class Loading:
-    """A load that runs, and what its node had in memory before. `since_s`: its beginning, or when it displaced last.
-    `is_over`: what it displaced is being told; nothing more goes for it."""
-
-    load: Load
-    since_s: float
-    before: dict[str, Held]
-    task: asyncio.Task[None] | None = None
-    is_over: bool = False
-    offers: set[asyncio.Task[None]] = field(default_factory=set)  # to Ollama, of what displaces late
 
 
 class Placer:
@@ -70,6 +58,7 @@ class Placer:
         self.mode = mode
         self._observe = observe
         self._memory = NodeMemory(api, keeper, store, clock)
+        self._succession = Succession(keeper, store, clock, self._memory)
         self._loads: dict[str, Loading] = {}
         self._failures: dict[tuple[str, str], LoadFailure] = {}
         self.experience = NOTHING_LEARNT
@@ -125,6 +114,7 @@ class Placer:
         Those that take longer die with it all the same: whoever stops this process does not wait for ever."""
         self.is_leaving, self.is_leading = True, False
         await self._store.lead(wants=False)
+        await self._succession.close()
         running = {running.task for running in self._loads.values() if running.task is not None}
         if not running:
             return
@@ -150,11 +140,11 @@ class Placer:
             self.declarations.follow(at)
             return
         if lines:
-            await self._carry(await self._weighed(at), leading.epoch)
+            excluded = {line.model: line.excluded for line in lines}
+            await self._carry(await self._weighed(at), leading.epoch, excluded)
             await self._refuse_hopeless(lines)
-        await self._carry(
-            self.declarations.keep(replace(at, loading=self.loading, leaving=self.leaving)), leading.epoch
-        )
+        now = replace(at, loading=self._all_loading, leaving=self._all_leaving)
+        await self._carry(self.declarations.keep(now), leading.epoch, {})
 
     def _follow(self) -> None:
         """What stands of the declared copies, and what is asked of models by calls that run."""
@@ -164,14 +154,23 @@ class Placer:
     def _look(self, lines: Sequence[LineView]) -> Look:
         snapshot, occupancy, now_s = self._keeper.snapshot, self._store.occupancy, self._clock.now_s()
         self.experience = looked(self.experience, lines, snapshot, occupancy, now_s)
-        at = Look(
-            lines, snapshot, occupancy, self.experience, self.loading, self.leaving, self._backoff, now_s, self.mode
-        )
+        self._succession.look(self._loads.keys())
+        under_way = (self._all_loading, self._all_leaving)
+        at = Look(lines, snapshot, occupancy, self.experience, *under_way, self._backoff, now_s, self.mode)
         self.declarations.look(at)
         return at
 
+    @property
+    def _all_loading(self) -> dict[str, str]:
+        """Of all replicas."""
+        return {**self._succession.loading, **self.loading}
+
+    @property
+    def _all_leaving(self) -> frozenset[tuple[str, str]]:
+        return self._succession.leaving | self.leaving
+
     async def _weighed(self, at: Look) -> tuple[Action, ...]:
-        since_s = self.since_s
+        since_s = {**self._succession.since_s, **self.since_s}
         if len(at.lines) * len(at.snapshot.nodes) <= PAIRS_ON_LOOP_MAX:
             return self._placed(at, since_s)
         # Of all that is looked at only this one goes on changing: the rest is made for this pass, or is never changed.
@@ -197,10 +196,11 @@ class Placer:
     def _backoff(self) -> dict[tuple[str, str], float]:
         return {copy: failure.until_s for copy, failure in self._failures.items()}
 
-    async def _carry(self, actions: Iterable[Action], epoch: int) -> None:
-        for action in (self._named_by_all(action) for action in actions):
+    async def _carry(self, actions: Iterable[Action], epoch: int, excluded: Mapping[str, frozenset[str]]) -> None:
+        for decided in actions:
+            action = self._succession.taken_over(self._named_by_all(decided), excluded)
             if isinstance(action, Refuse):
-                await self._store.refuse(action.key, _refusal(action))
+                await self._store.refuse(action.key, refusal_of(action))
             elif isinstance(action, Displace):
                 await self._displace(action, epoch)
             elif await self._store.begin(action.node, action.weights, loading=True, epoch=epoch):
@@ -210,11 +210,15 @@ class Placer:
                 running = Loading(action, self._clock.now_s(), self._memory.held(action.node))
                 running.task = asyncio.create_task(self._load(running), name=f"load {action.key} on {action.node}")
                 self._loads[action.node] = running
+                self._succession.began(action)
 
     async def _displace(self, action: Displace, epoch: int) -> None:
         """For a load that should have ended long ago. What it displaces is told when the load ends."""
         running = self._loads.get(action.node)
-        if running is None or running.is_over:
+        if running is None:
+            await self._succession.displace(action, epoch)
+            return
+        if running.is_over:
             return
         load = running.load
         # Noted before the store is asked: should the load end meanwhile, this copy is told with the others.
@@ -223,6 +227,7 @@ class Placer:
         if not await self._store.begin(action.node, action.weights, loading=False, epoch=epoch):
             running.load = load
         elif not running.is_over:
+            self._succession.began(running.load)
             displaced = self._keeper.snapshot.name_of(load.node, action.weights)
             log.info("%s on %s waits for memory: %s gets no new calls there", load.key, load.node, displaced)
             # A node that waits for memory may take its time to answer: other nodes' lines do not wait for it.
@@ -261,6 +266,7 @@ class Placer:
                 await self._memory.tell_displaced(running.load)
             finally:
                 self._loads.pop(load.node, None)
+                self._succession.ended(load)
                 self.declarations.ended(running.load, self._clock.now_s())
                 self._keeper.wake_placer()
 
@@ -280,9 +286,9 @@ class Placer:
                 log.exception("loading %s on %s failed", load.key, load.node)
             if not failed.is_local:
                 self._note_failure((load.node, load.weights), failed)
-            if _result(failed) == "oom":
+            if result_of(failed) == "oom":
                 self._note_oom(running)
-            self._observe(load.node, load.key, reason, _result(failed), self._clock.now_s() - began_s)
+            self._observe(load.node, load.key, reason, result_of(failed), self._clock.now_s() - began_s)
             await self._keeper.not_loaded(load.node, load.weights)
             return
         self._failures.pop((load.node, load.weights), None)
@@ -336,15 +342,3 @@ class Placer:
             text = hopeless(line, self._keeper.snapshot, self._failures, now_s)
             if text is not None:
                 await self._store.refuse(line.model, LoadFailed(text))
-
-
-def _refusal(action: Refuse) -> Refusal:
-    if action.kind is Rejection.NOT_LOADED:
-        return NotLoaded(
-            f"no node has '{action.key}' loaded, and this router loads nothing", retry_after_s=RETRY_AFTER_S
-        )
-    return NoNode(f"no node that has '{action.key}' can serve it now", retry_after_s=RETRY_AFTER_S)
-
-
-def _result(failed: NodeFailed) -> str:
-    return "oom" if "out-of-memory" in failed.text or "out of memory" in failed.text else "failed"

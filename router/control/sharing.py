@@ -156,6 +156,7 @@ class FleetSharing:
             self._telling.forget()
             self.turns.claims.clear()
         self.turns.live(heard.replicas)
+        self._keeper.firsthand.loads.live = frozenset(heard.replicas)
         for word in heard.words:
             kind, name, _ = read_topic(word.topic)
             claim = read_claim(word.text) if kind == CLAIM else None

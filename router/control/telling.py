@@ -69,6 +69,8 @@ class Telling:
             for weights, (at_s, num_ctx) in of_node.items():
                 self._say(Word(topic(words.NAMED, name, weights), at_s, words.named_text(num_ctx)))
         self._tell_findings()
+        for name, (at_s, load) in self._keeper.firsthand.loads.ours.items():
+            self._say(Word(topic(words.LOAD, name, self._board.replica), at_s, words.load_text(load)))
         for (name, of_copy), (at_s, turned) in self._keeper.circuits.turned.items():
             self._say(Word(topic(words.CIRCUIT, name, of_copy or ""), at_s, words.circuit_text(turned)))
 

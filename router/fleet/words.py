@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 CLAIM, REACH, DISK, MEMORY, MODEL = "claim", "reach", "disk", "memory", "model"
 DRAIN, CIRCUIT, NAMED = "drain", "circuit", "named"
+LOAD = "load"  # of a node by a replica, which its topic names: runs, or has ended
 # Of a copy's slots: what its node's prober believes; what calls of a replica proved, and what they made it suspect.
 SLOTS, SHOWN, QUEUED = "slots", "shown", "queued"
 
@@ -89,6 +90,21 @@ class SharedCircuit:
     circuit: Circuit
     until_s: float
     trips: int
+
+
+class SharedLoad(NamedTuple):
+    """A load that runs. `since_s` is store time: when it began, or displaced last. `keep_alive_s` is -1 for ever, None
+    where nobody asked."""
+
+    weights: str
+    key: str
+    model: str  # as the node stores it
+    num_ctx: int
+    keep_alive_s: float | None
+    is_default: bool
+    displaces: tuple[str, ...]
+    cause: str
+    since_s: float
 
 
 class Finding(NamedTuple):
@@ -159,6 +175,11 @@ def named_text(num_ctx: int) -> str:
     return _text(num_ctx)
 
 
+def load_text(load: SharedLoad | None) -> str:
+    """None: it has ended."""
+    return _text(*load) if load is not None else _text()
+
+
 def finding_text(finding: Finding) -> str:
     """With its time: the same that was found again is told again."""
     return _text(*finding)
@@ -215,6 +236,13 @@ def read_circuit(text: str) -> SharedCircuit | None:
 
 def read_named(text: str) -> int | None:
     return _read(text, int)
+
+
+def read_load(text: str) -> SharedLoad | None:
+    """None also for one that has ended."""
+
+    load = _read(text, SharedLoad)
+    return load._replace(displaces=tuple(load.displaces)) if load is not None else None
 
 
 def read_finding(text: str) -> Finding | None:

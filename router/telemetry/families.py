@@ -163,7 +163,8 @@ _TABLE = (
            "Round trips to the shared store, failed ones too: connect, hello or steps, of which one carries many.",
            REDIS_S),
     Family("redis_errors_total", COUNTER, ("operation", "reason"), "L",
-           "Round trips that failed: timeout, connection, refused, auth, moved or other."),
+           "Round trips that failed, by operation as above and news, the wait for grants: timeout, connection, "
+           "refused, auth, moved or other."),
     Family("log_lines_dropped_total", COUNTER, (), "L", "Log lines lost because nobody took them from stdout."),
 )  # fmt: skip
 

@@ -234,9 +234,10 @@ class Metrics:
         """`reason` is a word of a closed set."""
         self._discovery_errors.add((source, reason))
 
-    def redis_asked(self, operation: str, duration_s: float, failure: str) -> None:
-        """`failure` is a word of a closed set, empty when it was answered."""
-        self._redis_time.observe((operation,), duration_s)
+    def redis_asked(self, operation: str, duration_s: float | None, failure: str) -> None:
+        """`failure` is a word of a closed set, empty when it was answered. `duration_s`: None where it says nothing."""
+        if duration_s is not None:
+            self._redis_time.observe((operation,), duration_s)
         if failure:
             self._redis_errors.add((operation, failure))
 

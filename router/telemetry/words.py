@@ -55,7 +55,7 @@ _BY_LABEL: Mapping[str, Words] = MappingProxyType({
     "action": tuple(dict.fromkeys(action for _, action in _GUARDED)),
     "cause": _of(Gone),
     "source": ("static", "kubernetes", "dns"),
-    "operation": ("connect", "hello", "steps"),
+    "operation": ("connect", "hello", "steps", "news"),
 })  # fmt: skip
 
 _BY_FAMILY: Mapping[tuple[str, str], Words] = MappingProxyType({

@@ -18,6 +18,7 @@ from router.store.answers import Limits
 from router.store.redis.address import Address, parse_url
 from router.store.redis.link import Link
 from router.store.redis.store import RedisStore
+from router.store.redis.trips import Observe, unobserved
 from router.wiring import SystemClock
 from tests.shell.house import until
 
@@ -28,8 +29,9 @@ NODE, MODEL = "n1", "m"
 class Replica:
     """One router's side: what it holds, and who waits."""
 
-    def __init__(self, name: str, address: Address) -> None:
-        self.store = RedisStore(Link(address, name), name, SystemClock(), Random(0), Limits(256, {}, TeamTable({})))
+    def __init__(self, name: str, address: Address, observe: Observe = unobserved) -> None:
+        limits = Limits(256, {}, TeamTable({}))
+        self.store = RedisStore(Link(address, name), name, SystemClock(), Random(0), limits, observe)
         self.held: dict[str, Lease] = {}
         self.waiting: set[str] = set()
         self.refused: dict[str, Refusal] = {}

@@ -14,7 +14,7 @@ from router.fleet.breaker import Circuit
 from router.fleet.node import Copy, CopyState, Health, Node, NodeSpec
 from router.fleet.reports import Shown, TagEntry, parse_tags
 from router.fleet.snapshot import apply_tags
-from router.fleet.words import Claim, Memory, Reach, SharedCircuit, SharedModel
+from router.fleet.words import Claim, Memory, Reach, SharedCircuit, SharedLoad, SharedModel
 from router.wire.names import key_of, parse_name
 
 KEY = parse_name("m:1").key
@@ -55,6 +55,20 @@ def test_memory_comes_out_as_it_went_in(
     copy = Copy("w", state, tuple(keys), 2, *sizes, expires_at_s, listing, "digest", 4096)
     told = Memory(3, {"w": copy}, {"w": 4})
     assert words.read_memory(words.memory_text(told)) == told
+
+
+@given(
+    names=st.tuples(TEXTS, TEXTS, TEXTS),
+    keep_alive_s=st.sampled_from([None, -1.0, 60.0]),
+    is_default=st.booleans(),
+    displaces=st.lists(TEXTS, max_size=2),
+)
+def test_a_load_comes_out_as_it_went_in(
+    names: tuple[str, str, str], keep_alive_s: float | None, is_default: bool, displaces: list[str]
+) -> None:
+    load = SharedLoad(*names, 4096, keep_alive_s, is_default, tuple(displaces), "line", 12.5)
+    assert words.read_load(words.load_text(load)) == load
+    assert words.read_load(words.load_text(None)) is None
 
 
 def test_cloud_stubs_are_no_part_of_what_is_told_of_memory() -> None:

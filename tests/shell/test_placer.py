@@ -16,6 +16,7 @@ from router.errors import LoadFailed, NoNode, NotLoaded, Outcome, Refusal
 from router.fleet.node import CopyState, NodeSpec
 from router.fleet.reports import parse_ps, parse_tags
 from router.fleet.tickets import Lease, Place, Ticket
+from router.fleet.words import SharedLoad
 from router.policy.placement import Action, Mode, place
 from router.policy.room import OFFERED_S
 from router.seams import NodeFailed
@@ -493,3 +494,26 @@ async def test_a_copy_that_was_to_go_for_a_load_that_ended_meanwhile_is_free_aga
         await told.wait()
         await until(lambda: "t2" in {lease.ticket for lease in house.granted})
         assert isinstance(await house.store.take(Ticket("t3", (parse_name("m:1").key,))), Lease)
+
+
+async def test_for_a_late_load_of_the_leader_before_it_a_copy_goes_and_serves_again_when_that_load_has_ended() -> None:
+    async with House("a") as house:
+        house.loads.resident = (
+            b'{"models":[{"name":"m:1","digest":"dm","size":10,"size_vram":10,"context_length":4096}]}'
+        )
+        await house.keeper.saw_ps("a", parse_ps(house.loads.resident, lambda text: parse_name(text).key), 0.0, 100.0)
+        told, key = house.keeper.firsthand.loads, parse_name("n:1").key
+        told.live = frozenset({"old"})
+        told.heard("a", "old", SharedLoad("dn", key, "n:1", 0, None, False, (), "line", 100.0), 100.0)
+        await house.wait_for("t1", "n:1")
+        house.clock.time_s += 60.0
+        house.keeper.wake_placer()
+        await until(lambda: house.where == {("a", "m:1")})
+        assert house.loads.asked[-1] == ("a", "m:1", 4096, OFFERED_S)
+        assert not house.placer.loading, "n:1 is on its way"
+        asked = Ticket("t2", (parse_name("m:1").key,))
+        assert isinstance(await house.store.take(asked), Place)
+        house.loads.end("a", "m:1")
+        told.heard("a", "old", None, 160.0)
+        house.keeper.wake_placer()
+        await until(lambda: "t2" in {lease.ticket for lease in house.granted})

@@ -59,18 +59,14 @@ local function drop_silent()
   return silent, freed
 end
 
--- Everything of a pool is gone so long after its last router: a day's budget is not.
 local KEYS_OF_THE_POOL = {
   'meta', 'limits', 'teams', 'team-order', 'groups', 'group-of', 'standings', 'standing-index', 'stale', 'lines', 'queue',
   'waiting', 'tickets', 'held', 'unclaimed', 'nodes', 'copies', 'models', 'serving', 'free', 'busy', 'closed', 'absent',
   'down', 'occupancy', 'board', 'board:order', 'board:fading', 'left', 'left:order', 'past', 'past:order', 'replicas',
 }
-local POOL_KEPT_S, RENEW_EVERY_S = 93600, 60
+local RENEW_EVERY_S = 1 -- a key that is made anew has no end: only those of a pool's last second may stay
 
 local function keep_alive()
-  if meta.answering < (meta.renewed or -RENEW_EVERY_S) + RENEW_EVERY_S then
-    return
-  end
   meta.renewed = meta.answering
   flush()
   for _, name in ipairs(KEYS_OF_THE_POOL) do
@@ -84,6 +80,7 @@ local commands = {}
 
 function commands.bye()
   Ledger.offer(drop(speaker.replica))
+  keep_alive()
 end
 
 function commands.beat(acked, heard)
@@ -94,22 +91,19 @@ function commands.beat(acked, heard)
   append(freed, more)
   Ledger.offer(freed)
   Ledger.forget()
-  keep_alive()
+  if meta.answering >= (meta.renewed or -RENEW_EVERY_S) + RENEW_EVERY_S then
+    keep_alive()
+  end
   call('EXPIRE', News.stream_of(replica), News.KEPT_S)
   News.spread(replica) -- the caller's own are among what is owed and unclaimed
   local told_again = News.owed_to(replica, heard)
-  for _, each in ipairs(News.read(replica, false)) do
-    local gone = left.get(each[2])
-    if not (gone and gone.refusal) then -- by a step of an earlier version, which owes nothing
-      told_again[#told_again + 1] = each
-    end
-  end
+  append(told_again, News.read(replica, true))
   append(told_again, News.unclaimed(replica))
   return lapsed, told_again
 end
 
 function commands.read()
-  return OWN, News.read(speaker.replica, true)
+  return OWN, News.read(speaker.replica, false)
 end
 
 function commands.ack(lease_ids)

@@ -132,8 +132,9 @@ class Link:
                 reader = self._reader = self._client(self.address.timeout_s + BLOCK_S)
             found = await reader.xread({self._stream: self._last_id}, count=READ_MAX, block=block_ms)
         except (RedisError, OSError, TimeoutError) as error:
-            if reader is self._reader:
-                self._reader = None
+            if reader is not self._reader:
+                return []  # it was closed here
+            self._reader = None
             raise StoreLost(told(error)) from error
         finally:
             if reader is not self._reader:

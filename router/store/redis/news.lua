@@ -59,7 +59,8 @@ function News.spread(replica)
       own[#own + 1] = value
     elseif value and replicas.get(each[1]) then
       local stream = News.stream_of(each[1])
-      call('XADD', stream, 'MAXLEN', '=', STREAM_MAXLEN, '*', 'news', cjson.encode(value))
+      -- What is owed says so: of an earlier version's steps a beat has nothing but the stream.
+      call('XADD', stream, 'MAXLEN', '=', STREAM_MAXLEN, '*', 'news', cjson.encode(value), 'by', 'owed')
       call('EXPIRE', stream, News.KEPT_S)
     end
   end
@@ -67,13 +68,15 @@ function News.spread(replica)
   return own
 end
 
--- What came by the stream since it was read last, less grants that have lapsed.
-function News.read(replica, with_leases)
+-- What came by the stream since it was read last, less grants that have lapsed. A beat, which names all that is owed and
+-- unclaimed, reads it for what an earlier version's steps refused: `is_beat`.
+function News.read(replica, is_beat)
   local found = {}
   for _, entry in ipairs(call('XRANGE', News.stream_of(replica), '-', '+')) do
     local value = cjson.decode(entry[2][2])
     local ticket = value[1] == 'lease' and tickets.get(value[3])
-    if value[1] == 'refused' or (with_leases and ticket and ticket.granted and ticket.lease.id == value[2]) then
+    local is_granted = ticket and ticket.granted and ticket.lease.id == value[2]
+    if is_beat and value[1] == 'refused' and #entry[2] == 2 or not is_beat and (value[1] == 'refused' or is_granted) then
       found[#found + 1] = value
     end
   end

@@ -11,6 +11,8 @@ local call, pack, unpacked, fmt -- while it loads functions the server knows not
 
 local FAR_S = 1e18 -- never; JSON has no infinity
 local BEAT_S, SILENCE_S, UNACKED_S, LEFT_IDS_S, LOAD_S_MAX = 1, 6, 2, 60, 330
+-- Everything of a pool is gone so long after its last router: a day's budget is not.
+local POOL_KEPT_S = 93600
 local STREAM_MAXLEN, LEFT_IDS_MAX, PAST_IDS_MAX = 4096, 65536, 16384
 local ABSENT_COPIES_MAX, DOWN_NODES_MAX, TEAMS_KEPT, PREFERRED_MAX = 16384, 4096, 4096, 8
 local LOOKAHEAD = 8
@@ -191,5 +193,5 @@ local function flush()
   for _, each in ipairs(all_records) do
     each.flush()
   end
-  call('SET', K.meta, pack(meta))
+  call('SET', K.meta, pack(meta), 'EX', POOL_KEPT_S) -- without it whatever is set would stay for ever
 end

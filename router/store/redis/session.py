@@ -314,7 +314,8 @@ class Session:
             await self._is_up.wait()
             try:
                 self.desk.hear(await self._link.news())
-            except StoreLost:
+            except StoreLost as lost:
+                self._trips.missed_news(lost)
                 await asyncio.sleep(AGAIN_S)  # the writer notices by itself; until then beats bring the same
 
     # the watcher

@@ -15,8 +15,9 @@ from router.store.redis.primary import NoPrimary
 
 T = TypeVar("T")
 
-# Operation, seconds, and a word of `reason`, empty where it was answered.
-Observe = Callable[[str, float, str], None]
+# Operation, seconds (None of a wait for news, which has no length of its own), and a word of `reason`, empty where it
+# was answered.
+Observe = Callable[[str, float | None, str], None]
 
 
 class Trips:
@@ -36,8 +37,11 @@ class Trips:
         self._observe(operation, self._clock.now_s() - began_s, "")
         return answer
 
+    def missed_news(self, lost: StoreLost) -> None:
+        self._observe("news", None, reason(lost))
 
-def unobserved(operation: str, duration_s: float, failure: str) -> None:
+
+def unobserved(operation: str, duration_s: float | None, failure: str) -> None:
     """Nobody counts."""
 
 
