@@ -11,8 +11,8 @@ from router.fleet.snapshot import Snapshot
 from router.fleet.tickets import LineView
 from router.policy.declared import NOTHING, Declaration, Lack, Standing, asked, holds_of, remember
 from router.policy.experience import Experience
-from router.policy.placement import Load, Mode
-from router.policy.room import NO_HOLDS, pool_of
+from router.policy.placement import Action, Load, Mode, place
+from router.policy.room import NO_HOLDS, Holds, pool_of
 from router.policy.upkeep import Moment, keep, unkept
 from router.policy.verdicts import lack_text
 
@@ -37,6 +37,22 @@ class Look:
     backoff: Mapping[tuple[str, str], float]
     now_s: float
     mode: Mode
+
+    def placed(self, holds: Holds, since_s: Mapping[str, float]) -> tuple[Action, ...]:
+        """For the lines. `since_s`: when running loads began, or displaced something last, by node."""
+        return place(
+            self.lines,
+            self.snapshot,
+            loading=self.loading,
+            backoff=self.backoff,
+            now_s=self.now_s,
+            mode=self.mode,
+            occupancy=self.occupancy,
+            experience=self.experience,
+            leaving=self.leaving,
+            holds=holds,
+            since_s=since_s,
+        )
 
 
 class Declarations:

@@ -22,7 +22,7 @@ from router.fleet.tickets import LineView
 from router.policy.degraded import loading_node
 from router.policy.experience import NOTHING_LEARNT, did_not_fit, loaded, looked
 from router.policy.guard import KEEP_ALIVE_MIN_S
-from router.policy.placement import Action, Displace, Load, LoadFailure, Mode, Refuse, failed_again, hopeless, place
+from router.policy.placement import Action, Displace, Load, LoadFailure, Mode, Refuse, failed_again, hopeless
 from router.policy.room import ran_out
 from router.seams import Clock, NodeFailed, Store
 
@@ -172,25 +172,11 @@ class Placer:
     async def _weighed(self, at: Look) -> tuple[Action, ...]:
         since_s = {**self._succession.since_s, **self.since_s}
         if len(at.lines) * len(at.snapshot.nodes) <= PAIRS_ON_LOOP_MAX:
-            return self._placed(at, since_s)
+            return at.placed(self.declarations.holds, since_s)
         # Of all that is looked at only this one goes on changing: the rest is made for this pass, or is never changed.
-        actions = await asyncio.to_thread(self._placed, replace(at, occupancy=dict(at.occupancy)), since_s)
+        still = replace(at, occupancy=dict(at.occupancy))
+        actions = await asyncio.to_thread(still.placed, self.declarations.holds, since_s)
         return () if self.is_leaving else actions
-
-    def _placed(self, at: Look, since_s: Mapping[str, float]) -> tuple[Action, ...]:
-        return place(
-            at.lines,
-            at.snapshot,
-            loading=at.loading,
-            backoff=at.backoff,
-            now_s=at.now_s,
-            mode=at.mode,
-            occupancy=at.occupancy,
-            experience=at.experience,
-            leaving=at.leaving,
-            holds=self.declarations.holds,
-            since_s=since_s,
-        )
 
     @property
     def _backoff(self) -> dict[tuple[str, str], float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -10,6 +10,9 @@ from router.fleet.tickets import BEAT_S
 from router.policy.limits import TeamLimits, TeamTable
 from router.store.answers import Limits
 from tests.contracts.store_driver import HARNESSES, Pool
+from tests.fakes import redis_server
+from tests.fakes.redis_server import Server
+from tests.ports import free_port
 
 MakePool = Callable[..., Pool]
 
@@ -38,3 +41,15 @@ def pool(make_pool: MakePool) -> Pool:
     made = make_pool()
     made.wait(BEAT_S)
     return made
+
+
+def _binaries() -> list[str]:
+    return [path for path in (redis_server.valkey_binary(), redis_server.redis_binary()) if path is not None]
+
+
+@pytest.fixture(params=_binaries(), ids=lambda path: path.rsplit("/", 1)[-1])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """One of each kind that this machine has."""
+    started = Server(request.param, free_port()).start()
+    yield started
+    started.stop()

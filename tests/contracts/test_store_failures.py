@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-
-import pytest
 
 from router.store.answers import Caller
 from router.store.redis import codec
@@ -17,24 +15,12 @@ from router.store.redis.link import Link, StoreLost
 from router.store.redis.trips import Trips
 from router.wiring import SystemClock
 from tests.contracts.live_stores import Replica, address_of
-from tests.fakes import redis_server
 from tests.fakes.redis_server import Server
 from tests.ports import free_port
 from tests.shell.house import until
 
 RIGHTS = ("~ollama-router:*", "+@read", "+@write", "+fcall", "+function|load", "+@connection", "+info", "+time")
 Seen = list[tuple[str, str]]
-
-
-def _binaries() -> list[str]:
-    return [path for path in (redis_server.valkey_binary(), redis_server.redis_binary()) if path is not None]
-
-
-@pytest.fixture(params=_binaries(), ids=lambda path: path.rsplit("/", 1)[-1])
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    started = Server(request.param, free_port()).start()
-    yield started
-    started.stop()
 
 
 async def failures(address: Address, server: Server | None = None, *then: str) -> Seen:

@@ -16,26 +16,13 @@ from router.store.redis import codec, script
 from router.store.redis.link import Link
 from tests.contracts.live_stores import NODE, address_of, all_alone, all_back, beats, replicas
 from tests.contracts.redis_harness import RedisBook
-from tests.fakes import redis_server
 from tests.fakes.redis_server import Server
-from tests.ports import free_port
 
 NOW_S = 1_000.0
 NONE_SAID = Limits(256, {}, TeamTable({}))
 BREAKS = codec.Command('["no such command"]', lambda value: value)
 OLD = "ollama_router_0123456789ab"
 READY = CopyReport(NODE, 1, "w", ("m",), CopyState.READY, 1, 0, NOW_S)
-
-
-def _binaries() -> list[str]:
-    return [path for path in (redis_server.valkey_binary(), redis_server.redis_binary()) if path is not None]
-
-
-@pytest.fixture(params=_binaries(), ids=lambda path: path.rsplit("/", 1)[-1])
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    started = Server(request.param, free_port()).start()
-    yield started
-    started.stop()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from router.control import placer
+from router.control import declarations, placer
 from router.control.keeper import FleetKeeper
 from router.control.placer import Placer
 from router.errors import LoadFailed, NoNode, NotLoaded, Outcome, Refusal
@@ -165,7 +165,7 @@ async def test_a_pool_that_takes_long_to_weigh_is_weighed_beside_the_loop(monkey
         on_loop.append(threading.current_thread() is threading.main_thread())
         return place(*asked, **told)
 
-    monkeypatch.setattr(placer, "place", placed)
+    monkeypatch.setattr(declarations, "place", placed)
     async with House("ab") as house:
         await house.wait_for("t1", "m:1")
         await until(lambda: len(house.where) == 1)

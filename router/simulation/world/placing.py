@@ -12,7 +12,7 @@ from router.control.keeper import FleetKeeper
 from router.errors import LoadFailed, NoNode
 from router.fleet.snapshot import Row
 from router.policy.experience import NOTHING_LEARNT, did_not_fit, loaded, looked
-from router.policy.placement import Action, Displace, Load, LoadFailure, Refuse, failed_again, hopeless, place
+from router.policy.placement import Action, Displace, Load, LoadFailure, Refuse, failed_again, hopeless
 from router.policy.room import OFFERED_S, Held, took_room
 from router.simulation.facts import Ready, Want, Work
 from router.simulation.world.agenda import at_once
@@ -109,7 +109,8 @@ class Placing:
         self._experience = at.experience
         self._declarations.look(at)
         if at.lines:
-            self._carry(self._placed(at))
+            since_s = {node: one.since_s for node, one in self._loads.items() if not one.load.is_renewal}
+            self._carry(at.placed(self._declarations.holds, since_s))
             self._refuse_hopeless(at)
         if self._declarations.declared:
             self._carry(self._declarations.keep(replace(at, loading=self._loading, leaving=self._leaving)))
@@ -136,21 +137,6 @@ class Placing:
     @property
     def _leaving(self) -> set[tuple[str, str]]:
         return {(node, weights) for node, running in self._loads.items() for weights in running.load.displaces}
-
-    def _placed(self, at: Look) -> tuple[Action, ...]:
-        return place(
-            at.lines,
-            at.snapshot,
-            loading=at.loading,
-            backoff=at.backoff,
-            now_s=at.now_s,
-            mode=at.mode,
-            occupancy=at.occupancy,
-            experience=at.experience,
-            leaving=at.leaving,
-            holds=self._declarations.holds,
-            since_s={node: one.since_s for node, one in self._loads.items() if not one.load.is_renewal},
-        )
 
     def _carry(self, actions: Iterable[Action]) -> None:
         for action in actions:
